@@ -1,0 +1,7 @@
+// Package connreuse collects the connreuse modules for Caddy. Importing it
+// (which is what `xcaddy build --with github.com/caddy-connreuse/connreuse`
+// does) registers them all.
+//
+// They share one rule: a request travels only on a connection that is right
+// for it, and the operator can see why.
+package connreuse
