@@ -2,7 +2,10 @@ module github.com/caddy-connreuse/connreuse
 
 go 1.26.0
 
-require github.com/prometheus/client_golang v1.24.1
+require (
+	github.com/prometheus/client_golang v1.24.1
+	golang.org/x/net v0.58.0
+)
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect
@@ -12,5 +15,6 @@ require (
 	github.com/prometheus/common v0.71.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/text v0.41.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
