@@ -1,0 +1,191 @@
+package authority
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"golang.org/x/net/idna"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+
+	"github.com/caddy-connreuse/connreuse/internal/hostname"
+)
+
+// policies are the TLS connection policies of a server, as they were before
+// their own provisioning took them apart.
+type policies struct {
+	list []policy
+	// bySNI finds the policies that can be selected for a server name. A
+	// policy with matchers on more than SNI may or may not be selected, and so
+	// may those behind it.
+	bySNI table
+}
+
+// A policy is what two names must have in common for a connection to be right
+// for both. Equal numbers mean equal settings.
+type policy struct {
+	settings   int // everything but the matchers
+	unnamed    int // settings, what chooses a certificate by name aside
+	clientAuth int // client authentication; 0 is none
+	selection  *caddytls.CustomCertSelectionPolicy
+	defaultSNI string
+	fallback   string
+	patterns   []string // the SNI list
+}
+
+// copyPolicies must be called before the policies are provisioned, since that
+// clears matchers, CAs and verifiers.
+func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
+	ps := new(policies)
+	numbers := make(map[string]int)
+	number := func(v any) (int, error) {
+		text, err := json.Marshal(v)
+		if err != nil {
+			return 0, err
+		}
+		n, ok := numbers[string(text)]
+		if !ok {
+			n = len(numbers) + 1
+			numbers[string(text)] = n
+		}
+		return n, nil
+	}
+
+	for i, original := range from {
+		p := policy{selection: original.CertSelection, defaultSNI: original.DefaultSNI, fallback: original.FallbackSNI}
+		settings := *original
+		settings.MatchersRaw = nil
+		var err error
+		if p.settings, err = number(&settings); err != nil {
+			return nil, fmt.Errorf("reading TLS connection policy %d: %v", i, err)
+		}
+		settings.CertSelection, settings.DefaultSNI, settings.FallbackSNI = nil, "", ""
+		if p.unnamed, err = number(&settings); err != nil {
+			return nil, fmt.Errorf("reading TLS connection policy %d: %v", i, err)
+		}
+		if auth := original.ClientAuthentication; auth != nil && auth.Active() {
+			if p.clientAuth, err = number(auth); err != nil {
+				return nil, fmt.Errorf("reading client authentication of TLS connection policy %d: %v", i, err)
+			}
+		}
+		if p.patterns, err = ps.index(original.MatchersRaw); err != nil {
+			return nil, fmt.Errorf("reading matchers of TLS connection policy %d: %v", i, err)
+		}
+		ps.list = append(ps.list, p)
+	}
+	return ps, nil
+}
+
+// index adds a policy to bySNI and returns its SNI list.
+func (ps *policies) index(matchers caddy.ModuleMap) ([]string, error) {
+	raw, hasSNI := matchers["sni"]
+	ps.bySNI.addEntry(true)
+	if !hasSNI {
+		ps.bySNI.addAny(len(matchers) == 0)
+		return nil, nil
+	}
+	var names []string
+	if err := json.Unmarshal(raw, &names); err != nil {
+		return nil, err
+	}
+	repl := caddy.NewReplacer()
+	var patterns []string
+	for _, name := range names {
+		pattern := asciiPattern(repl.ReplaceAll(name, ""))
+		if canMatchSNI(pattern) {
+			ps.bySNI.add(pattern, len(matchers) == 1)
+			patterns = append(patterns, pattern)
+		}
+	}
+	return patterns, nil
+}
+
+// canMatchSNI tells whether Caddy's SNI matcher could ever match pattern:
+// unlike host matchers, it takes wildcards only in a row from the left.
+func canMatchSNI(pattern string) bool {
+	rest := pattern
+	for strings.HasPrefix(rest, "*.") {
+		rest = rest[2:]
+	}
+	return rest == "*" || !strings.Contains(rest, "*")
+}
+
+// asciiPattern is how Caddy's TLS matchers read a name (caddytls
+// asciiServerNameForMatch).
+func asciiPattern(name string) string {
+	labels := strings.Split(name, ".")
+	for i, label := range labels {
+		ascii, err := idna.ToASCII(label)
+		if err != nil {
+			return strings.ToLower(name)
+		}
+		labels[i] = ascii
+	}
+	return strings.ToLower(strings.Join(labels, "."))
+}
+
+// A field is one number of a policy.
+type field func(*policy) int
+
+func (p *policy) bySettings() int   { return p.settings }
+func (p *policy) byUnnamed() int    { return p.unnamed }
+func (p *policy) byClientAuth() int { return p.clientAuth }
+
+// agree is a running answer to whether all policies seen have one field equal.
+type agree struct {
+	value  int
+	seen   bool
+	differ bool
+}
+
+func (a *agree) add(v int) {
+	a.differ = a.differ || a.seen && v != a.value
+	a.value, a.seen = v, true
+}
+
+// ofSNI adds the policies a connection with that server name can have; "" is
+// none sent.
+func (ps *policies) ofSNI(a *agree, by field, sni string) {
+	c := ps.bySNI.find(sni)
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		a.add(by(&ps.list[r.index]))
+	}
+}
+
+// ofHost adds the policies that a proper connection for host can have. For an
+// IP address clients send no server name (RFC 6066 section 3), so it has the
+// policy of none; only a policy that lists the address and asks for client
+// certificates counts as well, since the operator meant it, though no client
+// will ever select it.
+func (ps *policies) ofHost(a *agree, by field, host string) {
+	if !hostname.IsIP(host) {
+		ps.ofSNI(a, by, host)
+		return
+	}
+	ps.ofSNI(a, by, "")
+	c := ps.bySNI.find(host)
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		if p := &ps.list[r.index]; p.clientAuth != 0 {
+			a.add(by(p))
+		}
+	}
+}
+
+// same tells whether a connection with that SNI has, and a proper connection
+// for host would have, the same field of their policies, whichever is selected.
+func (ps *policies) same(by field, sni, host string) bool {
+	var ofSNI, ofHost agree
+	ps.ofSNI(&ofSNI, by, sni)
+	ps.ofHost(&ofHost, by, host)
+	return ofSNI.seen && ofHost.seen && !ofSNI.differ && !ofHost.differ && ofSNI.value == ofHost.value
+}
+
+// clientAuth tells whether a proper connection for host can be asked for a
+// client certificate.
+func (ps *policies) clientAuth(host string) bool {
+	var a agree
+	ps.ofHost(&a, (*policy).byClientAuth, host)
+	return a.differ || a.value != 0
+}

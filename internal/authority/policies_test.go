@@ -1,0 +1,214 @@
+package authority
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+)
+
+func readPolicies(t *testing.T, text string) caddytls.ConnectionPolicies {
+	t.Helper()
+	var list caddytls.ConnectionPolicies
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		t.Fatalf("test data: %v in %s", err, text)
+	}
+	return list
+}
+
+func TestPolicies(t *testing.T) {
+	const mtls = `"client_authentication":{"mode":"require"}`
+	type pair struct {
+		sni, host                     string
+		settings, unnamed, clientAuth bool
+	}
+	for _, test := range []struct {
+		name     string
+		policies string
+		pairs    []pair
+	}{
+		{
+			name:     "one empty policy is everyone's",
+			policies: `[{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", true, true, true},
+				{"", "b.test", true, true, true},
+				{"a.test", "127.0.0.1", true, true, true},
+			},
+		},
+		{
+			name:     "settings are compared without their matchers",
+			policies: `[{"match":{"sni":["a.test"]},"alpn":["h2"]},{"match":{"sni":["b.test"]},"alpn":["h2"]},{"match":{"sni":["c.test"]}},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", true, true, true},
+				{"a.test", "c.test", false, false, true},
+				{"c.test", "d.test", true, true, true},
+				{"A.test", "a.test", false, false, true}, // callers pass canonical names
+			},
+		},
+		{
+			name:     "client authentication",
+			policies: `[{"match":{"sni":["m.test","*.m.test"]},` + mtls + `},{}]`,
+			pairs: []pair{
+				{"a.test", "m.test", false, false, false},
+				{"m.test", "x.m.test", true, true, true},
+				{"", "m.test", false, false, false},
+				{"a.test", "y.x.m.test", true, true, true},
+			},
+		},
+		{
+			name:     "certificate selection is set aside where there was no name to select by",
+			policies: `[{"match":{"sni":["a.test"]},"certificate_selection":{"any_tag":["x"]},"default_sni":"b.test","fallback_sni":"b.test"},{}]`,
+			pairs:    []pair{{"", "a.test", false, true, true}},
+		},
+		{
+			name:     "inactive client authentication is none",
+			policies: `[{"match":{"sni":["a.test"]},"client_authentication":{}},{}]`,
+			pairs:    []pair{{"a.test", "b.test", false, false, true}},
+		},
+		{
+			name:     "a policy that may be selected counts for both names",
+			policies: `[{"match":{"sni":["a.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}},"alpn":["h2"]},{}]`,
+			pairs: []pair{
+				{"a.test", "a.test", false, false, true},
+				{"a.test", "b.test", false, false, true},
+				{"b.test", "c.test", true, true, true},
+			},
+		},
+		{
+			name:     "a regular expression may match any name",
+			policies: `[{"match":{"sni_regexp":{"pattern":"^a"}},` + mtls + `},{}]`,
+			pairs:    []pair{{"b.test", "c.test", false, false, false}},
+		},
+		{
+			name:     "all policies for a name agree",
+			policies: `[{"match":{"remote_ip":{"ranges":["10.0.0.0/8"]}}},{}]`,
+			pairs:    []pair{{"a.test", "b.test", true, true, true}},
+		},
+		{
+			name:     "no policy for a name",
+			policies: `[{"match":{"sni":["a.test"]}}]`,
+			pairs: []pair{
+				{"a.test", "b.test", false, false, false},
+				{"b.test", "b.test", false, false, false},
+				{"", "a.test", false, false, false},
+			},
+		},
+		{
+			name:     "an IP address has the policy of no name",
+			policies: `[{"match":{"sni":["127.0.0.1"]},"alpn":["h2"]},{"match":{"sni":["::1"]},` + mtls + `},{}]`,
+			pairs: []pair{
+				{"", "127.0.0.1", true, true, true},
+				{"", "127.0.0.2", true, true, true},
+				{"", "::1", false, false, false}, // meant to be protected
+			},
+		},
+		{
+			name:     "wildcards match from the left only, placeholders are replaced",
+			policies: `[{"match":{"sni":["a.*.test","f*.test","*.b.test"]},"alpn":["h2"]},{"match":{"sni":["{env.CONNREUSE_TEST_NAME}.test"]},` + mtls + `},{}]`,
+			pairs: []pair{
+				{"a.x.test", "fx.test", true, true, true},
+				{"a.x.test", "x.b.test", false, false, true},
+				{"x.b.test", "y.b.test", true, true, true},
+				{"a.test", "secret.test", false, false, false},
+			},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("CONNREUSE_TEST_NAME", "secret")
+			ps, err := copyPolicies(readPolicies(t, test.policies))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range test.pairs {
+				for _, f := range []struct {
+					what string
+					by   field
+					want bool
+				}{
+					{"settings", (*policy).bySettings, p.settings},
+					{"settings without certificate selection", (*policy).byUnnamed, p.unnamed},
+					{"client authentication", (*policy).byClientAuth, p.clientAuth},
+				} {
+					if got := ps.same(f.by, p.sni, p.host); got != f.want {
+						t.Errorf("SNI %q and host %q have the same %s: %t, want %t", p.sni, p.host, f.what, got, f.want)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestCopyPoliciesErrors(t *testing.T) {
+	_, err := copyPolicies(readPolicies(t, `[{},{"match":{"sni":"a.test"}}]`))
+	if err == nil || !strings.Contains(err.Error(), "TLS connection policy 1") {
+		t.Errorf("error = %v, want one that names the policy", err)
+	}
+}
+
+// TestPoliciesAsCaddySelects compares the policy found for a name with the one
+// that Caddy selects in a handshake, over random lists of policies. Some
+// are longer than 30, from where on Caddy's source has an index by name: it is
+// never filled in v2.11.9, and it would change the order if it were.
+func TestPoliciesAsCaddySelects(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	names := []string{"a.test", "b.test", "x.a.test", "y.a.test", "z.x.a.test", "test", "*.test", "*.a.test", "*.*.test", "*", "x.*.test", "BÜCHER.test"}
+	ctx := provision(t, `{}`)
+	for round := range 400 {
+		count := 1 + rnd.IntN(6)
+		if round%2 == 1 {
+			count = 31 + rnd.IntN(5)
+		}
+		var texts []string
+		for i := range count {
+			var sni []string
+			for range 1 + rnd.IntN(3) {
+				sni = append(sni, `"`+names[rnd.IntN(len(names))]+`"`)
+			}
+			match := `"match":{"sni":[` + strings.Join(sni, ",") + `]},`
+			if i == count-1 && rnd.IntN(4) > 0 {
+				match = ""
+			}
+			texts = append(texts, fmt.Sprintf(`{%s"default_sni":"policy-%d"}`, match, i))
+		}
+		list := readPolicies(t, "["+strings.Join(texts, ",")+"]")
+		ps, err := copyPolicies(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		loaded := make([]*tls.Config, len(list))
+		if err := list.Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for i := range list {
+			loaded[i] = list[i].TLSConfig
+		}
+		selectFor := list.TLSConfig(caddy.Context{}).GetConfigForClient
+		for _, sni := range []string{"", "a.test", "b.test", "c.test", "x.a.test", "q.a.test", "z.x.a.test", "x.y.test", "test", "else", "xn--bcher-kva.test", "xn--bcher-uta.test"} {
+			server, client := net.Pipe()
+			config, err := selectFor(&tls.ClientHelloInfo{ServerName: sni, Conn: server})
+			server.Close()
+			client.Close()
+			want := -1
+			for i := range loaded {
+				if err == nil && config == loaded[i] {
+					want = i
+				}
+			}
+			got := -1
+			c := ps.bySNI.find(sni)
+			if r, ok := c.next(); ok {
+				got = int(r.index)
+			}
+			if got != want {
+				t.Fatalf("round %d: SNI %q has policy %d, Caddy selects %d of %s", round, sni, got, want, texts)
+			}
+		}
+	}
+}
