@@ -30,8 +30,6 @@ type policy struct {
 	unnamed    int // settings, what chooses a certificate by name aside
 	clientAuth int // client authentication; 0 is none
 	selection  *caddytls.CustomCertSelectionPolicy
-	defaultSNI string
-	fallback   string
 	patterns   []string // the SNI list
 }
 
@@ -54,7 +52,7 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	}
 
 	for i, original := range from {
-		p := policy{selection: original.CertSelection, defaultSNI: original.DefaultSNI, fallback: original.FallbackSNI}
+		p := policy{selection: original.CertSelection}
 		settings := *original
 		settings.MatchersRaw = nil
 		var err error

@@ -1,0 +1,109 @@
+package authority
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App holds what the connreuse modules of one config know of its HTTP servers.
+// It has no settings and need not be configured: the first connreuse module
+// that is provisioned loads it. It is an app so that it lives and ends with the
+// config, and so that it can warn of dangerous settings once all of the config
+// is known.
+type App struct {
+	tls     *caddytls.TLS
+	logger  *zap.Logger
+	servers map[*caddyhttp.Server]*Server
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "connreuse",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision sets up the app.
+func (app *App) Provision(ctx caddy.Context) error {
+	tls, err := ctx.App("tls")
+	if err != nil {
+		return fmt.Errorf("getting tls app: %v", err)
+	}
+	app.tls = tls.(*caddytls.TLS)
+	app.logger = ctx.Logger()
+	app.servers = make(map[*caddyhttp.Server]*Server)
+	return nil
+}
+
+// Start logs what is dangerous in the config.
+func (app *App) Start() error {
+	for srv, server := range app.servers {
+		for _, w := range server.Snapshot().warnings() {
+			app.logger.Warn(w.message, append(w.fields, zap.String("server", srv.Name()))...)
+		}
+	}
+	return nil
+}
+
+// Stop does nothing.
+func (App) Stop() error { return nil }
+
+// A Server gathers what is needed for a [Snapshot] while one HTTP server is
+// being provisioned.
+type Server struct {
+	snapshot func() *Snapshot
+	guards   []*Guard
+}
+
+// ForServer returns the Server for the HTTP server whose handler or listener
+// wrapper is being provisioned with ctx.
+func ForServer(ctx caddy.Context) (*Server, error) {
+	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return nil, errors.New("finding the HTTP server: this module works only within a server of the http app")
+	}
+	loaded, err := ctx.App("connreuse")
+	if err != nil {
+		return nil, err
+	}
+	app := loaded.(*App)
+	if server, ok := app.servers[srv]; ok {
+		return server, nil
+	}
+	ps, err := copyPolicies(srv.TLSConnPolicies)
+	if err != nil {
+		return nil, err
+	}
+	server := new(Server)
+	server.snapshot = sync.OnceValue(func() *Snapshot { return newSnapshot(srv, ps, app.tls, server.guards) })
+	app.servers[srv] = server
+	return server, nil
+}
+
+// AddGuard makes a guard known. It is for Provision only.
+func (s *Server) AddGuard(g *Guard) {
+	s.guards = append(s.guards, g)
+}
+
+// Snapshot returns what is true on the server. It must not be called before all
+// of the config is provisioned: the first call builds it.
+func (s *Server) Snapshot() *Snapshot {
+	return s.snapshot()
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner = (*App)(nil)
+	_ caddy.App         = (*App)(nil)
+)

@@ -1,0 +1,109 @@
+// Package authority answers one question: may a request for this host travel
+// on a connection with this SNI, on this server? It knows, for a name, its
+// site, its TLS connection policy, the certificate that is presented for it,
+// and the guards (misdirected handlers) it passes.
+//
+// All names are canonical (package hostname), an absent SNI is "".
+package authority
+
+import (
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+)
+
+// A Snapshot is what is true on one server while one config is loaded. But for
+// the certificates it never changes. Its methods take no lock, allocate nothing
+// (but when certificates are read anew, see [Snapshot.CertificateCovers]), and
+// are safe for concurrent use.
+type Snapshot struct {
+	policies      *policies
+	routes        *routes
+	guards        *guards
+	certificates  *certificates
+	strictSNIHost bool
+}
+
+func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
+	return &Snapshot{
+		policies:      ps,
+		routes:        newRoutes(srv.Routes),
+		guards:        newGuards(srv, registered),
+		certificates:  newCertificates(ps, tls),
+		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
+	}
+}
+
+// SamePolicy tells whether the TLS connection policy of a connection with that
+// SNI is the one that a proper connection for host has: all settings are
+// equal. Where a matcher on more than SNI is in play, every policy that could
+// be selected for either name must be equal.
+func (s *Snapshot) SamePolicy(sni, host string) bool {
+	return s.policies.same((*policy).bySettings, sni, host)
+}
+
+// SamePolicyWithoutSNI is [Snapshot.SamePolicy] for a connection without SNI.
+// What selects a certificate by name is set aside: there was no name.
+func (s *Snapshot) SamePolicyWithoutSNI(host string) bool {
+	return s.policies.same((*policy).byUnnamed, "", host)
+}
+
+// AsksNoOtherClientCert tells whether a proper connection for host is asked
+// for no client certificate, or as one with that SNI is.
+func (s *Snapshot) AsksNoOtherClientCert(sni, host string) bool {
+	return !s.policies.clientAuth(host) || s.policies.same((*policy).byClientAuth, sni, host)
+}
+
+// SameSite tells whether Caddy routes both names to the same site.
+func (s *Snapshot) SameSite(a, b string) bool {
+	return s.routes.same(a, b)
+}
+
+// Site names the site that Caddy routes host to, in words for an operator.
+func (s *Snapshot) Site(host string) string {
+	if site := s.routes.of(host); site != nil {
+		return site.name
+	}
+	return "none"
+}
+
+// NamesHost tells whether a site other than a catch-all is there for host.
+func (s *Snapshot) NamesHost(host string) bool {
+	site := s.routes.of(host)
+	return site != nil && (site.patterns != nil || site.unknown)
+}
+
+// CertificateCovers tells whether host is covered by the certificate that is
+// presented for sni, whichever of several that is. It reads the certificate
+// cache at most once a second for each SNI.
+func (s *Snapshot) CertificateCovers(sni, host string) bool {
+	return sni != "" && s.certificates.cover(sni, host)
+}
+
+// Accepted tells whether a request for host, from a peer that is no trusted
+// gateway, is let through on a connection with that SNI: every guard of the
+// host passes it, and so does strict_sni_host where that is on. The guard of
+// the host decides, not that of the SNI. Without a guard, a shared policy and
+// a certificate that covers the host make it proper.
+func (s *Snapshot) Accepted(sni, host string) bool {
+	if s.strictSNIHost && sni != host {
+		return false
+	}
+	guarded, accepted := false, true
+	s.guards.each(host, func(g *Guard, _ bool) bool {
+		guarded = true
+		accepted = g.Accepts(s, sni, host)
+		return accepted
+	})
+	if guarded {
+		return accepted
+	}
+	return s.SamePolicy(sni, host) && s.CertificateCovers(sni, host)
+}
+
+// Advertised tells whether a client may be told that host belongs on a
+// connection with that SNI. It is always [Snapshot.Accepted] there, the
+// certificate covers it, and the TLS policy is the same, so nobody is led
+// across a client-certificate rule, not even by a share group.
+func (s *Snapshot) Advertised(sni, host string) bool {
+	return s.SamePolicy(sni, host) && s.CertificateCovers(sni, host) && s.Accepted(sni, host)
+}

@@ -1,0 +1,316 @@
+package authority
+
+import (
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(testGuard{})
+	caddy.RegisterModule(testContainer{})
+}
+
+// testGuard is a guard that accepts only hosts equal to the SNI.
+type testGuard struct {
+	Name    string     `json:"name,omitempty"`
+	Lenient []string   `json:"lenient,omitempty"`
+	Share   [][]string `json:"share,omitempty"`
+	guard   *Guard
+}
+
+func (testGuard) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_guard", New: func() caddy.Module { return new(testGuard) }}
+}
+
+func (g *testGuard) Provision(ctx caddy.Context) error {
+	server, err := ForServer(ctx)
+	if err != nil {
+		return err
+	}
+	g.guard = &Guard{
+		Accepts: func(_ *Snapshot, sni, host string) bool { return sni == host },
+		Lenient: g.Lenient,
+		Share:   g.Share,
+	}
+	guardNames[g.guard] = g.Name
+	server.AddGuard(g.guard)
+	return nil
+}
+
+var guardNames = make(map[*Guard]string)
+
+func (g *testGuard) Guard() *Guard { return g.guard }
+
+func (g *testGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(w, r)
+}
+
+// testContainer has routes that the walk knows nothing of.
+type testContainer struct {
+	Routes caddyhttp.RouteList `json:"routes,omitempty"`
+}
+
+func (testContainer) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_container", New: func() caddy.Module { return new(testContainer) }}
+}
+
+func (c *testContainer) Provision(ctx caddy.Context) error { return c.Routes.Provision(ctx) }
+
+func (c *testContainer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return c.Routes.Compile(next).ServeHTTP(w, r)
+}
+
+// server provisions an http app with one server and returns what it knows.
+func server(t *testing.T, text string, log ...string) (*caddyhttp.Server, *Snapshot) {
+	t.Helper()
+	ctx := provision(t, `{"http": {"servers": {"srv0": `+text+`}}}`, log...)
+	loaded, err := ctx.App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := loaded.(*caddyhttp.App).Servers["srv0"]
+	app, err := ctx.App("connreuse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, ok := app.(*App).servers[srv]
+	if !ok {
+		t.Fatal("the test config has no guard, so there is no snapshot")
+	}
+	return srv, entry.Snapshot()
+}
+
+// answer sends a request straight to the server's routes.
+func answer(srv *caddyhttp.Server, sni, host, path string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("GET", "https://placeholder"+path, nil)
+	r.Host = host
+	r.TLS = &tls.ConnectionState{ServerName: sni}
+	w := httptest.NewRecorder()
+	srv.ServeHTTP(w, r)
+	return w
+}
+
+const (
+	noRedirects = `"listen": ["127.0.0.1:8443"], "automatic_https": {"disable_redirects": true, "disable_certificates": true}`
+	oneGuard    = `{"handle": [{"handler": "test_guard"}]}`
+)
+
+func TestSites(t *testing.T) {
+	type want struct{ host, site string }
+	for _, test := range []struct {
+		name   string
+		routes string
+		sites  []want
+		same   [][2]string
+		differ [][2]string
+	}{
+		{
+			name: "as the Caddyfile sorts them",
+			routes: `{"match":[{"host":["a.test","b.test"]}],"terminal":true},
+				{"match":[{"host":["*.test"]}],"terminal":true},
+				{"terminal":true}`,
+			sites:  []want{{"a.test", "a.test, b.test"}, {"c.test", "*.test"}, {"x.c.test", "catch-all (route 2)"}, {"", "catch-all (route 2)"}},
+			same:   [][2]string{{"a.test", "b.test"}, {"c.test", "d.test"}, {"x.y", "y"}, {"y", ""}},
+			differ: [][2]string{{"a.test", "c.test"}, {"c.test", "x.y"}},
+		},
+		{
+			name: "a catch-all in front takes everything",
+			routes: `{"terminal":true},
+				{"match":[{"host":["a.test"]}],"terminal":true}`,
+			sites: []want{{"a.test", "catch-all (route 0)"}},
+			same:  [][2]string{{"a.test", "b.test"}},
+		},
+		{
+			name: "one that goes on does not",
+			routes: `{"handle":[{"handler":"headers"}]},
+				{"match":[{"host":["a.test"]}],"terminal":true},
+				{"match":[{"host":["b.test"]}],"terminal":true}`,
+			sites:  []want{{"a.test", "a.test"}, {"b.test", "b.test"}, {"c.test", "catch-all (route 0)"}},
+			differ: [][2]string{{"a.test", "b.test"}, {"a.test", "c.test"}},
+			same:   [][2]string{{"c.test", "d.test"}},
+		},
+		{
+			name: "routes in a row must all be the same",
+			routes: `{"match":[{"host":["a.test","b.test","c.test"]}]},
+				{"match":[{"host":["a.test"]}]},
+				{"match":[{"host":["b.test","c.test"]}]}`,
+			differ: [][2]string{{"a.test", "b.test"}},
+			same:   [][2]string{{"b.test", "c.test"}},
+		},
+		{
+			name: "another matcher may let the request through to the next route",
+			routes: `{"match":[{"host":["a.test","b.test"],"path":["/x"]}],"terminal":true},
+				{"match":[{"host":["a.test"]}],"terminal":true}`,
+			sites:  []want{{"a.test", "a.test, b.test"}},
+			differ: [][2]string{{"a.test", "b.test"}},
+		},
+		{
+			name: "matcher sets are alternatives",
+			routes: `{"match":[{"host":["a.test"]},{"path":["/x"]}],"terminal":true},
+				{"match":[{"host":["b.test"]}],"terminal":true}`,
+			differ: [][2]string{{"a.test", "b.test"}, {"b.test", "c.test"}},
+			same:   [][2]string{{"c.test", "d.test"}},
+		},
+		{
+			name: "what TLS requests cannot reach is no site",
+			routes: `{"match":[{"protocol":"http","host":["a.test"]}],"terminal":true},
+				{"match":[{"protocol":"http"}],"terminal":true},
+				{"match":[{"host":[]}],"terminal":true},
+				{"match":[{"protocol":"https","host":["a.test"]}],"terminal":true}`,
+			sites:  []want{{"a.test", "a.test"}, {"b.test", "none"}},
+			differ: [][2]string{{"a.test", "b.test"}},
+		},
+		{
+			name: "placeholders: known ones are filled in, others make the site unknown",
+			routes: `{"match":[{"host":["{env.CONNREUSE_TEST_NAME}.test"]}],"terminal":true},
+				{"match":[{"host":["{http.request.header.x}"]}],"terminal":true},
+				{"match":[{"host":["b.test","c.test"]}],"terminal":true}`,
+			sites:  []want{{"secret.test", "secret.test"}, {"b.test", "route 1, whose hosts depend on the request"}},
+			differ: [][2]string{{"b.test", "c.test"}, {"x.test", "y.test"}},
+		},
+		{
+			name:   "no host matcher at all",
+			routes: `{"match":[{"path":["/x"]}]},{}`,
+			sites:  []want{{"a.test", "catch-all (route 0)"}},
+			same:   [][2]string{{"a.test", "b.test"}, {"a.test", ""}},
+		},
+		{
+			name:   "capitals, wildcards at any place, U-labels",
+			routes: `{"match":[{"host":["A.TEST","x.*.test","f*.test","bücher.test"]}],"terminal":true},{"terminal":true}`,
+			same:   [][2]string{{"a.test", "x.q.test"}, {"a.test", "xn--bcher-kva.test"}},
+			differ: [][2]string{{"a.test", "fx.test"}, {"x.q.test", "y.q.test"}},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("CONNREUSE_TEST_NAME", "secret")
+			// the guard stands behind, so that the routes have their indexes
+			_, snap := server(t, `{`+noRedirects+`, "tls_connection_policies":[{}], "routes": [`+test.routes+`, {"match":[{"protocol":"http"}],"handle":[{"handler":"test_guard"}]}]}`)
+			for _, w := range test.sites {
+				if got := snap.Site(w.host); got != w.site {
+					t.Errorf("site of %q is %q, want %q", w.host, got, w.site)
+				}
+			}
+			for _, p := range test.same {
+				if !snap.SameSite(p[0], p[1]) || !snap.SameSite(p[1], p[0]) {
+					t.Errorf("%q and %q have different sites, want the same", p[0], p[1])
+				}
+			}
+			for _, p := range test.differ {
+				if snap.SameSite(p[0], p[1]) || snap.SameSite(p[1], p[0]) {
+					t.Errorf("%q and %q have the same site, want different ones", p[0], p[1])
+				}
+			}
+		})
+	}
+}
+
+// TestSitesAsCaddyRoutes compares the site found for a host with the route that
+// Caddy runs for it, over random lists of routes. Each route answers with its
+// index.
+func TestSitesAsCaddyRoutes(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	patterns := []string{"a.test", "b.test", "B.x.test", "*.test", "*.x.test", "a.*.test", "*.*.test", "*", "localhost", "127.0.0.1", "::1", "bücher.test"}
+	hosts := []string{"a.test", "b.test", "c.test", "b.x.test", "c.x.test", "a.y.test", "c.y.test", "a.b.c.test", "localhost", "other", "127.0.0.1", "127.0.0.2", "::1", "xn--bcher-kva.test"}
+	for round := range 150 {
+		var texts []string
+		for i := range 1 + rnd.IntN(8) {
+			match := ""
+			if rnd.IntN(5) > 0 {
+				var sets []string
+				for range 1 + rnd.IntN(2) {
+					var some []string
+					for _, j := range rnd.Perm(len(patterns))[:1+rnd.IntN(3)] {
+						some = append(some, `"`+patterns[j]+`"`)
+					}
+					sets = append(sets, `{"host":[`+strings.Join(some, ",")+`]}`)
+				}
+				match = `"match":[` + strings.Join(sets, ",") + `],`
+			}
+			texts = append(texts, fmt.Sprintf(`{%s"terminal":true,"handle":[{"handler":"static_response","body":"%d"}]}`, match, i))
+		}
+		srv, snap := server(t, `{`+noRedirects+`, "tls_connection_policies":[{}], "routes": [`+strings.Join(texts, ",")+`,`+oneGuard+`]}`)
+		bodies := make(map[string]string) // by site, to compare sites with answers
+		for _, host := range hosts {
+			asked := host
+			if host == "::1" {
+				asked = "[::1]"
+			}
+			body := answer(srv, "", asked, "/").Body.String()
+			site := -1
+			c := snap.routes.byHost.find(host)
+			if r, ok := c.next(); ok {
+				site = int(r.index)
+			}
+			if want := fmt.Sprint(site); body != want && !(body == "" && site == len(texts)) {
+				t.Fatalf("round %d: Caddy routes %q to %q, we to route %s of %s", round, host, body, want, texts)
+			}
+			bodies[host] = body
+		}
+		for _, a := range hosts {
+			for _, b := range hosts {
+				if want := bodies[a] == bodies[b]; snap.SameSite(a, b) != want {
+					t.Fatalf("round %d: same site of %q and %q is not %t, in %s", round, a, b, want, texts)
+				}
+			}
+		}
+	}
+}
+
+func TestGuards(t *testing.T) {
+	guard := func(name string) string { return `{"handler":"test_guard","name":"` + name + `"}` }
+	for _, test := range []struct {
+		name   string
+		server string // routes and more
+		host   string
+		want   string // guards that can run; "!" behind those that always do
+	}{
+		{"in its site", `"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]}]`, "a.test", "g!"},
+		{"in another site", `"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]}]`, "b.test", ""},
+		{"for everyone", `"routes":[{"handle":[` + guard("g") + `]}]`, "b.test", "g!"},
+		{"for everyone, by path", `"routes":[{"match":[{"path":["/x"]}],"handle":[` + guard("g") + `]}]`, "b.test", "g"},
+		{"in a subroute", `"routes":[{"match":[{"host":["*.test"]}],"handle":[{"handler":"subroute","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g!"},
+		{"in a subroute for a host", `"routes":[{"match":[{"host":["*.test"]}],"handle":[{"handler":"subroute","routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g!"},
+		{"in a subroute for another host", `"routes":[{"match":[{"host":["*.test"]}],"handle":[{"handler":"subroute","routes":[{"match":[{"host":["b.test"]}],"handle":[` + guard("g") + `]}]}]}]`, "a.test", ""},
+		{"in a subroute for the host and a path", `"routes":[{"match":[{"host":["*.test"]}],"handle":[{"handler":"subroute","routes":[{"match":[{"host":["a.test"],"path":["/x"]}],"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
+		{"in a group", `"routes":[{"group":"x","handle":[` + guard("g") + `]}]`, "a.test", "g"},
+		{"in error routes", `"routes":[` + oneGuard + `],"errors":{"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]}]}`, "a.test", "!,g"},
+		{"in error routes of a subroute", `"routes":[{"match":[{"host":["a.test"]}],"handle":[{"handler":"subroute","routes":[{"handle":[` + guard("g") + `]}],"errors":{"routes":[{"handle":[` + guard("e") + `]}]}}]}]`, "a.test", "g!,e"},
+		{"in a named route", `"named_routes":{"n":{"handle":[` + guard("g") + `]}},"routes":[{"match":[{"host":["a.test"]}],"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", "g!"},
+		{"in a named route of another host", `"named_routes":{"n":{"handle":[` + guard("g") + `]}},"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", ""},
+		{"in a named route that calls itself", `"named_routes":{"n":{"handle":[` + guard("g") + `,{"handler":"invoke","name":"n"}]}},"routes":[{"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", "g!"},
+		{"in a handler that is not known", `"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"test_container","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
+		{"where only plain HTTP gets", `"routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]},` + oneGuard + `]`, "a.test", "!,g"},
+		{"two of them", `"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]},{"match":[{"not":[{"path":["/x"]}]}],"handle":[` + guard("h") + `]}]`, "a.test", "g!,h"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, snap := server(t, `{`+noRedirects+`, "tls_connection_policies":[{}], `+test.server+`}`)
+			var got []string
+			snap.guards.each(test.host, func(g *Guard, certain bool) bool {
+				name := guardNames[g]
+				if certain {
+					name += "!"
+				}
+				got = append(got, name)
+				return true
+			})
+			if strings.Join(got, ",") != test.want {
+				t.Errorf("guards of %s: %v, want %s", test.host, got, test.want)
+			}
+		})
+	}
+}
+
+func TestForServerOutsideOfOne(t *testing.T) {
+	ctx := provision(t, `{}`)
+	if _, err := ForServer(ctx); err == nil || !strings.Contains(err.Error(), "only within a server") {
+		t.Errorf("error = %v, want one that says where it belongs", err)
+	}
+}

@@ -1,0 +1,205 @@
+package authority
+
+import (
+	"crypto/x509"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+
+	"github.com/caddy-connreuse/connreuse/internal/hostname"
+)
+
+// certificates says which names the certificate covers that is presented for
+// an SNI. It asks Caddy's certificate cache, which has no side effects.
+type certificates struct {
+	policies *policies
+	// automation holds the automation policies, in order, if one of them has a
+	// certificate manager.
+	automation []*caddytls.AutomationPolicy
+	// find is caddytls.AllMatchingCertificates.
+	find func(name string) []certmagic.Certificate
+
+	// Asking allocates, so answers for the names that clients send are kept
+	// for freshFor, in places by hash: bounded, without lock, and however many
+	// names a client makes up, they can only displace each other.
+	seed maphash.Seed
+	kept [1024]atomic.Pointer[presented]
+}
+
+// freshFor is how long an answer may be old. A connection lives longer than
+// that, and nothing tells what was presented on it when it began, so a renewed
+// certificate counts for connections that began under the one before it too.
+const freshFor = time.Second
+
+// presented is what can be presented for one SNI.
+type presented struct {
+	sni    string
+	leaves []*x509.Certificate
+	covers []coverage // of each leaf
+	until  time.Time
+}
+
+// coverage holds the names of one certificate: DNS names, wildcards as what
+// follows "*.", and addresses.
+type coverage struct {
+	names, parents, addrs map[string]struct{}
+}
+
+func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
+	cs := &certificates{policies: ps, find: caddytls.AllMatchingCertificates, seed: maphash.MakeSeed()}
+	if tls.Automation != nil && slices.ContainsFunc(tls.Automation.Policies, func(p *caddytls.AutomationPolicy) bool { return len(p.Managers) > 0 }) {
+		cs.automation = tls.Automation.Policies
+	}
+	return cs
+}
+
+// cover tells whether host is covered whichever certificate is presented for
+// sni, which must not be empty.
+func (cs *certificates) cover(sni, host string) bool {
+	p := cs.present(sni)
+	for i := range p.covers {
+		if !p.covers[i].has(host) {
+			return false
+		}
+	}
+	return len(p.covers) > 0
+}
+
+// present returns what can be presented for sni, at most freshFor old.
+func (cs *certificates) present(sni string) *presented {
+	slot := &cs.kept[maphash.String(cs.seed, sni)%uint64(len(cs.kept))]
+	now := time.Now()
+	old := slot.Load()
+	if old != nil && old.sni == sni && now.Before(old.until) {
+		return old
+	}
+	p := &presented{sni: sni, leaves: cs.candidates(sni), until: now.Add(freshFor)}
+	if old != nil && old.sni == sni && slices.Equal(old.leaves, p.leaves) {
+		p.covers = old.covers
+	} else {
+		for _, leaf := range p.leaves {
+			p.covers = append(p.covers, newCoverage(leaf))
+		}
+	}
+	slot.Store(p)
+	return p
+}
+
+// candidates returns the certificates that Caddy chooses among for a server
+// name: those for the name itself, else those for the first wildcard form of
+// it that has any; as certmagic has it, "*.b.c", "*.*.c" and so on.
+//
+// It returns none where the cache does not tell: when a policy for the name
+// hands out a default certificate, or a certificate manager is asked.
+func (cs *certificates) candidates(sni string) (leaves []*x509.Certificate) {
+	if cs.managed(sni) {
+		return nil
+	}
+	found := cs.find(sni)
+	if len(found) == 0 {
+		return nil
+	}
+	c := cs.policies.bySNI.find(sni)
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		chosen := choose(found, sni, cs.policies.list[r.index].selection)
+		if len(chosen) == 0 {
+			return nil
+		}
+		for _, cert := range chosen {
+			if cert.Leaf == nil {
+				return nil
+			}
+			if !slices.Contains(leaves, cert.Leaf) {
+				leaves = append(leaves, cert.Leaf)
+			}
+		}
+	}
+	return leaves
+}
+
+// choose narrows found, all certificates that match a name, to those that a
+// policy with that certificate selection would present.
+//
+// With a selection, certmagic goes on to the wildcard forms when it takes none
+// of the certificates for the name itself, and where there are none it selects
+// from its whole cache. A client only stays if what it gets is valid for the
+// name it asked for, so the matching ones are all that count.
+func choose(found []certmagic.Certificate, name string, selection *caddytls.CustomCertSelectionPolicy) (chosen []certmagic.Certificate) {
+	labels := strings.Split(name, ".")
+	for i := -1; i < len(labels); i++ {
+		if i >= 0 {
+			labels[i] = "*"
+		}
+		form := strings.Join(labels, ".")
+		for _, cert := range found {
+			if !slices.Contains(cert.Names, form) {
+				continue
+			}
+			if selection != nil {
+				// one choice is taken or not without looking at a hello
+				if _, err := selection.SelectCertificate(nil, []certmagic.Certificate{cert}); err != nil {
+					continue
+				}
+			}
+			chosen = append(chosen, cert)
+		}
+		if len(chosen) > 0 && (selection == nil || i < 0) {
+			break
+		}
+	}
+	return chosen
+}
+
+// managed tells whether certificates for a name come from a certificate
+// manager, whose answers are not in the cache (caddytls
+// getAutomationPolicyForName).
+func (cs *certificates) managed(name string) bool {
+	for _, policy := range cs.automation {
+		subjects := policy.Subjects()
+		if len(subjects) == 0 || slices.ContainsFunc(subjects, func(s string) bool { return certmagic.MatchWildcard(name, s) }) {
+			return len(policy.Managers) > 0
+		}
+	}
+	return false
+}
+
+// newCoverage reads the names a certificate is valid for: its alternative
+// names only, never its common name (RFC 9525 section 2).
+func newCoverage(leaf *x509.Certificate) coverage {
+	c := coverage{names: make(map[string]struct{}), parents: make(map[string]struct{}), addrs: make(map[string]struct{})}
+	for _, san := range leaf.DNSNames {
+		if parent, ok := strings.CutPrefix(san, "*."); ok {
+			if name, err := hostname.ParseName(parent); err == nil {
+				c.parents[name] = struct{}{}
+			}
+		} else if name, err := hostname.ParseName(san); err == nil {
+			c.names[name] = struct{}{}
+		}
+	}
+	for _, ip := range leaf.IPAddresses {
+		if addr, ok := netip.AddrFromSlice(ip); ok {
+			c.addrs[addr.Unmap().String()] = struct{}{}
+		}
+	}
+	return c
+}
+
+// has tells whether the certificate is valid for host (RFC 9525 section 6.3).
+func (c *coverage) has(host string) bool {
+	if hostname.IsIP(host) {
+		_, ok := c.addrs[host]
+		return ok
+	}
+	if _, ok := c.names[host]; ok {
+		return true
+	}
+	_, ok := c.parents[hostname.Parent(host)]
+	return ok
+}

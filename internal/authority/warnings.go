@@ -1,0 +1,110 @@
+package authority
+
+import (
+	"maps"
+	"slices"
+
+	"go.uber.org/zap"
+)
+
+// A warning is something in the config that an operator should know of before
+// it lets a request through, or keeps a guard from deciding.
+type warning struct {
+	message string
+	fields  []zap.Field
+}
+
+// mostNamed is how many names one warning lists; the rest are counted.
+const mostNamed = 20
+
+func warn(message, what string, names []string, fields ...zap.Field) warning {
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if more := len(names) - mostNamed; more > 0 {
+		names = names[:mostNamed]
+		fields = append(fields, zap.Int("more", more))
+	}
+	return warning{message, append(fields, zap.Strings(what, names))}
+}
+
+// warnings is not for the request path.
+func (s *Snapshot) warnings() (found []warning) {
+	if s.strictSNIHost {
+		// nothing can be crossed, so this is all there is to say
+		if len(s.guards.places) > 0 {
+			found = append(found, warning{message: "strict_sni_host is on (Caddy turns it on by itself where a TLS policy asks for client certificates) " +
+				"and answers 421 before any misdirected handler runs; set 'strict_sni_host insecure_off' on this server to let them decide"})
+		}
+		return found
+	}
+
+	var unguarded []string
+	lenient := make(map[string][]string) // by option
+	for _, name := range s.clientAuthNames() {
+		guarded := false
+		s.guards.each(name, func(g *Guard, certain bool) bool {
+			guarded = guarded || certain
+			for _, option := range g.Lenient {
+				lenient[option] = append(lenient[option], name)
+			}
+			return true
+		})
+		if !guarded {
+			unguarded = append(unguarded, name)
+		}
+	}
+	if len(unguarded) > 0 {
+		found = append(found, warn("sites that ask for client certificates can be reached over connections that were not asked for one: "+
+			"strict_sni_host is off, and no misdirected handler runs for each of their requests", "sites", unguarded))
+	}
+	for _, option := range slices.Sorted(maps.Keys(lenient)) {
+		found = append(found, warn("an option of misdirected lets requests reach sites that ask for client certificates "+
+			"over connections that were not asked for one", "sites", lenient[option], zap.String("option", option)))
+	}
+
+	seen := make(map[*Guard]bool)
+	for _, place := range s.guards.places {
+		if seen[place.guard] {
+			continue
+		}
+		seen[place.guard] = true
+		for _, group := range place.guard.Share {
+			if sites := s.crossed(group); len(sites) > 0 {
+				found = append(found, warn("a share group of misdirected lets requests cross from one TLS policy to another",
+					"sites", sites, zap.Strings("share", group)))
+			}
+		}
+	}
+	return found
+}
+
+// clientAuthNames returns the names, wildcards among them, for which clients
+// are asked for a certificate. "*" stands for the hosts that no site names.
+func (s *Snapshot) clientAuthNames() (names []string) {
+	for _, site := range s.routes.sites {
+		if site.patterns == nil {
+			names = append(names, "*")
+		}
+		names = append(names, site.patterns...)
+	}
+	for _, p := range s.policies.list {
+		if p.clientAuth != 0 {
+			names = append(names, p.patterns...)
+		}
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return !s.policies.clientAuth(name) })
+}
+
+// crossed returns the sites of a group of names, if their TLS policies differ.
+func (s *Snapshot) crossed(group []string) (sites []string) {
+	differ := false
+	for _, name := range group {
+		sites = append(sites, s.Site(name))
+		differ = differ || !s.SamePolicy(group[0], name)
+	}
+	if !differ {
+		return nil
+	}
+	return sites
+}
