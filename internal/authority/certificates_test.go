@@ -1,0 +1,194 @@
+package authority
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+)
+
+var testKey, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+
+// certificate makes a certificate for names and addresses, as Caddy's load_pem
+// wants it.
+func certificate(t *testing.T, names ...string) map[string]any {
+	t.Helper()
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{CommonName: "common.test"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, testKey.Public(), testKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(testKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]any{
+		"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		"key":         string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})),
+		"tags":        names[:1],
+	}
+}
+
+// tlsApp is the config of a TLS app that has loaded certificates. Certificates
+// stay in Caddy's cache beyond a config, so tests must not share names.
+func tlsApp(t *testing.T, automation string, certs ...map[string]any) string {
+	t.Helper()
+	text, err := json.Marshal(certs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return `"tls":{"certificates":{"load_pem":` + string(text) + `},"automation":` + automation + `}`
+}
+
+func TestCertificateCovers(t *testing.T) {
+	apps := tlsApp(t, `{"policies":[{"subjects":["managed.c1.test"],"get_certificate":[{"via":"tailscale"}]},{"subjects":["other.c1.test"]}]}`,
+		certificate(t, "a.c1.test", "b.c1.test", "10.0.0.1", "::1"),
+		certificate(t, "*.w.c1.test", "x.c1.test"),
+		certificate(t, "y.w.c1.test"),
+		certificate(t, "two.c1.test", "one.c1.test", "three.c1.test"),
+		certificate(t, "two.c1.test", "one.c1.test", "four.c1.test"),
+		certificate(t, "managed.c1.test"),
+		certificate(t, "UPPER.c1.test", "*.UPPER.c1.test"),
+		certificate(t, "*.tag.c1.test", "q.c1.test"),
+		certificate(t, "one.tag.c1.test", "*.tag.c1.test"),
+		certificate(t, "*.*.deep.c1.test", "*.deep.c1.test"),
+		certificate(t, "f*.part.c1.test", "z.c1.test"),
+	)
+	ctx := provision(t, `{`+apps+`}`)
+	loaded, err := ctx.App("tls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps, err := copyPolicies(readPolicies(t, `[
+		{"match":{"sni":["sel.tag.c1.test","one.tag.c1.test"]},"certificate_selection":{"any_tag":["*.tag.c1.test"]}},
+		{"match":{"sni":["none.tag.c1.test"]},"certificate_selection":{"any_tag":["no such tag"]}},
+		{"match":{"sni":["two.c1.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}},"certificate_selection":{"any_tag":["no such tag"]}},
+		{}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap := &Snapshot{policies: ps, certificates: newCertificates(ps, loaded.(*caddytls.TLS))}
+
+	for _, test := range []struct {
+		what      string
+		sni, host string
+		want      bool
+	}{
+		{"its own name", "a.c1.test", "a.c1.test", true},
+		{"another name of the certificate", "a.c1.test", "b.c1.test", true},
+		{"an address of the certificate", "a.c1.test", "10.0.0.1", true},
+		{"an IPv6 address of the certificate", "a.c1.test", "::1", true},
+		{"another address", "a.c1.test", "10.0.0.2", false},
+		{"a name of another certificate", "a.c1.test", "x.c1.test", false},
+		{"the common name", "a.c1.test", "common.test", false},
+		{"capitals in the certificate", "upper.c1.test", "k.upper.c1.test", true},
+
+		// M17 RFC 9525 6.3
+		{"under the wildcard", "k.w.c1.test", "l.w.c1.test", true},
+		{"the exact name beside the wildcard", "k.w.c1.test", "x.c1.test", true},
+		{"the wildcard's parent", "k.w.c1.test", "w.c1.test", false},
+		{"two labels under the wildcard", "k.w.c1.test", "m.l.w.c1.test", false},
+		{"part of a label", "z.c1.test", "fx.part.c1.test", false},
+		{"two wildcards", "a.b.deep.c1.test", "c.d.deep.c1.test", false},
+
+		{"an exact certificate goes before the wildcard", "y.w.c1.test", "y.w.c1.test", true},
+		{"so what the wildcard covers is not", "y.w.c1.test", "k.w.c1.test", false},
+		{"both certificates for the name cover it", "two.c1.test", "one.c1.test", false}, // a policy that may be selected has none
+		{"both certificates for the name cover it", "one.c1.test", "two.c1.test", true},
+		{"only one of them does", "one.c1.test", "three.c1.test", false},
+		{"only the other does", "one.c1.test", "four.c1.test", false},
+		{"a manager may know better", "managed.c1.test", "managed.c1.test", false},
+		{"no certificate", "nowhere.c1.test", "a.c1.test", false},
+		{"no certificate for itself", "nowhere.c1.test", "nowhere.c1.test", false},
+		{"no name", "", "a.c1.test", false},
+
+		{"selected by tag from the wildcard form", "sel.tag.c1.test", "q.c1.test", true},
+		{"the exact one does not have the tag", "one.tag.c1.test", "q.c1.test", true},
+		{"no certificate has the tag", "none.tag.c1.test", "q.c1.test", false},
+	} {
+		if got := snap.CertificateCovers(test.sni, test.host); got != test.want {
+			t.Errorf("%s: what is presented for %q covers %q: %t, want %t", test.what, test.sni, test.host, got, test.want)
+		}
+	}
+
+	if n := testing.AllocsPerRun(100, func() {
+		snap.CertificateCovers("a.c1.test", "b.c1.test")
+		snap.CertificateCovers("a.c1.test", "x.c1.test")
+		snap.CertificateCovers("k.w.c1.test", "l.w.c1.test")
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// A replaced certificate counts after at most a second, and a flood of made-up
+// names does not grow anything.
+func TestCertificatesAreReadAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reads := 0
+		names := []string{"a.test", "b.test"}
+		ps, err := copyPolicies(readPolicies(t, `[{}]`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs := newCertificates(ps, new(caddytls.TLS))
+		leaf := &x509.Certificate{DNSNames: names}
+		cs.find = func(string) []certmagic.Certificate {
+			reads++
+			cert := certmagic.Certificate{Names: names}
+			cert.Leaf = leaf
+			return []certmagic.Certificate{cert}
+		}
+
+		for range 5 {
+			if !cs.cover("a.test", "b.test") {
+				t.Fatal("b.test is not covered")
+			}
+		}
+		if reads != 1 {
+			t.Errorf("%d reads within a second, want 1", reads)
+		}
+		time.Sleep(freshFor)
+		if !cs.cover("a.test", "b.test") || reads != 2 {
+			t.Errorf("after a second: %d reads, want 2", reads)
+		}
+		names = []string{"a.test", "c.test"}
+		leaf = &x509.Certificate{DNSNames: names}
+		time.Sleep(freshFor)
+		if cs.cover("a.test", "b.test") || !cs.cover("a.test", "c.test") {
+			t.Error("the replaced certificate still counts")
+		}
+
+		for i := range 10_000 {
+			cs.cover("made-up-"+strings.Repeat("x", i%20)+strconv.Itoa(i), "b.test")
+		}
+		if !cs.cover("a.test", "c.test") {
+			t.Error("made-up names changed an answer")
+		}
+	})
+}

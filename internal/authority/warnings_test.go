@@ -1,0 +1,151 @@
+package authority
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap/zapcore"
+)
+
+func TestWarnings(t *testing.T) {
+	const (
+		mtls  = `"tls_connection_policies":[{"match":{"sni":["m.test","*.m.test"]},"client_authentication":{"mode":"require"}},{}]`
+		off   = `"strict_sni_host":false`
+		guard = `{"handler":"test_guard"}`
+	)
+	site := func(host, handlers string) string {
+		return `{"match":[{"host":["` + host + `"]}],"handle":[` + handlers + `],"terminal":true}`
+	}
+	for _, test := range []struct {
+		name   string
+		server string
+		want   []string // what each warning contains, separated by |
+	}{
+		{
+			name:   "guarded",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", guard) + `,` + site("*.m.test", guard) + `,` + site("a.test", "") + `]`,
+		},
+		{
+			name:   "strict_sni_host turned itself on",
+			server: mtls + `,"routes":[` + site("m.test", guard) + `,` + site("a.test", "") + `]`,
+			want:   []string{"strict_sni_host is on|insecure_off"},
+		},
+		{
+			name:   "strict_sni_host set",
+			server: `"tls_connection_policies":[{}],"strict_sni_host":true,"routes":[` + site("m.test", guard) + `]`,
+			want:   []string{"strict_sni_host is on|insecure_off"},
+		},
+		{
+			name:   "sites without a guard",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", "") + `,` + site("x.m.test", "") + `,` + site("a.test", guard) + `]`,
+			want:   []string{"no misdirected handler runs|*.m.test, m.test, x.m.test"},
+		},
+		{
+			name:   "a guard for one path is no guard",
+			server: mtls + `,` + off + `,"routes":[{"match":[{"host":["*.m.test","m.test"],"path":["/x"]}],"handle":[` + guard + `]}]`,
+			want:   []string{"no misdirected handler runs|*.m.test, m.test"},
+		},
+		{
+			name:   "a guard for everyone is one",
+			server: mtls + `,` + off + `,"routes":[{"handle":[` + guard + `]},` + site("m.test", "") + `]`,
+		},
+		{
+			name:   "a catch-all that asks for client certificates",
+			server: `"tls_connection_policies":[{"match":{"sni":["a.test"]}},{"client_authentication":{"mode":"require"}}],` + off + `,"routes":[` + site("a.test", guard) + `,{}]`,
+			want:   []string{"no misdirected handler runs|*"},
+		},
+		{
+			name: "lenient options on a site that asks for client certificates, and not on others",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", `{"handler":"test_guard","lenient":["report_only","trusted_gateways"]}`) + `,` +
+				site("*.m.test", guard) + `,` + site("a.test", `{"handler":"test_guard","lenient":["missing_sni accept"]}`) + `]`,
+			want: []string{"option|report_only|m.test", "option|trusted_gateways|m.test"},
+		},
+		{
+			name: "share groups that cross from one policy to another",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", `{"handler":"test_guard","share":[["a.test","m.test"],["a.test","b.test"]]}`) + `,` +
+				site("*.m.test", guard) + `,` + site("a.test", "") + `]`,
+			want: []string{"share group|a.test, m.test|share: a.test, m.test"},
+		},
+		{
+			name:   "many sites are counted",
+			server: mtls + `,` + off + `,"routes":[` + manySites(30) + `,` + site("a.test", guard) + `]`,
+			want:   []string{"no misdirected handler runs|more: 12"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, snap := server(t, `{`+noRedirects+`,`+test.server+`}`)
+			var got []string
+			for _, w := range snap.warnings() {
+				got = append(got, text(w))
+			}
+			if len(got) != len(test.want) {
+				t.Fatalf("%d warnings, want %d: %q", len(got), len(test.want), got)
+			}
+			for i, parts := range test.want {
+				for part := range strings.SplitSeq(parts, "|") {
+					if !strings.Contains(got[i], part) {
+						t.Errorf("warning %q does not contain %q", got[i], part)
+					}
+				}
+			}
+		})
+	}
+}
+
+func manySites(n int) string {
+	var hosts []string
+	for i := range n {
+		hosts = append(hosts, fmt.Sprintf(`"h%02d.m.test"`, i))
+	}
+	return `{"match":[{"host":[` + strings.Join(hosts, ",") + `]}],"terminal":true}`
+}
+
+// text is a warning as an operator reads it.
+func text(w warning) string {
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range w.fields {
+		f.AddTo(enc)
+	}
+	s := w.message
+	for _, key := range []string{"option", "sites", "share", "more"} {
+		switch v := enc.Fields[key].(type) {
+		case nil:
+		case []any:
+			var names []string
+			for _, name := range v {
+				names = append(names, fmt.Sprint(name))
+			}
+			s += "; " + key + ": " + strings.Join(names, ", ")
+		default:
+			s += fmt.Sprintf("; %s: %v", key, v)
+		}
+	}
+	return s
+}
+
+// Start says it in the log, with the server's name.
+func TestStartLogsWarnings(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	ctx := provision(t, `{"http":{"servers":{"front":{`+noRedirects+`,"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],"routes":[`+oneGuard+`]}}}}`, log)
+	app, err := ctx.App("connreuse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := app.(*App).Start(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(strings.Split(string(data), "\n"), func(line string) bool {
+		return strings.Contains(line, `"level":"warn"`) && strings.Contains(line, `"logger":"connreuse"`) &&
+			strings.Contains(line, "insecure_off") && strings.Contains(line, `"server":"front"`)
+	}) {
+		t.Errorf("no warning in the log:\n%s", data)
+	}
+}
