@@ -5,3 +5,8 @@
 // They share one rule: a request travels only on a connection that is right
 // for it, and the operator can see why.
 package connreuse
+
+import (
+	_ "github.com/caddy-connreuse/connreuse/caddyfile"
+	_ "github.com/caddy-connreuse/connreuse/misdirected"
+)

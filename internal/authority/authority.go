@@ -47,10 +47,16 @@ func (s *Snapshot) SamePolicyWithoutSNI(host string) bool {
 	return s.policies.same((*policy).byUnnamed, "", host)
 }
 
-// AsksNoOtherClientCert tells whether a proper connection for host is asked
-// for no client certificate, or as one with that SNI is.
-func (s *Snapshot) AsksNoOtherClientCert(sni, host string) bool {
-	return !s.policies.clientAuth(host) || s.policies.same((*policy).byClientAuth, sni, host)
+// AsksClientCert tells whether a proper connection for host is, or may be,
+// asked for a client certificate.
+func (s *Snapshot) AsksClientCert(host string) bool {
+	return s.policies.clientAuth(host)
+}
+
+// SameClientAuth tells whether a connection with that SNI is asked for a client
+// certificate in the same way as a proper connection for host.
+func (s *Snapshot) SameClientAuth(sni, host string) bool {
+	return s.policies.same((*policy).byClientAuth, sni, host)
 }
 
 // SameSite tells whether Caddy routes both names to the same site.

@@ -1,16 +1,16 @@
 package authority
 
 import (
-	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
 func init() {
@@ -69,14 +69,10 @@ func (c *testContainer) ServeHTTP(w http.ResponseWriter, r *http.Request, next c
 }
 
 // server provisions an http app with one server and returns what it knows.
-func server(t *testing.T, text string, log ...string) (*caddyhttp.Server, *Snapshot) {
+func server(t *testing.T, text string) (*caddyhttp.Server, *Snapshot) {
 	t.Helper()
-	ctx := provision(t, `{"http": {"servers": {"srv0": `+text+`}}}`, log...)
-	loaded, err := ctx.App("http")
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := loaded.(*caddyhttp.App).Servers["srv0"]
+	ctx := testcaddy.Provision(t, `{"http": {"servers": {"srv0": {`+testcaddy.NoRedirects+`, `+text+`}}}}`, "")
+	srv := testcaddy.HTTPServer(t, ctx)
 	app, err := ctx.App("connreuse")
 	if err != nil {
 		t.Fatal(err)
@@ -88,20 +84,7 @@ func server(t *testing.T, text string, log ...string) (*caddyhttp.Server, *Snaps
 	return srv, entry.Snapshot()
 }
 
-// answer sends a request straight to the server's routes.
-func answer(srv *caddyhttp.Server, sni, host, path string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest("GET", "https://placeholder"+path, nil)
-	r.Host = host
-	r.TLS = &tls.ConnectionState{ServerName: sni}
-	w := httptest.NewRecorder()
-	srv.ServeHTTP(w, r)
-	return w
-}
-
-const (
-	noRedirects = `"listen": ["127.0.0.1:8443"], "automatic_https": {"disable_redirects": true, "disable_certificates": true}`
-	oneGuard    = `{"handle": [{"handler": "test_guard"}]}`
-)
+const oneGuard = `{"handle": [{"handler": "test_guard"}]}`
 
 func TestSites(t *testing.T) {
 	type want struct{ host, site string }
@@ -192,7 +175,7 @@ func TestSites(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("CONNREUSE_TEST_NAME", "secret")
 			// the guard stands behind, so that the routes have their indexes
-			_, snap := server(t, `{`+noRedirects+`, "tls_connection_policies":[{}], "routes": [`+test.routes+`, {"match":[{"protocol":"http"}],"handle":[{"handler":"test_guard"}]}]}`)
+			_, snap := server(t, `"tls_connection_policies":[{}], "routes": [`+test.routes+`, {"match":[{"protocol":"http"}],"handle":[{"handler":"test_guard"}]}]`)
 			for _, w := range test.sites {
 				if got := snap.Site(w.host); got != w.site {
 					t.Errorf("site of %q is %q, want %q", w.host, got, w.site)
@@ -236,14 +219,14 @@ func TestSitesAsCaddyRoutes(t *testing.T) {
 			}
 			texts = append(texts, fmt.Sprintf(`{%s"terminal":true,"handle":[{"handler":"static_response","body":"%d"}]}`, match, i))
 		}
-		srv, snap := server(t, `{`+noRedirects+`, "tls_connection_policies":[{}], "routes": [`+strings.Join(texts, ",")+`,`+oneGuard+`]}`)
+		srv, snap := server(t, `"tls_connection_policies":[{}], "routes": [`+strings.Join(texts, ",")+`,`+oneGuard+`]`)
 		bodies := make(map[string]string) // by site, to compare sites with answers
 		for _, host := range hosts {
 			asked := host
 			if host == "::1" {
 				asked = "[::1]"
 			}
-			body := answer(srv, "", asked, "/").Body.String()
+			body := testcaddy.Get(srv, "", asked).Body.String()
 			site := -1
 			c := snap.routes.byHost.find(host)
 			if r, ok := c.next(); ok {
@@ -291,7 +274,7 @@ func TestGuards(t *testing.T) {
 		{"two of them", `"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]},{"match":[{"not":[{"path":["/x"]}]}],"handle":[` + guard("h") + `]}]`, "a.test", "g!,h"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, snap := server(t, `{`+noRedirects+`, "tls_connection_policies":[{}], `+test.server+`}`)
+			_, snap := server(t, `"tls_connection_policies":[{}], `+test.server)
 			var got []string
 			snap.guards.each(test.host, func(g *Guard, certain bool) bool {
 				name := guardNames[g]
@@ -309,7 +292,7 @@ func TestGuards(t *testing.T) {
 }
 
 func TestForServerOutsideOfOne(t *testing.T) {
-	ctx := provision(t, `{}`)
+	ctx := testcaddy.Provision(t, `{}`, "")
 	if _, err := ForServer(ctx); err == nil || !strings.Contains(err.Error(), "only within a server") {
 		t.Errorf("error = %v, want one that says where it belongs", err)
 	}

@@ -1,15 +1,7 @@
 package authority
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/json"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,68 +11,25 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
-var testKey, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-
-// certificate makes a certificate for names and addresses, as Caddy's load_pem
-// wants it.
-func certificate(t *testing.T, names ...string) map[string]any {
-	t.Helper()
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		Subject:      pkix.Name{CommonName: "common.test"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	for _, name := range names {
-		if ip := net.ParseIP(name); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, testKey.Public(), testKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(testKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return map[string]any{
-		"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-		"key":         string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})),
-		"tags":        names[:1],
-	}
-}
-
-// tlsApp is the config of a TLS app that has loaded certificates. Certificates
-// stay in Caddy's cache beyond a config, so tests must not share names.
-func tlsApp(t *testing.T, automation string, certs ...map[string]any) string {
-	t.Helper()
-	text, err := json.Marshal(certs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return `"tls":{"certificates":{"load_pem":` + string(text) + `},"automation":` + automation + `}`
-}
-
 func TestCertificateCovers(t *testing.T) {
-	apps := tlsApp(t, `{"policies":[{"subjects":["managed.c1.test"],"get_certificate":[{"via":"tailscale"}]},{"subjects":["other.c1.test"]}]}`,
-		certificate(t, "a.c1.test", "b.c1.test", "10.0.0.1", "::1"),
-		certificate(t, "*.w.c1.test", "x.c1.test"),
-		certificate(t, "y.w.c1.test"),
-		certificate(t, "two.c1.test", "one.c1.test", "three.c1.test"),
-		certificate(t, "two.c1.test", "one.c1.test", "four.c1.test"),
-		certificate(t, "managed.c1.test"),
-		certificate(t, "UPPER.c1.test", "*.UPPER.c1.test"),
-		certificate(t, "*.tag.c1.test", "q.c1.test"),
-		certificate(t, "one.tag.c1.test", "*.tag.c1.test"),
-		certificate(t, "*.*.deep.c1.test", "*.deep.c1.test"),
-		certificate(t, "f*.part.c1.test", "z.c1.test"),
+	apps := testcaddy.TLSApp(t, `{"policies":[{"subjects":["managed.c1.test"],"get_certificate":[{"via":"tailscale"}]},{"subjects":["other.c1.test"]}]}`,
+		[]string{"a.c1.test", "b.c1.test", "10.0.0.1", "::1"},
+		[]string{"*.w.c1.test", "x.c1.test"},
+		[]string{"y.w.c1.test"},
+		[]string{"two.c1.test", "one.c1.test", "three.c1.test"},
+		[]string{"two.c1.test", "one.c1.test", "four.c1.test"},
+		[]string{"managed.c1.test"},
+		[]string{"UPPER.c1.test", "*.UPPER.c1.test"},
+		[]string{"*.tag.c1.test", "q.c1.test"},
+		[]string{"one.tag.c1.test", "*.tag.c1.test"},
+		[]string{"*.*.deep.c1.test", "*.deep.c1.test"},
+		[]string{"f*.part.c1.test", "z.c1.test"},
 	)
-	ctx := provision(t, `{`+apps+`}`)
+	ctx := testcaddy.Provision(t, `{`+apps+`}`, "")
 	loaded, err := ctx.App("tls")
 	if err != nil {
 		t.Fatal(err)

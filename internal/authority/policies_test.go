@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
 func readPolicies(t *testing.T, text string) caddytls.ConnectionPolicies {
@@ -159,7 +161,7 @@ func TestCopyPoliciesErrors(t *testing.T) {
 func TestPoliciesAsCaddySelects(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	names := []string{"a.test", "b.test", "x.a.test", "y.a.test", "z.x.a.test", "test", "*.test", "*.a.test", "*.*.test", "*", "x.*.test", "BÜCHER.test"}
-	ctx := provision(t, `{}`)
+	ctx := testcaddy.Provision(t, `{}`, "")
 	for round := range 400 {
 		count := 1 + rnd.IntN(6)
 		if round%2 == 1 {

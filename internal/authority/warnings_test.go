@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
 func TestWarnings(t *testing.T) {
@@ -77,7 +79,7 @@ func TestWarnings(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, snap := server(t, `{`+noRedirects+`,`+test.server+`}`)
+			_, snap := server(t, test.server)
 			var got []string
 			for _, w := range snap.warnings() {
 				got = append(got, text(w))
@@ -130,7 +132,7 @@ func text(w warning) string {
 // Start says it in the log, with the server's name.
 func TestStartLogsWarnings(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	ctx := provision(t, `{"http":{"servers":{"front":{`+noRedirects+`,"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],"routes":[`+oneGuard+`]}}}}`, log)
+	ctx := testcaddy.Provision(t, `{"http":{"servers":{"front":{`+testcaddy.NoRedirects+`,"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],"routes":[`+oneGuard+`]}}}}`, log)
 	app, err := ctx.App("connreuse")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,126 @@
+// Package testcaddy helps the tests of the other packages: it loads a config
+// into this process as Caddy does, short of starting it. No listener is opened;
+// the servers are asked directly.
+package testcaddy
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
+)
+
+// NoRedirects are the settings of a server that listens for TLS alone and
+// manages no certificates.
+const NoRedirects = `"listen": ["127.0.0.1:8443"], "automatic_https": {"disable_redirects": true, "disable_certificates": true}`
+
+// Config wraps apps, JSON text, in a config that keeps its state in a folder of
+// the test and writes its logs, all of them, to a file; "" discards them.
+func Config(t testing.TB, apps, log string) *caddy.Config {
+	t.Helper()
+	writer := map[string]string{"output": "discard"}
+	if log != "" {
+		writer = map[string]string{"output": "file", "filename": log}
+	}
+	text, err := json.Marshal(map[string]any{
+		"admin":   map[string]any{"disabled": true},
+		"storage": map[string]any{"module": "file_system", "root": t.TempDir()},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "DEBUG", "writer": writer}}},
+		"apps":    json.RawMessage(apps),
+	})
+	var cfg caddy.Config
+	if err == nil {
+		err = json.Unmarshal(text, &cfg)
+	}
+	if err != nil {
+		t.Fatalf("test config: %v", err)
+	}
+	return &cfg
+}
+
+// Provision provisions apps, JSON text.
+func Provision(t testing.TB, apps, log string) caddy.Context {
+	t.Helper()
+	ctx, err := caddy.ProvisionContext(Config(t, apps, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ctx
+}
+
+// HTTPServer returns the server named srv0.
+func HTTPServer(t testing.TB, ctx caddy.Context) *caddyhttp.Server {
+	t.Helper()
+	app, err := ctx.App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return app.(*caddyhttp.App).Servers["srv0"]
+}
+
+// Get asks a server for / as if over a TLS connection with that SNI.
+func Get(srv http.Handler, sni, host string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("GET", "https://placeholder/", nil)
+	r.Host = host
+	r.TLS = &tls.ConnectionState{ServerName: sni}
+	w := httptest.NewRecorder()
+	srv.ServeHTTP(w, r)
+	return w
+}
+
+var key, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+
+// TLSApp is the config of a tls app with one certificate for each list of names
+// and addresses, tagged with the first of them. Certificates stay in Caddy's
+// cache beyond a config, so tests must not share names.
+func TLSApp(t testing.TB, automation string, certificates ...[]string) string {
+	t.Helper()
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var load []map[string]any
+	for i, names := range certificates {
+		template := x509.Certificate{
+			SerialNumber: big.NewInt(int64(i) + time.Now().UnixNano()),
+			Subject:      pkix.Name{CommonName: "common.test"},
+			NotBefore:    time.Now().Add(-time.Hour),
+			NotAfter:     time.Now().Add(time.Hour),
+		}
+		for _, name := range names {
+			if ip := net.ParseIP(name); ip != nil {
+				template.IPAddresses = append(template.IPAddresses, ip)
+			} else {
+				template.DNSNames = append(template.DNSNames, name)
+			}
+		}
+		der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		load = append(load, map[string]any{
+			"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+			"key":         string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})),
+			"tags":        names[:1],
+		})
+	}
+	text, err := json.Marshal(load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return `"tls":{"certificates":{"load_pem":` + string(text) + `},"automation":` + automation + `}`
+}
