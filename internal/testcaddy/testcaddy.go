@@ -74,7 +74,7 @@ func HTTPServer(t testing.TB, ctx caddy.Context) *caddyhttp.Server {
 
 // Get asks a server for / as if over a TLS connection with that SNI.
 func Get(srv http.Handler, sni, host string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest("GET", "https://placeholder/", nil)
+	r := httptest.NewRequest("GET", "/", nil)
 	r.Host = host
 	r.TLS = &tls.ConnectionState{ServerName: sni}
 	w := httptest.NewRecorder()

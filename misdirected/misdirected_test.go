@@ -1,0 +1,260 @@
+package misdirected
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+)
+
+// serve provisions a server with the handler in front of a response that shows
+// the placeholders, and one for errors that does so too.
+func serve(t testing.TB, handlers, log string) *caddyhttp.Server {
+	t.Helper()
+	const shown = `{http.misdirected.sni} {http.misdirected.host} {http.misdirected.reason}`
+	return testcaddy.HTTPServer(t, testcaddy.Provision(t, `{"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,"strict_sni_host":false,
+		"tls_connection_policies":[{}],
+		"routes":[{"handle":[`+handlers+`,{"handler":"static_response","body":"`+shown+`"}]}],
+		"errors":{"routes":[{"handle":[{"handler":"static_response","status_code":"{http.error.status_code}","body":"error: `+shown+`"}]}]}
+	}}}}`, log))
+}
+
+func TestHandler(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		handlers  string
+		sni, host string
+		status    int
+		body      string
+		noStore   bool
+	}{
+		{"passes", `{"handler":"misdirected"}`, "A.test", "a.test:443", 200, "A.test a.test same_host", false},
+		{"M19 refuses", `{"handler":"misdirected"}`, "a.test", "B.test:443", 421, "error: a.test b.test other_host", true},
+		{"refuses for good", `{"handler":"misdirected"}`, "a.test", "b..test", 400, "error: a.test b..test invalid_host", true},
+		{"reports only", `{"handler":"misdirected","report_only":true}`, "a.test", "b.test", 200, "a.test b.test other_host", false},
+		{"reports only what would be refused for good", `{"handler":"misdirected","report_only":true}`, "a.test", "b..test", 200, "a.test b..test invalid_host", false},
+		{"the second refuses", `{"handler":"misdirected","scope":"site"},{"handler":"misdirected"}`, "a.test", "b.test", 421, "error: a.test b.test other_host", true},
+		{"the first refuses", `{"handler":"misdirected"},{"handler":"misdirected","scope":"site"}`, "a.test", "b.test", 421, "error: a.test b.test other_host", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := testcaddy.Get(serve(t, test.handlers, ""), test.sni, test.host)
+			if w.Code != test.status || w.Body.String() != test.body {
+				t.Errorf("status %d, body %q; want %d, %q", w.Code, w.Body, test.status, test.body)
+			}
+			if got := w.Header().Get("Cache-Control") == "no-store"; got != test.noStore {
+				t.Errorf("Cache-Control: %q, no-store wanted: %t", w.Header().Get("Cache-Control"), test.noStore)
+			}
+		})
+	}
+}
+
+// M20 RFC 7838 6: an alternative service would lead the client back here.
+func TestM20NoAltSvc(t *testing.T) {
+	srv := serve(t, `{"handler":"headers","response":{"set":{"Alt-Svc":["h3=\":443\""]}}},{"handler":"misdirected"}`, "")
+	if w := testcaddy.Get(srv, "a.test", "a.test"); w.Header().Get("Alt-Svc") == "" {
+		t.Fatal("the test sets no Alt-Svc")
+	}
+	if w := testcaddy.Get(srv, "a.test", "b.test"); w.Code != 421 || w.Header().Get("Alt-Svc") != "" {
+		t.Errorf("status %d, Alt-Svc: %s; want 421 without", w.Code, w.Header().Get("Alt-Svc"))
+	}
+}
+
+// What the decision looks at is read from the request that came.
+func TestRead(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		r    http.Request
+		want request
+	}{
+		{"plain", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1, RemoteAddr: "192.0.2.1:1"}, request{host: "a.test", remoteAddr: "192.0.2.1:1"}},
+		{"TLS", http.Request{Host: "a.test", ProtoMajor: 2, TLS: &tls.ConnectionState{ServerName: "B.test"}}, request{tls: true, sni: "B.test", host: "a.test"}},
+		{"HTTP/1.0", http.Request{ProtoMajor: 1}, request{http10: true}},
+		{"Host next to :authority", http.Request{Host: "a.test", ProtoMajor: 2, Header: http.Header{"Host": {"b.test"}}}, request{host: "a.test", hostField: []string{"b.test"}}},
+		{"CONNECT", http.Request{Method: "CONNECT", Host: "a.test:443", Proto: "HTTP/2.0", ProtoMajor: 2}, request{host: "a.test:443", forward: true}},
+		{"M21 extended CONNECT, HTTP/2", http.Request{Method: "CONNECT", Host: "a.test", Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{":protocol": {"websocket"}}}, request{host: "a.test"}},
+		{"M21 extended CONNECT, HTTP/3", http.Request{Method: "CONNECT", Host: "a.test", Proto: "websocket", ProtoMajor: 3}, request{host: "a.test"}},
+		{"absolute-form, HTTP/1.1", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1, RequestURI: "http://a.test/"}, request{host: "a.test", forward: true}},
+		{"absolute-form is not for HTTP/2", http.Request{Host: "a.test", ProtoMajor: 2, RequestURI: "http://a.test/"}, request{host: "a.test"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.r.URL, _ = url.Parse(test.r.RequestURI)
+			if got := read(&test.r); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", test.want) {
+				t.Errorf("= %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	srv := serve(t, `{"handler":"misdirected"}`, "")
+	value := func(protocol, outcome string) float64 {
+		return testutil.ToFloat64(requests.WithLabelValues("srv0", protocol, outcome))
+	}
+	for _, test := range []struct {
+		major             int
+		sni, host         string
+		protocol, outcome string
+	}{
+		{1, "a.test", "a.test", "h1", "direct"},
+		{2, "a.test", "b.test", "h2", "misdirected"},
+		{3, "a.test", "b..test", "h3", "bad_host"},
+		{3, "", "b.test", "h3", "no_sni"},
+	} {
+		before := value(test.protocol, test.outcome)
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Host, r.ProtoMajor, r.TLS = test.host, test.major, &tls.ConnectionState{ServerName: test.sni}
+		srv.ServeHTTP(httptest.NewRecorder(), r)
+		if got := value(test.protocol, test.outcome) - before; got != 1 {
+			t.Errorf("SNI %q, host %q counted %v times as %s %s, want once", test.sni, test.host, got, test.protocol, test.outcome)
+		}
+	}
+	// the closed list, from the start, so that a rate can be had of the first
+	if n := testutil.CollectAndCount(requests); n != 3*9 {
+		t.Errorf("%d series for one server, want 27", n)
+	}
+}
+
+func TestLog(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	srv := serve(t, `{"handler":"misdirected"}`, log)
+	testcaddy.Get(srv, "a.test", "a.test")
+	testcaddy.Get(srv, "a.test", "B.test:443")
+	file, err := os.Open(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var lines []map[string]any
+	for scanner := bufio.NewScanner(file); scanner.Scan(); {
+		var line map[string]any
+		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
+			t.Fatal(err)
+		}
+		if line["logger"] == "http.handlers.misdirected" {
+			delete(line, "ts")
+			lines = append(lines, line)
+		}
+	}
+	want := map[string]any{
+		"level": "debug", "logger": "http.handlers.misdirected", "msg": "misdirected request",
+		"sni": "a.test", "host": "b.test", "remote_addr": "192.0.2.1:1234", "protocol": "h1",
+		"reason": "other_host", "status": 421.0, "site": "catch-all (route 0)", "report_only": false,
+	}
+	if len(lines) != 1 || fmt.Sprint(lines[0]) != fmt.Sprint(want) {
+		t.Errorf("log lines of one refusal: %v\nwant one: %v", lines, want)
+	}
+}
+
+// TestProvisionErrors: bad configuration is refused at load.
+func TestProvisionErrors(t *testing.T) {
+	for _, test := range []struct{ handler, want string }{
+		{`{"handler":"misdirected","scope":"host"}`, "reading scope 'host'"},
+		{`{"handler":"misdirected","scopes":"sni"}`, "unknown field"},
+	} {
+		_, err := caddy.ProvisionContext(testcaddy.Config(t, `{"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,"routes":[{"handle":[`+test.handler+`]}]}}}}`, ""))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error = %v, want one with %q", test.handler, err, test.want)
+		}
+	}
+}
+
+// TestM23 compares, over random configurations and all pairs of names, what
+// authority says with what a server does:
+//
+//   - a host that is advertised on a connection is accepted on it;
+//   - a host that is accepted there is not answered 421, nor is the SNI itself;
+//   - a site that asks for client certificates and has a guard is not reached
+//     from an SNI with another rule (M15), unless a share group says so.
+func TestM23(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
+	names := []string{"a.p1.test", "b.p1.test", "c.p1.test", "x.w.p1.test", "y.w.p1.test", "n.p1.test", "v.u.p1.test"}
+	patterns := append([]string{"*.p1.test", "*.w.p1.test", "*.*.p1.test"}, names...)
+	some := func(from []string, most int) string {
+		var list []string
+		for _, i := range rnd.Perm(len(from))[:1+rnd.IntN(most)] {
+			list = append(list, `"`+from[i]+`"`)
+		}
+		return "[" + strings.Join(list, ",") + "]"
+	}
+	guard := func() string {
+		share := ""
+		if rnd.IntN(4) == 0 {
+			share = `,"share":[["` + names[0] + `","` + names[1+rnd.IntN(3)] + `"]]`
+		}
+		return `{"handler":"misdirected","scope":"` + pick("sni", "site", "certificate") + `"` + share + `},`
+	}
+	certificates := testcaddy.TLSApp(t, `{}`,
+		[]string{"a.p1.test", "b.p1.test", "x.w.p1.test"},
+		[]string{"b.p1.test", "c.p1.test"},
+		[]string{"*.w.p1.test", "c.p1.test", "n.p1.test"},
+		[]string{"*.p1.test"},
+	)
+	counts := make(map[string]int)
+	for range 400 {
+		var policies, routes []string
+		for range rnd.IntN(4) {
+			policies = append(policies, `{"match":{"sni":`+some(patterns, 3)+`}`+pick("", `,"client_authentication":{"mode":"require"}`, `,"client_authentication":{"mode":"request"}`, `,"alpn":["h2"]`)+`}`)
+		}
+		policies = append(policies, pick(`{}`, `{"client_authentication":{"mode":"require"}}`))
+		guarded := rnd.IntN(2) == 0 // by every route
+		for range rnd.IntN(5) {
+			handlers := `{"handler":"static_response","body":"site"}`
+			if guarded || rnd.IntN(2) == 0 {
+				handlers = guard() + handlers
+			}
+			routes = append(routes, `{"match":[{"host":`+some(patterns, 3)+`}],"terminal":true,"handle":[`+pick(
+				handlers,
+				`{"handler":"subroute","routes":[{"handle":[`+handlers+`]}]}`)+`]}`)
+		}
+		routes = append(routes, `{"handle":[`+guard()+`{"handler":"static_response","body":"catch-all"}]}`)
+		strict := pick("true", "false", "false")
+		config := `"strict_sni_host":` + strict + `,"tls_connection_policies":[` + strings.Join(policies, ",") + `],"routes":[` + strings.Join(routes, ",") + `]`
+		srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, `{`+certificates+`,"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,`+config+`}}}}`, ""))
+		handlers := srv.Routes[len(srv.Routes)-1].Handlers
+		s := handlers[0].(*Handler).server.Snapshot()
+
+		for _, sni := range append(names, "other.test") {
+			for _, host := range append(names, "other.test") {
+				status := testcaddy.Get(srv, sni, host).Code
+				accepted, advertised := s.Accepted(sni, host), s.Advertised(sni, host)
+				counts[fmt.Sprintf("answered %d", status)]++
+				if advertised && sni != host {
+					counts["advertised"]++
+				}
+				switch {
+				case advertised && !accepted:
+					t.Fatalf("SNI %s, host %s: advertised, but not accepted, in %s", sni, host, config)
+				case accepted && status != 200:
+					t.Fatalf("SNI %s, host %s: accepted, but answered %d, in %s", sni, host, status, config)
+				case sni == host && status != 200:
+					t.Fatalf("SNI %s: its own host is answered %d, in %s", sni, status, config)
+				case guarded && status == 200 && s.AsksClientCert(host) && !s.SameClientAuth(sni, host) && !strings.Contains(config, "share"):
+					t.Fatalf("SNI %s, host %s: reached without its client certificate, in %s", sni, host, config)
+				}
+			}
+		}
+	}
+	// the test means something only if all of this happened
+	for _, what := range []string{"answered 200", "answered 421", "advertised"} {
+		if counts[what] < 100 {
+			t.Errorf("%s: %d times, want more", what, counts[what])
+		}
+	}
+	t.Log(counts)
+}
