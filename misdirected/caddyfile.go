@@ -65,14 +65,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		default:
 			return d.Errf("unknown option '%s': must be scope, share, missing_sni, trusted_gateways or report_only", option)
 		}
+		// Values are checked here as well as at load, so that the message says
+		// which line they are in.
+		if _, err := h.compile(); err != nil {
+			return d.WrapErr(err)
+		}
 		if d.NextBlock(1) {
 			return d.Errf("option '%s' takes no block", option)
 		}
-	}
-	// The values are checked here as well as at load, so that the message says
-	// which line they are in.
-	if _, err := h.compile(); err != nil {
-		return d.WrapErr(err)
 	}
 	return nil
 }

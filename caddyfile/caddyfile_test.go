@@ -1,0 +1,132 @@
+package caddyfile
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	adapter "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+)
+
+var update = flag.Bool("update", false, "write what the Caddyfiles in testdata give into the files next to them")
+
+// adapt returns the JSON config of a Caddyfile.
+func adapt(text []byte) ([]byte, error) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": "Caddyfile"})
+	return config, err
+}
+
+// validate does what `caddy validate` does, with state in a folder of the test.
+func validate(t *testing.T, config []byte) error {
+	t.Helper()
+	var cfg caddy.Config
+	if err := json.Unmarshal(config, &cfg); err != nil {
+		return err
+	}
+	cfg.StorageRaw, _ = json.Marshal(map[string]string{"module": "file_system", "root": t.TempDir()})
+	cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"discard"}`)}}}}
+	return caddy.Validate(&cfg)
+}
+
+// TestGolden adapts each Caddyfile in testdata and compares the JSON, or the
+// error, with the file next to it. What is accepted must also load.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/*/*.caddyfile")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no test data: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(strings.TrimPrefix(file, "testdata/"), ".caddyfile"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config, err := adapt(text)
+			golden, other := strings.TrimSuffix(file, ".caddyfile")+".json", strings.TrimSuffix(file, ".caddyfile")+".error"
+			var got bytes.Buffer
+			if err != nil {
+				golden, other = other, golden
+				got.WriteString(err.Error())
+			} else if err := json.Indent(&got, config, "", "\t"); err != nil {
+				t.Fatal(err)
+			} else if err := validate(t, config); err != nil {
+				t.Errorf("adapted, but not valid: %v", err)
+			}
+			got.WriteByte('\n')
+			if *update {
+				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				_ = os.Remove(other)
+				return
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatalf("got\n%s\nbut: %v (write it with -update)", &got, err)
+			}
+			if !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("got\n%s\nwant\n%s", &got, want)
+			}
+		})
+	}
+}
+
+var fenced = regexp.MustCompile("(?ms)^```caddyfile\n(.*?)^```")
+
+// TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
+// README, the docs and the example show.
+func TestCaddyfilesOfDocs(t *testing.T) {
+	found := 0
+	check := func(name string, text []byte) {
+		found++
+		t.Run(name, func(t *testing.T) {
+			if formatted := adapter.Format(text); !bytes.Equal(formatted, text) {
+				t.Errorf("not as `caddy fmt` has it:\n%s\nbut:\n%s", text, formatted)
+			}
+			config, err := adapt(text)
+			if err == nil {
+				err = validate(t, config)
+			}
+			if err != nil {
+				t.Errorf("%v in\n%s", err, text)
+			}
+		})
+	}
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (entry.Name() == "testdata" || strings.HasPrefix(entry.Name(), ".") && path != ".."):
+			return filepath.SkipDir
+		case entry.IsDir():
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if strings.HasSuffix(path, ".md") {
+			for _, match := range fenced.FindAllSubmatch(text, -1) {
+				check(path, match[1])
+			}
+		} else if strings.Contains(entry.Name(), "Caddyfile") {
+			check(path, text)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found < 3 {
+		t.Errorf("%d Caddyfiles found, want those of README, docs and example", found)
+	}
+}
