@@ -16,6 +16,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -123,4 +125,19 @@ func TLSApp(t testing.TB, automation string, certificates ...[]string) string {
 		t.Fatal(err)
 	}
 	return `"tls":{"certificates":{"load_pem":` + string(text) + `},"automation":` + automation + `}`
+}
+
+// Need returns the path of a program that a test runs. Where it is missing, the
+// test is skipped with the Debian package to install; in CI it fails.
+func Need(t testing.TB, program, debianPackage string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%v: install the package %s", err, debianPackage)
+	}
+	t.Skipf("%v: install the package %s", err, debianPackage)
+	return ""
 }
