@@ -24,10 +24,11 @@ type Snapshot struct {
 }
 
 func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
+	routes := newRoutes(srv.Routes)
 	return &Snapshot{
 		policies:      ps,
-		routes:        newRoutes(srv.Routes),
-		guards:        newGuards(srv, registered),
+		routes:        routes,
+		guards:        newGuards(srv, routes, registered),
 		certificates:  newCertificates(ps, tls),
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
 	}

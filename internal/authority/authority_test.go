@@ -270,7 +270,10 @@ func TestGuards(t *testing.T) {
 		{"in a named route of another host", `"named_routes":{"n":{"handle":[` + guard("g") + `]}},"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", ""},
 		{"in a named route that calls itself", `"named_routes":{"n":{"handle":[` + guard("g") + `,{"handler":"invoke","name":"n"}]}},"routes":[{"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", "g!"},
 		{"in a handler that is not known", `"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"test_container","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
-		{"where only plain HTTP gets", `"routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]},` + oneGuard + `]`, "a.test", "!,g"},
+		{"where only plain HTTP gets", `"routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]},` + oneGuard + `]`, "a.test", "g,!"},
+		{"in a site behind the one that answers", `"routes":[{"match":[{"host":["a.test"]}],"terminal":true},{"match":[{"host":["*.test"]}],"handle":[` + guard("g") + `]}]`, "a.test", ""},
+		{"in a site behind one that may answer", `"routes":[{"match":[{"host":["a.test"],"path":["/x"]}],"terminal":true},{"match":[{"host":["*.test"]}],"handle":[` + guard("g") + `]}]`, "a.test", "g!"},
+		{"in a group below the top level", `"routes":[{"handle":[{"handler":"subroute","routes":[{"group":"x","handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
 		{"two of them", `"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]},{"match":[{"not":[{"path":["/x"]}]}],"handle":[` + guard("h") + `]}]`, "a.test", "g!,h"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -27,117 +27,154 @@ type GuardHandler interface {
 
 // guards says which guards can run for a host.
 type guards struct {
-	places []place
-	byHost table // by the outermost routes with a host matcher
+	// Guards in the server's routes, and in its error routes.
+	main, errors routeGuards
+	// anywhere: they stand in some handler with routes of its own, so that they
+	// may run for every host.
+	anywhere []*Guard
+}
+
+// routeGuards are the guards in top-level routes, by the routes' index.
+type routeGuards struct {
+	routes *routes
+	places [][]place
 }
 
 // A place is one where a guard stands; one guard can stand in several (a named
 // route).
 type place struct {
 	guard *Guard
-	inner []*table // further host matchers that must match, from the outside in
+	inner []*table // host matchers below the top level that must match too
 	// certain: the matchers on the way ask for nothing but the host.
 	certain bool
 }
 
-// newGuards looks for guards in the routes of a server. A guard of registered
-// that is not found there stands in some handler with routes of its own, and
-// so may run for every host.
-func newGuards(srv *caddyhttp.Server, registered []*Guard) *guards {
-	gs := new(guards)
-	w := guardWalk{guards: gs, named: srv.NamedRoutes}
-	w.routes(srv.Routes, nil, true)
+// newGuards looks for guards in the routes of a server; registered are all that
+// there are.
+func newGuards(srv *caddyhttp.Server, main *routes, registered []*Guard) *guards {
+	gs := &guards{main: newRouteGuards(srv, srv.Routes, main)}
 	if srv.Errors != nil {
-		w.routes(srv.Errors.Routes, nil, false)
+		gs.errors = newRouteGuards(srv, srv.Errors.Routes, newRoutes(srv.Errors.Routes))
+	}
+	placed := make(map[*Guard]bool)
+	for _, g := range gs.all() {
+		placed[g] = true
 	}
 	for _, g := range registered {
-		if !slices.ContainsFunc(gs.places, func(p place) bool { return p.guard == g }) {
-			w.place(g, nil, false)
+		if !placed[g] {
+			gs.anywhere = append(gs.anywhere, g)
 		}
 	}
 	return gs
 }
 
-type guardWalk struct {
-	guards *guards
-	named  map[string]*caddyhttp.Route
-	active []string // the named routes we are in
+func newRouteGuards(srv *caddyhttp.Server, list caddyhttp.RouteList, rs *routes) routeGuards {
+	rg := routeGuards{rs, make([][]place, len(rs.sites))}
+	for i, site := range rs.sites {
+		w := guardWalk{named: srv.NamedRoutes}
+		route := &list[site.route]
+		w.handlers(route, nil, route.Group == "")
+		rg.places[i] = w.found
+	}
+	return rg
 }
 
-// routes visits list, which is reached through the conditions in path; certain
-// as in [place].
-func (w *guardWalk) routes(list caddyhttp.RouteList, path []condition, certain bool) {
-	for i := range list {
-		route := &list[i]
-		cond := hostCondition(route)
-		if cond.never {
-			continue
+// all returns every guard once.
+func (gs *guards) all() []*Guard {
+	list := slices.Clone(gs.anywhere)
+	seen := make(map[*Guard]bool)
+	for _, rg := range []routeGuards{gs.main, gs.errors} {
+		for _, places := range rg.places {
+			for _, p := range places {
+				if !seen[p.guard] {
+					seen[p.guard] = true
+					list = append(list, p.guard)
+				}
+			}
 		}
-		path := append(path[:len(path):len(path)], cond)
-		// of a group only the first route that matches runs
-		certain := certain && route.Group == ""
-		for _, handler := range route.Handlers {
-			switch h := handler.(type) {
-			case GuardHandler:
-				w.place(h.Guard(), path, certain)
-			case *caddyhttp.Subroute:
-				w.routes(h.Routes, path, certain)
-				if h.Errors != nil {
-					w.routes(h.Errors.Routes, path, false)
-				}
-			case *caddyhttp.Invoke:
-				if named, ok := w.named[h.Name]; ok && !slices.Contains(w.active, h.Name) {
-					w.active = append(w.active, h.Name)
-					w.routes(caddyhttp.RouteList{*named}, path, certain)
-					w.active = w.active[:len(w.active)-1]
-				}
+	}
+	return list
+}
+
+type guardWalk struct {
+	named  map[string]*caddyhttp.Route
+	active []string // the named routes we are in
+	found  []place
+}
+
+// handlers visits a route's handlers, which are reached through inner; certain
+// as in [place].
+func (w *guardWalk) handlers(route *caddyhttp.Route, inner []*table, certain bool) {
+	for _, handler := range route.Handlers {
+		switch h := handler.(type) {
+		case GuardHandler:
+			w.found = append(w.found, place{h.Guard(), inner, certain})
+		case *caddyhttp.Subroute:
+			w.routes(h.Routes, inner, certain)
+			if h.Errors != nil {
+				w.routes(h.Errors.Routes, inner, false)
+			}
+		case *caddyhttp.Invoke:
+			if named, ok := w.named[h.Name]; ok && !slices.Contains(w.active, h.Name) {
+				w.active = append(w.active, h.Name)
+				w.routes(caddyhttp.RouteList{*named}, inner, certain)
+				w.active = w.active[:len(w.active)-1]
 			}
 		}
 	}
 }
 
-func (w *guardWalk) place(g *Guard, path []condition, certain bool) {
-	p := place{guard: g, certain: certain}
-	w.guards.byHost.addEntry(false)
-	outermost := true
-	for _, cond := range path {
-		switch {
-		case cond.names() == nil:
-			p.certain = p.certain && slices.ContainsFunc(cond.sets, func(s hostSet) bool { return s.certain })
-		case outermost:
-			cond.addTo(&w.guards.byHost)
-			outermost = false
-		default:
-			inner := new(table)
-			inner.addEntry(false)
-			cond.addTo(inner)
-			p.inner = append(p.inner, inner)
+func (w *guardWalk) routes(list caddyhttp.RouteList, inner []*table, certain bool) {
+	for i := range list {
+		cond := hostCondition(&list[i])
+		if cond.never {
+			continue
 		}
+		matching := new(table)
+		matching.addEntry(false)
+		cond.addTo(matching)
+		// of a group only the first route that matches runs
+		w.handlers(&list[i], append(inner[:len(inner):len(inner)], matching), certain && list[i].Group == "")
 	}
-	if outermost {
-		w.guards.byHost.addAny(true)
-	}
-	w.guards.places = append(w.guards.places, p)
 }
 
 // each calls f for each guard that can run for host, until f returns false;
 // certain: it runs for every request to that host, whatever else it asks for.
 func (gs *guards) each(host string, f func(g *Guard, certain bool) bool) {
-	c := gs.byHost.find(host)
-next:
-	for r, ok := c.next(); ok; r, ok = c.next() {
-		p := &gs.places[r.index]
-		certain := r.certain && p.certain
-		for _, inner := range p.inner {
-			c := inner.find(host)
-			r, ok := c.next()
-			if !ok {
-				continue next
-			}
-			certain = certain && r.certain
-		}
-		if !f(p.guard, certain) {
+	for _, g := range gs.anywhere {
+		if !f(g, false) {
 			return
 		}
 	}
+	if gs.main.each(host, f) && gs.errors.routes != nil {
+		gs.errors.each(host, func(g *Guard, _ bool) bool { return f(g, false) })
+	}
+}
+
+func (rg *routeGuards) each(host string, f func(g *Guard, certain bool) bool) bool {
+	c := rg.routes.byHost.find(host)
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		for i := range rg.places[r.index] {
+			p := &rg.places[r.index][i]
+			if can, certain := p.runsFor(host); can && !f(p.guard, certain && r.certain) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// runsFor tells whether the matchers below the top level let a request for host
+// reach the guard.
+func (p *place) runsFor(host string) (can, certain bool) {
+	certain = p.certain
+	for _, matching := range p.inner {
+		c := matching.find(host)
+		r, ok := c.next()
+		if !ok {
+			return false, false
+		}
+		certain = certain && r.certain
+	}
+	return true, certain
 }

@@ -11,6 +11,7 @@ import (
 // A site is a top-level route that TLS requests can reach. The hosts that a
 // route answers are those of its own host matchers; nested ones make no sites.
 type site struct {
+	route    int      // index in the list
 	patterns []string // in lower case; nil is a catch-all
 	// unknown: a host matcher has a placeholder that only a request can fill.
 	unknown bool
@@ -32,7 +33,7 @@ func newRoutes(list caddyhttp.RouteList) *routes {
 		}
 		rs.byHost.addEntry(list[i].Terminal)
 		cond.addTo(&rs.byHost)
-		s := site{patterns: cond.names(), unknown: cond.unknown}
+		s := site{route: i, patterns: cond.names(), unknown: cond.unknown}
 		switch {
 		case s.unknown:
 			s.name = fmt.Sprintf("route %d, whose hosts depend on the request", i)

@@ -3,6 +3,7 @@ package authority
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 )
@@ -31,7 +32,7 @@ func warn(message, what string, names []string, fields ...zap.Field) warning {
 func (s *Snapshot) warnings() (found []warning) {
 	if s.strictSNIHost {
 		// nothing can be crossed, so this is all there is to say
-		if len(s.guards.places) > 0 {
+		if len(s.guards.all()) > 0 {
 			found = append(found, warning{message: "strict_sni_host is on (Caddy turns it on by itself where a TLS policy asks for client certificates) " +
 				"and answers 421 before any misdirected handler runs; set 'strict_sni_host insecure_off' on this server to let them decide"})
 		}
@@ -62,16 +63,15 @@ func (s *Snapshot) warnings() (found []warning) {
 			"over connections that were not asked for one", "sites", lenient[option], zap.String("option", option)))
 	}
 
-	seen := make(map[*Guard]bool)
-	for _, place := range s.guards.places {
-		if seen[place.guard] {
-			continue
-		}
-		seen[place.guard] = true
-		for _, group := range place.guard.Share {
-			if sites := s.crossed(group); len(sites) > 0 {
-				found = append(found, warn("a share group of misdirected lets requests cross from one TLS policy to another",
-					"sites", sites, zap.Strings("share", group)))
+	seen := make(map[string]bool) // sites of the Caddyfile often import the same block
+	for _, g := range s.guards.all() {
+		for _, group := range g.Share {
+			if key := strings.Join(group, " "); !seen[key] {
+				seen[key] = true
+				if sites := s.crossed(group); len(sites) > 0 {
+					found = append(found, warn("a share group of misdirected lets requests cross from one TLS policy to another",
+						"sites", sites, zap.Strings("share", group)))
+				}
 			}
 		}
 	}

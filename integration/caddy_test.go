@@ -1,0 +1,267 @@
+// Package integration runs a real Caddy with the connreuse modules against real
+// clients and servers on loopback.
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// binary is Caddy with our modules, built once for all tests.
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "connreuse-integration-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "caddy")
+	args := []string{"build", "-o", binary}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "../example")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building Caddy: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// A caddy is a running Caddy process.
+type caddy struct {
+	t     testing.TB
+	addr  string // host:port of the TLS listener
+	port  string
+	admin string // URL
+	log   *logBuffer
+	cmd   *exec.Cmd
+	dir   string
+}
+
+// globals are the global options of every Caddyfile here; what a test adds goes
+// into more.
+func globals(port, admin, more string) string {
+	return fmt.Sprintf(`{
+	admin %s
+	default_bind 127.0.0.1
+	https_port %s
+	auto_https disable_redirects
+	local_certs
+	skip_install_trust
+	persist_config off
+	metrics
+	grace_period 2s
+	log refusals {
+		include http.handlers.misdirected
+		level DEBUG
+	}
+	log default {
+		exclude http.handlers.misdirected
+	}
+	%s
+}
+`, admin, port, more)
+}
+
+// startCaddy starts Caddy with a Caddyfile made of global options and sites, and
+// waits until it has certificates for names.
+func startCaddy(t testing.TB, options, sites string, names []string, env ...string) *caddy {
+	t.Helper()
+	c := &caddy{t: t, port: freePort(t), log: new(logBuffer), dir: t.TempDir()}
+	admin := "127.0.0.1:" + freePort(t)
+	c.addr, c.admin = "127.0.0.1:"+c.port, "http://"+admin
+
+	file := filepath.Join(c.dir, "Caddyfile")
+	if err := os.WriteFile(file, []byte(globals(c.port, admin, options)+sites), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
+	c.cmd.Env = append(os.Environ(), "HOME="+c.dir, "XDG_DATA_HOME="+c.dir, "XDG_CONFIG_HOME="+c.dir)
+	c.cmd.Env = append(c.cmd.Env, env...)
+	c.cmd.Stderr = c.log
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- c.cmd.Wait() }()
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.log.dump(t)
+		}
+		_ = c.cmd.Process.Signal(os.Interrupt)
+		select {
+		case err := <-exited:
+			if err != nil {
+				t.Errorf("Caddy ended with: %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("Caddy did not end within 20 s")
+			_ = c.cmd.Process.Kill()
+			<-exited
+		}
+		if c.log.contains("DATA RACE") {
+			c.log.dump(t)
+			t.Error("Caddy had a data race")
+		}
+	})
+
+	c.eventually("Caddy to start", func() error {
+		select {
+		case err := <-exited:
+			exited <- err
+			t.Fatalf("Caddy ended: %v\n%s", err, c.log.text())
+		default:
+		}
+		if !c.log.contains("serving initial configuration") {
+			return errors.New("it has not said so")
+		}
+		return nil
+	})
+	for _, name := range names {
+		c.eventually("a certificate for "+name, func() error {
+			conn, err := tls.Dial("tcp", c.addr, clientTLS(name))
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
+	}
+	return c
+}
+
+// eventually waits until f succeeds.
+func (c *caddy) eventually(what string, f func() error) {
+	c.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.log.dump(c.t)
+			c.t.Fatalf("waiting for %s: %v", what, err)
+		}
+		time.Sleep(20 * time.Millisecond) // polls another process
+	}
+}
+
+// clientTLS is a TLS config for a server name; "" sends none.
+func clientTLS(sni string, alpn ...string) *tls.Config {
+	return &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: alpn}
+}
+
+// get asks the admin API.
+func (c *caddy) get(path string) string {
+	c.t.Helper()
+	resp, err := http.Get(c.admin + path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		c.t.Fatalf("GET %s: %s, %v: %s", path, resp.Status, err, body)
+	}
+	return string(body)
+}
+
+// load loads a config through the admin API.
+func (c *caddy) load(config []byte) error {
+	resp, err := http.Post(c.admin+"/load", "application/json", bytes.NewReader(config))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("loading: %s: %s", resp.Status, body)
+	}
+	return err
+}
+
+// logged returns the log lines with that message.
+func (c *caddy) logged(message string) (lines []map[string]any) {
+	for line := range strings.SplitSeq(c.log.text(), "\n") {
+		var entry map[string]any
+		if json.Unmarshal([]byte(line), &entry) == nil && strings.Contains(fmt.Sprint(entry["msg"]), message) {
+			lines = append(lines, entry)
+		}
+	}
+	return lines
+}
+
+// A logBuffer collects what a process writes.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logBuffer) contains(s string) bool { return strings.Contains(l.text(), s) }
+
+// dump shows the last lines.
+func (l *logBuffer) dump(t testing.TB) {
+	lines := strings.Split(l.text(), "\n")
+	t.Logf("Caddy's log:\n%s", strings.Join(lines[max(0, len(lines)-40):], "\n"))
+}
+
+// freePort returns a port that is free for TCP and UDP on 127.0.0.1.
+func freePort(t testing.TB) string {
+	t.Helper()
+	for range 20 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := tcp.Addr().String()
+		udp, err := net.ListenPacket("udp", addr)
+		if err := errors.Join(err, tcp.Close()); err == nil {
+			_, port, err := net.SplitHostPort(addr)
+			if err := errors.Join(err, udp.Close()); err == nil {
+				return port
+			}
+		}
+	}
+	t.Fatal("no port is free for TCP and UDP")
+	return ""
+}
+
+// within is a context for one exchange with a server.
+func within(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
