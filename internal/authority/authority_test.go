@@ -1,13 +1,16 @@
 package authority
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
@@ -195,15 +198,44 @@ func TestSites(t *testing.T) {
 	}
 }
 
-// TestSitesAsCaddyRoutes compares the site found for a host with the route that
-// Caddy runs for it, over random lists of routes. Each route answers with its
-// index.
+// compareWithCaddy compares, for each host, the route that we think it has with
+// the one that Caddy runs: bodies holds what each route answers.
+func compareWithCaddy(t *testing.T, srv *caddyhttp.Server, snap *Snapshot, bodies []string, config string) {
+	t.Helper()
+	answers := make(map[string]string)
+	hosts := []string{"a.test", "b.test", "c.test", "b.x.test", "c.x.test", "a.y.test", "c.y.test", "a.b.c.test", "localhost", "other", "127.0.0.1", "127.0.0.2", "::1", "xn--bcher-kva.test"}
+	for _, host := range hosts {
+		asked := host
+		if strings.Contains(host, ":") {
+			asked = "[" + host + "]"
+		}
+		body := testcaddy.Get(srv, "", asked).Body.String()
+		want := ""
+		c := snap.routes.byHost.find(host)
+		if r, ok := c.next(); ok && int(r.index) < len(bodies) {
+			want = bodies[r.index]
+		}
+		if body != want {
+			t.Fatalf("Caddy answers %q for %q, the route we take it for %q, in %s", body, host, want, config)
+		}
+		answers[host] = body
+	}
+	for _, a := range hosts {
+		for _, b := range hosts {
+			if want := answers[a] == answers[b]; snap.SameSite(a, b) != want {
+				t.Fatalf("same site of %q and %q is not %t, in %s", a, b, want, config)
+			}
+		}
+	}
+}
+
+// TestSitesAsCaddyRoutes compares sites with Caddy's own routing over random
+// lists of routes, in any order.
 func TestSitesAsCaddyRoutes(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	patterns := []string{"a.test", "b.test", "B.x.test", "*.test", "*.x.test", "a.*.test", "*.*.test", "*", "localhost", "127.0.0.1", "::1", "bücher.test"}
-	hosts := []string{"a.test", "b.test", "c.test", "b.x.test", "c.x.test", "a.y.test", "c.y.test", "a.b.c.test", "localhost", "other", "127.0.0.1", "127.0.0.2", "::1", "xn--bcher-kva.test"}
-	for round := range 150 {
-		var texts []string
+	for range 150 {
+		var texts, bodies []string
 		for i := range 1 + rnd.IntN(8) {
 			match := ""
 			if rnd.IntN(5) > 0 {
@@ -217,33 +249,56 @@ func TestSitesAsCaddyRoutes(t *testing.T) {
 				}
 				match = `"match":[` + strings.Join(sets, ",") + `],`
 			}
+			bodies = append(bodies, fmt.Sprint(i))
 			texts = append(texts, fmt.Sprintf(`{%s"terminal":true,"handle":[{"handler":"static_response","body":"%d"}]}`, match, i))
 		}
-		srv, snap := server(t, `"tls_connection_policies":[{}], "routes": [`+strings.Join(texts, ",")+`,`+oneGuard+`]`)
-		bodies := make(map[string]string) // by site, to compare sites with answers
-		for _, host := range hosts {
-			asked := host
-			if host == "::1" {
-				asked = "[::1]"
-			}
-			body := testcaddy.Get(srv, "", asked).Body.String()
-			site := -1
-			c := snap.routes.byHost.find(host)
-			if r, ok := c.next(); ok {
-				site = int(r.index)
-			}
-			if want := fmt.Sprint(site); body != want && !(body == "" && site == len(texts)) {
-				t.Fatalf("round %d: Caddy routes %q to %q, we to route %s of %s", round, host, body, want, texts)
-			}
-			bodies[host] = body
+		routes := strings.Join(texts, ",")
+		srv, snap := server(t, `"tls_connection_policies":[{}], "routes": [`+routes+`,`+oneGuard+`]`)
+		compareWithCaddy(t, srv, snap, bodies, routes)
+	}
+}
+
+// TestSitesOfTheCaddyfile does so over random Caddyfiles, catch-all and wildcard
+// sites in any order, which the adapter then sorts.
+func TestSitesOfTheCaddyfile(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 8))
+	for range 150 {
+		addresses := []string{"a.test", "https://b.test", "*.test", "b.x.test:8443", "*.x.test", "*.*.test", "localhost", "127.0.0.1", "[::1]", "bücher.test", "*"}
+		if rnd.IntN(2) == 0 {
+			addresses = append(addresses, []string{"https://", ":8443"}[rnd.IntN(2)])
 		}
-		for _, a := range hosts {
-			for _, b := range hosts {
-				if want := bodies[a] == bodies[b]; snap.SameSite(a, b) != want {
-					t.Fatalf("round %d: same site of %q and %q is not %t, in %s", round, a, b, want, texts)
-				}
-			}
+		rnd.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+		text := "{\n\thttps_port 8443\n\tlocal_certs\n}\n"
+		for i := 0; i < len(addresses)-rnd.IntN(3); {
+			n := min(1+rnd.IntN(3), len(addresses)-i)
+			text += fmt.Sprintf("%s {\n\trespond \"%d\"\n}\n", strings.Join(addresses[i:i+n], ", "), i)
+			i += n
 		}
+		adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+		if err != nil {
+			t.Fatalf("%v in %s", err, text)
+		}
+		var cfg struct {
+			Apps struct {
+				HTTP struct {
+					Servers map[string]map[string]json.RawMessage `json:"servers"`
+				} `json:"http"`
+			} `json:"apps"`
+		}
+		var routes []json.RawMessage
+		if err := json.Unmarshal(adapted, &cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(cfg.Apps.HTTP.Servers["srv0"]["routes"], &routes); err != nil {
+			t.Fatal(err)
+		}
+		var bodies, list []string
+		for _, route := range routes {
+			bodies = append(bodies, regexp.MustCompile(`"body":"(\d+)"`).FindStringSubmatch(string(route))[1])
+			list = append(list, string(route))
+		}
+		srv, snap := server(t, `"tls_connection_policies":[{}], "routes": [`+strings.Join(list, ",")+`,`+oneGuard+`]`)
+		compareWithCaddy(t, srv, snap, bodies, text)
 	}
 }
 
