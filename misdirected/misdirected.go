@@ -297,7 +297,7 @@ type verdict struct {
 
 var placeholders = []string{"http.misdirected.sni", "http.misdirected.host", "http.misdirected.reason"}
 
-func (v *verdict) placeholder(key string) (any, bool) {
+func (v verdict) placeholder(key string) (any, bool) {
 	switch key {
 	case "http.misdirected.sni":
 		return v.sni, true

@@ -2,6 +2,7 @@ package misdirected
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -257,4 +258,36 @@ func TestM23(t *testing.T) {
 		}
 	}
 	t.Log(counts)
+}
+
+// BenchmarkHandler is what a request pays for the handler that Caddy does not
+// charge for every handler.
+func BenchmarkHandler(b *testing.B) {
+	srv := serve(b, `{"handler":"misdirected"}`, "")
+	handler := srv.Routes[0].Handlers[0].(*Handler)
+	pass := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+	for _, test := range []struct{ name, sni, host string }{{"pass", "a.test", "a.test"}, {"refuse", "a.test", "b.test"}} {
+		b.Run(test.name, func(b *testing.B) {
+			w := httptest.NewRecorder()
+			plain := httptest.NewRequest("GET", "/", nil)
+			plain.Host, plain.TLS = test.host, &tls.ConnectionState{ServerName: test.sni}
+			b.ReportAllocs()
+			for b.Loop() {
+				repl := caddy.NewReplacer()
+				r := plain.WithContext(context.WithValue(plain.Context(), caddy.ReplacerCtxKey, repl))
+				_ = handler.ServeHTTP(w, r, pass)
+			}
+		})
+		if test.name == "pass" {
+			b.Run("nothing", func(b *testing.B) {
+				plain := httptest.NewRequest("GET", "/", nil)
+				b.ReportAllocs()
+				for b.Loop() {
+					repl := caddy.NewReplacer()
+					r := plain.WithContext(context.WithValue(plain.Context(), caddy.ReplacerCtxKey, repl))
+					_ = pass.ServeHTTP(nil, r)
+				}
+			})
+		}
+	}
 }
