@@ -80,10 +80,13 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-var fenced = regexp.MustCompile("(?ms)^```caddyfile\n(.*?)^```")
+var (
+	fenced     = regexp.MustCompile("(?ms)^```caddyfile\n(.*?)^```")
+	fencedJSON = regexp.MustCompile("(?ms)^```json\n(.*?)^```")
+)
 
 // TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
-// README, the docs and the example show.
+// README, the docs and the example show, and validates the JSON of handlers.
 func TestCaddyfilesOfDocs(t *testing.T) {
 	found := 0
 	check := func(name string, text []byte) {
@@ -117,6 +120,12 @@ func TestCaddyfilesOfDocs(t *testing.T) {
 		if strings.HasSuffix(path, ".md") {
 			for _, match := range fenced.FindAllSubmatch(text, -1) {
 				check(path, match[1])
+			}
+			for _, match := range fencedJSON.FindAllSubmatch(text, -1) {
+				config := `{"apps":{"http":{"servers":{"srv0":{"listen":[":8443"],"routes":[{"handle":[` + string(match[1]) + `]}]}}}}}`
+				if err := validate(t, []byte(config)); err != nil {
+					t.Errorf("%s: %v in\n%s", path, err, match[1])
+				}
 			}
 		} else if strings.Contains(entry.Name(), "Caddyfile") {
 			check(path, text)
