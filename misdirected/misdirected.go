@@ -217,15 +217,25 @@ func (h *Handler) lenient() (options []string) {
 // Guard is for package authority.
 func (h *Handler) Guard() *authority.Guard { return h.guard }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler.
+// ServeHTTP implements caddyhttp.MiddlewareHandler. It must need little of the
+// stack, for that stays in use while the next handler runs: each HTTP/2 request
+// begins with a small one, and to grow it costs more than the decision.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if err := h.judge(w, r); err != nil {
+		return err
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// judge decides on a request, makes that known, and returns the error to refuse
+// it with, if any.
+func (h *Handler) judge(w http.ResponseWriter, r *http.Request) error {
 	req := read(r)
-	snapshot := h.server.Snapshot()
-	reason, host := h.gate.decide(snapshot, &req)
-	status := reason.Status()
+	reason, host := h.gate.decide(h.server.Snapshot(), &req)
+	refused := reason.Status() != 0
 
 	out := reasons[reason].outcome
-	if status != 0 && h.ReportOnly {
+	if refused && h.ReportOnly {
 		out = reported
 	}
 	h.counters.count(r.ProtoMajor, out)
@@ -233,38 +243,40 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	v := verdict{req.sni, host, reason}
 	repl.Map(v.placeholder)
-	if status == 0 {
-		return next.ServeHTTP(w, r)
+	if !refused {
+		return nil
 	}
 	// Another guard may have passed the request before; this goes before that.
 	for _, key := range placeholders {
 		value, _ := v.placeholder(key)
 		repl.Set(key, value)
 	}
-
-	// Anyone can send these, as many as they like: at debug level a flood of
-	// them fills no disk unless somebody asked for it.
-	if c := h.logger.Check(zapcore.DebugLevel, "misdirected request"); c != nil {
-		c.Write(
-			zap.String("sni", req.sni),
-			zap.String("host", host),
-			zap.String("remote_addr", r.RemoteAddr),
-			zap.String("protocol", protocols[protocol(r.ProtoMajor)]),
-			zap.Stringer("reason", reason),
-			zap.Int("status", status),
-			zap.String("site", snapshot.Site(host)),
-			zap.Bool("report_only", h.ReportOnly),
-		)
-	}
+	h.log(r, v)
 	if h.ReportOnly {
-		return next.ServeHTTP(w, r)
+		return nil
 	}
-
 	// RFC 7540 section 9.1.2 let caches keep a 421, and an alternative service
 	// would lead the client back here (RFC 7838 section 6).
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Del("Alt-Svc")
-	return caddyhttp.Error(status, fmt.Errorf("host '%s' over a connection with SNI '%s': %s", host, req.sni, reason))
+	return caddyhttp.Error(reason.Status(), fmt.Errorf("host '%s' over a connection with SNI '%s': %s", host, req.sni, reason))
+}
+
+// log logs a refusal. Anyone can cause these, as many as they like: at debug
+// level a flood of them fills no disk unless somebody asked for it.
+func (h *Handler) log(r *http.Request, v verdict) {
+	if c := h.logger.Check(zapcore.DebugLevel, "misdirected request"); c != nil {
+		c.Write(
+			zap.String("sni", v.sni),
+			zap.String("host", v.host),
+			zap.String("remote_addr", r.RemoteAddr),
+			zap.String("protocol", protocols[protocol(r.ProtoMajor)]),
+			zap.Stringer("reason", v.reason),
+			zap.Int("status", v.reason.Status()),
+			zap.String("site", h.server.Snapshot().Site(v.host)),
+			zap.Bool("report_only", h.ReportOnly),
+		)
+	}
 }
 
 // read takes from a request what the decision looks at.
