@@ -15,11 +15,12 @@ const frameType http2.FrameType = 0x0c
 // own SETTINGS are not known yet when the frame is written.
 const maxPayload = 16384
 
-// A frames is one or more ORIGIN frames, ready to be sent.
+// frames are the ORIGIN frames of one connection, ready to be sent.
 type frames struct {
 	bytes   []byte
-	count   int // of frames
-	origins int // of entries in them
+	count   int  // of frames
+	origins int  // of entries in them
+	cut     bool // there were more
 }
 
 // encode writes origins as the payload of ORIGIN frames: entries of a length
