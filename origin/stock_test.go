@@ -24,7 +24,7 @@ import (
 
 // took says in words how long something took that should take a while.
 func took(start time.Time, want time.Duration) string {
-	if d := time.Since(start); d < want-50*time.Millisecond || d > want+900*time.Millisecond {
+	if d := time.Since(start); d < want-50*time.Millisecond || d > want+400*time.Millisecond {
 		return fmt.Sprintf("after %v, not about %v", d, want)
 	}
 	return "in time"
@@ -158,7 +158,7 @@ func TestAsStock(t *testing.T) {
 		},
 		{
 			name:   "time for a handshake",
-			server: `"read_header_timeout":"300ms",`,
+			server: `"read_header_timeout":"500ms",`,
 			run: func(t *testing.T, port int) string {
 				c, err := net.Dial("tcp", address(port))
 				if err != nil {
@@ -170,27 +170,27 @@ func TestAsStock(t *testing.T) {
 				if got := ended(c); got != `""` {
 					return got // proxy_protocol has a limit of its own
 				}
-				return took(start, 300*time.Millisecond)
+				return took(start, 500*time.Millisecond)
 			},
 			want: "in time",
 			log:  "http: TLS handshake error from ADDR: read tcp ADDR->ADDR: i/o timeout",
 		},
 		{
 			name:   "time for a header",
-			server: `"read_header_timeout":"300ms",`,
+			server: `"read_header_timeout":"500ms",`,
 			run: func(t *testing.T, port int) (out string) {
 				for _, sent := range []string{"", "GET", "GET / HTTP/1.1\r\nHost: "} {
 					c := dial(t, port, name, "http/1.1")
 					start := time.Now()
 					_, _ = io.WriteString(c, sent)
-					out += ended(c) + " " + took(start, 300*time.Millisecond) + " "
+					out += ended(c) + " " + took(start, 500*time.Millisecond) + " "
 				}
 				return out
 			},
 		},
 		{
 			name:   "time for a body",
-			server: `"read_timeout":"300ms",`,
+			server: `"read_timeout":"500ms",`,
 			run: func(t *testing.T, port int) string {
 				c := dial(t, port, name, "http/1.1")
 				start := time.Now()
@@ -200,12 +200,12 @@ func TestAsStock(t *testing.T) {
 					return err.Error()
 				}
 				// reverse_proxy says 504 or 499, as it happens
-				return fmt.Sprint(resp.StatusCode >= 499, " ", took(start, 300*time.Millisecond))
+				return fmt.Sprint(resp.StatusCode >= 499, " ", took(start, 500*time.Millisecond))
 			},
 		},
 		{
 			name:   "idle HTTP/1.1",
-			server: `"idle_timeout":"300ms",`,
+			server: `"idle_timeout":"500ms",`,
 			run: func(t *testing.T, port int) string {
 				c := dial(t, port, name, "http/1.1")
 				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", name)
@@ -216,19 +216,19 @@ func TestAsStock(t *testing.T) {
 				}
 				_, _ = io.ReadAll(resp.Body)
 				start := time.Now()
-				return ended(r) + " " + took(start, 300*time.Millisecond)
+				return ended(r) + " " + took(start, 500*time.Millisecond)
 			},
 			want: `"" in time`,
 		},
 		{
 			name:   "idle HTTP/2",
-			server: `"idle_timeout":"300ms",`,
+			server: `"idle_timeout":"500ms",`,
 			run: func(t *testing.T, port int) string {
 				h := dialH2(t, port, name)
 				h.get(1, name)
 				status := h.status(1)
 				start := time.Now()
-				return status + " " + goAway(h) + " " + took(start, 300*time.Millisecond)
+				return status + " " + goAway(h) + " " + took(start, 500*time.Millisecond)
 			},
 			want: "200 NO_ERROR in time",
 		},
