@@ -302,6 +302,33 @@ func TestOneWrite(t *testing.T) {
 	}
 }
 
+// A first write that a client does not read ends with its deadline, or with the
+// connection.
+func TestFirstWriteBlocks(t *testing.T) {
+	for _, end := range []func(*conn){
+		func(c *conn) { _ = c.SetWriteDeadline(time.Now()) },
+		func(c *conn) { _ = c.Close() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := new(fakeServer)
+			client, server, _ := pipe(srv, "h2")
+			go func() { _, _ = io.WriteString(client, http2.ClientPreface) }()
+			if _, err := io.ReadFull(server, make([]byte, len(http2.ClientPreface))); err != nil {
+				t.Fatal(err)
+			}
+			go func() { time.Sleep(time.Second); end(server) }()
+			start := time.Now()
+			if n, err := server.Write(settings(t)); n != 0 || err == nil {
+				t.Errorf("wrote %d, %v", n, err)
+			}
+			if d := time.Since(start); d != time.Second || srv.count != 0 {
+				t.Errorf("ended after %v, %d frames sent", d, srv.count)
+			}
+			server.tlsConn.(*tls.Conn).NetConn().Close()
+		})
+	}
+}
+
 // The handshake has net/http's limits, for reads and for writes, and what follows
 // has its own.
 func TestTimeouts(t *testing.T) {
