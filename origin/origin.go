@@ -107,7 +107,8 @@ func (l *ListenerWrapper) Provision(ctx caddy.Context) error {
 	if err := checkOrder(l.server.ListenerWrappersRaw); err != nil {
 		return err
 	}
-	l.sets = authority.NewOriginSets(server, names, l.choice.most+cutNamed)
+	// one more than needed, since one may be the connection's own
+	l.sets = authority.NewOriginSets(server, names, l.choice.most+1+cutNamed)
 	l.counters, err = newCounters(ctx.GetMetricsRegistry(), l.server.Name())
 	return err
 }

@@ -25,13 +25,13 @@ type Snapshot struct {
 }
 
 func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
-	guards := newGuards(srv, registered)
+	routes, guards := newRoutes(srv.Routes), newGuards(srv, registered)
 	return &Snapshot{
 		policies:      ps,
-		routes:        newRoutes(srv.Routes),
+		routes:        routes,
 		guards:        guards,
 		certificates:  newCertificates(ps, tls),
-		hosts:         newHosts(srv, guards),
+		hosts:         newHosts(srv, routes, guards),
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
 	}
 }
@@ -115,5 +115,5 @@ func (s *Snapshot) Accepted(sni, host string) bool {
 // across a client-certificate rule, not even by a share group. A site must be
 // there for it as well: a certificate may name hosts of other machines.
 func (s *Snapshot) Advertised(sni, host string) bool {
-	return s.absence(sni, host) == Advertised
+	return s.absence(sni, host, s.CertificateCovers(sni, host)) == Advertised
 }

@@ -67,9 +67,12 @@ func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
 // cover tells whether host is covered whichever certificate is presented for
 // sni, which must not be empty.
 func (cs *certificates) cover(sni, host string) bool {
-	p := cs.present(sni)
-	for i := range p.covers {
-		if !p.covers[i].has(host) {
+	return cs.present(sni).cover(host)
+}
+
+func (p *presented) cover(host string) bool {
+	for _, c := range p.covers {
+		if !c.has(host) {
 			return false
 		}
 	}

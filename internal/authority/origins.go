@@ -2,10 +2,8 @@ package authority
 
 import (
 	"crypto/x509"
-	"encoding/binary"
 	"hash/maphash"
 	"slices"
-	"strconv"
 	"sync/atomic"
 )
 
@@ -34,12 +32,12 @@ func (a Absence) String() string {
 }
 
 // absence is the one definition of what a client may be told; see
-// [Snapshot.Advertised].
-func (s *Snapshot) absence(sni, host string) Absence {
+// [Snapshot.Advertised]. Covered: the certificate for the SNI covers the host.
+func (s *Snapshot) absence(sni, host string, covered bool) Absence {
 	switch {
 	case s.routes.of(host) == nil:
 		return NotServed
-	case !s.CertificateCovers(sni, host):
+	case !covered:
 		return NotCovered
 	case !s.SamePolicy(sni, host):
 		return OtherPolicy
@@ -49,21 +47,23 @@ func (s *Snapshot) absence(sni, host string) Absence {
 	return Advertised
 }
 
-// An OriginSet is the set of exact names a client may be told of on a
-// connection with some SNI. It is not to be changed.
+// An OriginSet is the set of exact names a client may be told of on a connection
+// with some SNI. It is not to be changed.
 type OriginSet struct {
 	// Names are those that are advertised, in the order of the list they were
-	// taken from, else in alphabetical order; then without the SNI itself.
+	// taken from, else in alphabetical order. The SNI itself may be one.
 	Names []string
 	// Absent are those that are not, by reason; a few of each.
 	Absent [absenceCount][]string
 
 	key    string
 	leaves []*x509.Certificate
+	// alone is the SNI the set was made for, if it was left out since there
+	// was no other to judge it by: on its own connection any host passes.
+	alone string
 }
 
-// OriginSets finds the origin set of a connection. It is safe for concurrent
-// use.
+// OriginSets finds the origin set of a connection. It is safe for concurrent use.
 type OriginSets struct {
 	server *Server
 	list   []string // nil for automatic sets
@@ -95,60 +95,66 @@ func NewOriginSets(server *Server, list []string, most int) *OriginSets {
 // one that remembers the certificate before.
 func (os *OriginSets) Find(sni string) *OriginSet {
 	s := os.server.Snapshot()
-	var shown *presented
-	if sni == "" {
-		shown = new(presented)
-	} else {
+	shown := new(presented)
+	if sni != "" {
 		shown = s.certificates.refresh(sni)
 	}
 	var buf [512]byte
-	key := os.appendKey(buf[:0], s, sni, shown)
+	key := os.appendKey(buf[:0], s, sni)
 	slot := &os.kept[maphash.Bytes(os.seed, key)%uint64(len(os.kept))]
+	other := ""
 	if set := slot.Load(); set != nil && set.key == string(key) && slices.Equal(set.leaves, shown.leaves) {
-		return set
+		if set.alone == "" || set.alone == sni {
+			return set
+		}
+		other = set.alone
 	}
-	set := os.build(s, sni, shown)
+	set := os.build(s, sni, other, shown)
 	set.key, set.leaves = string(key), shown.leaves
 	slot.Store(set)
 	return set
 }
 
-// appendKey adds what the set depends on, certificates aside. That is the SNI
-// itself if it may be the very host that is asked for. All others (clients can
-// make up as many as they like under a wildcard certificate) come to the same
-// if they have the same routes and TLS policies, since nothing else of an SNI
-// counts for [Guard.Accepts] or anything here.
-func (os *OriginSets) appendKey(b []byte, s *Snapshot, sni string, shown *presented) []byte {
-	_, known := s.hosts.named[sni]
-	if !known {
-		_, known = os.listed[sni]
-	}
-	if known || slices.ContainsFunc(shown.covers, func(c *coverage) bool { return c.lists(sni) }) {
+// appendKey adds what the set depends on, certificates aside. Server names come
+// to the same (clients can make up as many as they like under a wildcard
+// certificate) if they have the same TLS policies, and the same site where some
+// guard asks for that; see [Guard]. Names that are somewhere named together with
+// others are on their own.
+func (os *OriginSets) appendKey(b []byte, s *Snapshot, sni string) []byte {
+	_, shared := s.hosts.shared[sni]
+	_, listed := os.listed[sni]
+	if shared || listed {
 		return append(append(b, '='), sni...)
 	}
-	for _, t := range [...]*table{&s.routes.byHost, &s.policies.bySNI} {
-		c := t.find(sni)
-		for r, ok := c.next(); ok; r, ok = c.next() {
-			b = binary.BigEndian.AppendUint32(b, uint32(r.index))
-			b = strconv.AppendBool(b, r.certain)
-		}
-		b = append(b, '|')
+	b = append(appendFound(b, &s.policies.bySNI, sni), '|')
+	if s.hosts.ofSite != nil {
+		b = appendFound(b, &s.routes.byHost, sni)
 	}
 	return b
 }
 
-// build makes the set anew.
-func (os *OriginSets) build(s *Snapshot, sni string, shown *presented) *OriginSet {
+// build makes the set anew. A name is judged by how a connection with that SNI
+// would treat it; the SNI itself by one with the other, which comes to the same
+// key and certificates.
+func (os *OriginSets) build(s *Snapshot, sni, other string, shown *presented) *OriginSet {
 	set := new(OriginSet)
 	names := os.list
 	if names == nil {
-		names = s.candidates(shown)
+		names = s.candidates(sni, shown)
 	}
 	for _, name := range names {
-		if os.list == nil && (name == sni || len(set.Names) == os.most) {
+		by := sni
+		if name == sni && os.list == nil {
+			if other == "" || !slices.Equal(s.certificates.present(other).leaves, shown.leaves) {
+				set.alone = sni
+				continue
+			}
+			by = other
+		}
+		if os.list == nil && len(set.Names) == os.most {
 			continue
 		}
-		switch absent := s.absence(sni, name); {
+		switch absent := s.absence(by, name, shown.cover(name)); {
 		case absent == Advertised:
 			set.Names = append(set.Names, name)
 		case len(set.Absent[absent]) < mostNamed:
@@ -159,10 +165,10 @@ func (os *OriginSets) build(s *Snapshot, sni string, shown *presented) *OriginSe
 }
 
 // candidates returns, in order, the exact names that the certificates may be
-// valid for: those in them, and those of the config under their wildcards.
-// Whichever of several certificates is presented must cover a name, so the names
-// of the first will do.
-func (s *Snapshot) candidates(shown *presented) (names []string) {
+// valid for: those in them, and those of the config under their wildcards, but
+// for names that another site than the SNI's has to itself. Whichever of several
+// certificates is presented must cover a name, so the names of the first will do.
+func (s *Snapshot) candidates(sni string, shown *presented) (names []string) {
 	if len(shown.covers) == 0 {
 		return nil
 	}
@@ -175,6 +181,14 @@ func (s *Snapshot) candidates(shown *presented) (names []string) {
 	}
 	for parent := range c.parents {
 		names = append(names, s.hosts.under[parent]...)
+	}
+	if s.hosts.ofSite != nil && len(c.parents) > 0 {
+		var buf [256]byte
+		for _, name := range s.hosts.ofSite[string(appendFound(buf[:0], &s.routes.byHost, sni))] {
+			if c.has(name) {
+				names = append(names, name)
+			}
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

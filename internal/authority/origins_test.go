@@ -103,9 +103,13 @@ func TestOriginSets(t *testing.T) {
 		{"a list may name what no route does", []string{"free.w.o1.test", "x.w.o1.test"}, 0, "free.w.o1.test", "free.w.o1.test x.w.o1.test", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			set := NewOriginSets(server, test.list, test.most).Find(test.sni)
+			sets := NewOriginSets(server, test.list, test.most)
+			set := sets.Find(test.sni)
 			if got := strings.Join(set.Names, " "); got != test.want {
 				t.Errorf("names\n%s, want\n%s", got, test.want)
+			}
+			if sets.Find(test.sni) != set {
+				t.Error("the set is not kept")
 			}
 			for reason, names := range set.Absent {
 				want := test.left[Absence(reason)]
@@ -117,30 +121,48 @@ func TestOriginSets(t *testing.T) {
 	}
 }
 
-// Names that a client makes up share one set, whether or not they are asked for
-// first; names that the config or the certificate has never do.
-func TestOriginSetsOfMadeUpNames(t *testing.T) {
-	tlsApp := testcaddy.TLSApp(t, `{}`, []string{"*.o2.test", "own.o2.test"})
-	server := originServer(t, tlsApp, `"tls_connection_policies":[{"match":{"sni":["alpn-*.o2.test","p.o2.test"]},"alpn":["h2"]},{}],"routes":[`+
-		hostRoute("a.o2.test b.o2.test *.o2.test", `{"handler":"test_guard","share":[["s.o2.test","a.o2.test"]]}`)+`]`)
+// Server names that nothing tells apart share one set, however many there are;
+// each of them is judged as the host it is for the others, not as its own.
+func TestOriginSetsAreShared(t *testing.T) {
+	guarded := func(names, options string) string {
+		return hostRoute(names, `{"handler":"test_guard"`+options+`}`)
+	}
+	server := originServer(t, testcaddy.TLSApp(t, `{}`, []string{"*.o2.test", "own.o2.test"}), `"strict_sni_host":false,
+		"tls_connection_policies":[{"match":{"sni":["p.o2.test"]},"alpn":["h2"]},{}],"routes":[`+strings.Join([]string{
+		hostRoute("a.o2.test b.o2.test"), guarded("c.o2.test", ""), guarded("s.o2.test", `,"share":[["s.o2.test","t.o2.test"]]`),
+		hostRoute("p.o2.test"), hostRoute("*.o2.test"), presence,
+	}, ",")+`]`)
 	sets := NewOriginSets(server, nil, 9)
-	first := sets.Find("made-up.o2.test")
+	want := "a.o2.test b.o2.test own.o2.test"
+
+	first := sets.Find("c.o2.test") // refused by its own guard, for all others
+	if got := strings.Join(first.Names, " "); got != want {
+		t.Errorf("at first %s, want %s", got, want)
+	}
+	second := sets.Find("a.o2.test")
+	if got := strings.Join(second.Names, " "); got != want {
+		t.Errorf("for another name: %s, want %s", got, want)
+	}
+	if !slices.Contains(second.Absent[Refused], "c.o2.test") {
+		t.Errorf("c.o2.test is not known to be refused: %v", second.Absent)
+	}
+	for _, sni := range []string{"a.o2.test", "b.o2.test", "c.o2.test", "own.o2.test"} {
+		if sets.Find(sni) != second {
+			t.Errorf("%s has a set of its own", sni)
+		}
+	}
 	for i := range 5000 {
-		if sets.Find(fmt.Sprintf("made-up-%d.o2.test", i)) != first {
-			t.Fatal("two made-up names have two sets")
+		if sets.Find(fmt.Sprintf("made-up-%d.o2.test", i)) != second {
+			t.Fatal("a made-up name has a set of its own")
 		}
 	}
-	for _, known := range []string{"a.o2.test", "b.o2.test", "own.o2.test", "s.o2.test", "p.o2.test"} {
-		if sets.Find(known) == first {
-			t.Errorf("%s has the set of a made-up name", known)
+	for _, sni := range []string{"s.o2.test", "p.o2.test"} {
+		if sets.Find(sni) == second {
+			t.Errorf("%s has the set of the others", sni)
 		}
 	}
-	if NewOriginSets(server, []string{"made-up.o2.test"}, 0).Find("made-up.o2.test") == first {
-		t.Error("a listed name has the set of a made-up name")
-	}
-	allocs := testing.AllocsPerRun(100, func() { sets.Find("made-up.o2.test") })
-	if allocs > 20 {
-		t.Errorf("%v allocations for a set that is kept", allocs)
+	if NewOriginSets(server, []string{"a.o2.test"}, 0).Find("a.o2.test") == second {
+		t.Error("a listed name has the set of others")
 	}
 }
 
@@ -237,6 +259,17 @@ func BenchmarkOriginSets(b *testing.B) {
 				sets.Find("site-5." + domain)
 			}
 		})
+		b.Run(fmt.Sprintf("all_sites/sites=%d", n), func(b *testing.B) {
+			names := make([]string, n)
+			for i := range names {
+				names[i] = fmt.Sprintf("site-%d.%s", i, domain)
+			}
+			i := 0
+			for b.Loop() {
+				sets.Find(names[i%n])
+				i++
+			}
+		})
 		b.Run(fmt.Sprintf("made_up/sites=%d", n), func(b *testing.B) {
 			i := 0
 			for b.Loop() {
@@ -248,7 +281,7 @@ func BenchmarkOriginSets(b *testing.B) {
 			s := server.Snapshot()
 			shown := s.certificates.refresh("site-5." + domain)
 			for b.Loop() {
-				sets.build(s, "site-5."+domain, shown)
+				sets.build(s, "site-5."+domain, "", shown)
 			}
 		})
 	}
