@@ -9,4 +9,5 @@ package connreuse
 import (
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
 	_ "github.com/caddy-connreuse/connreuse/misdirected"
+	_ "github.com/caddy-connreuse/connreuse/origin"
 )

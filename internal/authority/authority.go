@@ -20,16 +20,19 @@ type Snapshot struct {
 	routes        *routes
 	guards        *guards
 	certificates  *certificates
+	hosts         *hosts
 	strictSNIHost bool
 }
 
 func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
 	routes := newRoutes(srv.Routes)
+	guards := newGuards(srv, routes, registered)
 	return &Snapshot{
 		policies:      ps,
 		routes:        routes,
-		guards:        newGuards(srv, routes, registered),
+		guards:        guards,
 		certificates:  newCertificates(ps, tls),
+		hosts:         newHosts(srv, routes, guards),
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
 	}
 }
@@ -110,7 +113,8 @@ func (s *Snapshot) Accepted(sni, host string) bool {
 // Advertised tells whether a client may be told that host belongs on a
 // connection with that SNI. It is always [Snapshot.Accepted] there, the
 // certificate covers it, and the TLS policy is the same, so nobody is led
-// across a client-certificate rule, not even by a share group.
+// across a client-certificate rule, not even by a share group. A site must be
+// there for it as well: a certificate may name hosts of other machines.
 func (s *Snapshot) Advertised(sni, host string) bool {
-	return s.SamePolicy(sni, host) && s.CertificateCovers(sni, host) && s.Accepted(sni, host)
+	return s.absence(sni, host, s.CertificateCovers(sni, host)) == Advertised
 }

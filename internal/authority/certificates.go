@@ -31,6 +31,9 @@ type certificates struct {
 	// names a client makes up, they can only displace each other.
 	seed maphash.Seed
 	kept [1024]atomic.Pointer[presented]
+	// read keeps what certificates cover in the same way, so that a made-up
+	// name under a wildcard does not cost reading a certificate.
+	read [256]atomic.Pointer[coverage]
 }
 
 // freshFor is how long an answer may be old. A connection lives longer than
@@ -42,13 +45,14 @@ const freshFor = time.Second
 type presented struct {
 	sni    string
 	leaves []*x509.Certificate
-	covers []coverage // of each leaf
+	covers []*coverage // of each leaf
 	until  time.Time
 }
 
 // coverage holds the names of one certificate: DNS names, wildcards as what
 // follows "*.", and addresses.
 type coverage struct {
+	leaf                  *x509.Certificate
 	names, parents, addrs map[string]struct{}
 }
 
@@ -63,9 +67,12 @@ func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
 // cover tells whether host is covered whichever certificate is presented for
 // sni, which must not be empty.
 func (cs *certificates) cover(sni, host string) bool {
-	p := cs.present(sni)
-	for i := range p.covers {
-		if !p.covers[i].has(host) {
+	return cs.present(sni).cover(host)
+}
+
+func (p *presented) cover(host string) bool {
+	for _, c := range p.covers {
+		if !c.has(host) {
 			return false
 		}
 	}
@@ -74,22 +81,51 @@ func (cs *certificates) cover(sni, host string) bool {
 
 // present returns what can be presented for sni, at most freshFor old.
 func (cs *certificates) present(sni string) *presented {
-	slot := &cs.kept[maphash.String(cs.seed, sni)%uint64(len(cs.kept))]
-	now := time.Now()
+	slot := cs.slot(sni)
 	old := slot.Load()
-	if old != nil && old.sni == sni && now.Before(old.until) {
+	if old != nil && old.sni == sni && time.Now().Before(old.until) {
 		return old
 	}
-	p := &presented{sni: sni, leaves: cs.candidates(sni), until: now.Add(freshFor)}
-	if old != nil && old.sni == sni && slices.Equal(old.leaves, p.leaves) {
-		p.covers = old.covers
-	} else {
-		for _, leaf := range p.leaves {
-			p.covers = append(p.covers, newCoverage(leaf))
+	p := cs.ask(sni)
+	// Should this fail, somebody was quicker, and if that was refresh, what is
+	// kept must not go back in time.
+	slot.CompareAndSwap(old, p)
+	return p
+}
+
+// refresh returns what can be presented for sni now, and lets present know.
+func (cs *certificates) refresh(sni string) *presented {
+	slot := cs.slot(sni)
+	for {
+		old := slot.Load()
+		p := cs.ask(sni)
+		if slot.CompareAndSwap(old, p) {
+			return p
 		}
 	}
-	slot.Store(p)
+}
+
+func (cs *certificates) slot(sni string) *atomic.Pointer[presented] {
+	return &cs.kept[maphash.String(cs.seed, sni)%uint64(len(cs.kept))]
+}
+
+func (cs *certificates) ask(sni string) *presented {
+	p := &presented{sni: sni, leaves: cs.candidates(sni), until: time.Now().Add(freshFor)}
+	for _, leaf := range p.leaves {
+		p.covers = append(p.covers, cs.coverage(leaf))
+	}
 	return p
+}
+
+// coverage returns what a certificate covers.
+func (cs *certificates) coverage(leaf *x509.Certificate) *coverage {
+	slot := &cs.read[maphash.Comparable(cs.seed, leaf)%uint64(len(cs.read))]
+	c := slot.Load()
+	if c == nil || c.leaf != leaf {
+		c = newCoverage(leaf)
+		slot.Store(c)
+	}
+	return c
 }
 
 // candidates returns the certificates that Caddy chooses among for a server
@@ -172,8 +208,8 @@ func (cs *certificates) managed(name string) bool {
 
 // newCoverage reads the names a certificate is valid for: its alternative
 // names only, never its common name (RFC 9525 section 2).
-func newCoverage(leaf *x509.Certificate) coverage {
-	c := coverage{names: make(map[string]struct{}), parents: make(map[string]struct{}), addrs: make(map[string]struct{})}
+func newCoverage(leaf *x509.Certificate) *coverage {
+	c := &coverage{leaf: leaf, names: make(map[string]struct{}), parents: make(map[string]struct{}), addrs: make(map[string]struct{})}
 	for _, san := range leaf.DNSNames {
 		if parent, ok := strings.CutPrefix(san, "*."); ok {
 			if name, err := hostname.ParseName(parent); err == nil {
@@ -193,13 +229,19 @@ func newCoverage(leaf *x509.Certificate) coverage {
 
 // has tells whether the certificate is valid for host (RFC 9525 section 6.3).
 func (c *coverage) has(host string) bool {
-	if hostname.IsIP(host) {
-		_, ok := c.addrs[host]
-		return ok
-	}
-	if _, ok := c.names[host]; ok {
+	if c.lists(host) {
 		return true
 	}
-	_, ok := c.parents[hostname.Parent(host)]
+	_, ok := c.parents[hostname.Parent(host)] // there is none for an address
+	return ok
+}
+
+// lists tells whether the certificate has host itself among its names.
+func (c *coverage) lists(host string) bool {
+	names := c.names
+	if hostname.IsIP(host) {
+		names = c.addrs
+	}
+	_, ok := names[host]
 	return ok
 }

@@ -10,8 +10,13 @@ import (
 type Guard struct {
 	// Accepts says whether a request for host passes on a connection with
 	// that SNI, for a peer that is no trusted gateway, and as if it were not
-	// only to report. Both names are canonical; sni may be empty.
+	// only to report. Both names are canonical; sni may be empty. All that
+	// counts of an SNI is its TLS policy, its certificate, whether it equals
+	// the host and whether Share has both: origin sets are kept by that.
 	Accepts func(s *Snapshot, sni, host string) bool
+	// BySite: the site of the SNI counts as well, in that a host of another
+	// site passes only if Share has both.
+	BySite bool
 	// Lenient names the options by which it may let requests pass that it
 	// would otherwise refuse, whatever their TLS policy.
 	Lenient []string

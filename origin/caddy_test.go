@@ -1,0 +1,244 @@
+package origin
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+)
+
+// freePort returns a port that nobody listens on.
+func freePort(t testing.TB) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// serverJSON is the config of a server on a port; more is JSON text.
+func serverJSON(port int, more string) string {
+	return fmt.Sprintf(`{"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},%s}`, port, more)
+}
+
+// start runs Caddy in this process, for as long as the test or until the next
+// start, with all of its logs in a file.
+func start(t testing.TB, tlsApp string, servers ...string) (log string) {
+	t.Helper()
+	log = filepath.Join(t.TempDir(), "log")
+	var list []string
+	for i, server := range servers {
+		list = append(list, fmt.Sprintf(`"srv%d":%s`, i, server))
+	}
+	cfg := testcaddy.Config(t, `{`+tlsApp+`,"http":{"grace_period":"1s","servers":{`+strings.Join(list, ",")+`}}}`, log)
+	if err := caddy.Run(cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = caddy.Stop() })
+	return log
+}
+
+// logged returns what a logger wrote: level, message and fields.
+func logged(t testing.TB, file, logger string) (lines []map[string]any) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	scanner := bufio.NewScanner(f)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		var line map[string]any
+		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
+			t.Fatal(err)
+		}
+		if line["logger"] == logger {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// eventually waits for something that another goroutine is about to do.
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for start := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("%s: not within 10 s", what)
+		}
+	}
+}
+
+func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// dial opens a TLS connection to a port.
+func dial(t testing.TB, port int, sni string, alpn ...string) *tls.Conn {
+	t.Helper()
+	c, err := tls.Dial("tcp", address(port), clientTLS(sni, alpn...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	return c
+}
+
+func clientTLS(sni string, alpn ...string) *tls.Config {
+	return &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: alpn}
+}
+
+// client returns a client that connects to a port whatever the host, by HTTP/1.1
+// or HTTP/2.
+func client(t testing.TB, port int, sni, alpn string) *http.Client {
+	transport := &http.Transport{
+		Dial: func(string, string) (net.Conn, error) {
+			return net.Dial("tcp", address(port))
+		},
+		TLSClientConfig:   clientTLS(sni),
+		ForceAttemptHTTP2: alpn == "h2",
+	}
+	if alpn == "h2" {
+		transport.TLSClientConfig.NextProtos = []string{"h2", "http/1.1"}
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
+}
+
+// An h2conn is a client's end of an HTTP/2 connection that shows every frame.
+type h2conn struct {
+	*tls.Conn
+	*http2.Framer
+	t testing.TB
+}
+
+func dialH2(t testing.TB, port int, sni string) *h2conn {
+	t.Helper()
+	c := dial(t, port, sni, "h2")
+	if proto := c.ConnectionState().NegotiatedProtocol; proto != "h2" {
+		t.Fatalf("ALPN selected %q", proto)
+	}
+	return openH2(t, c)
+}
+
+func openH2(t testing.TB, c *tls.Conn) *h2conn {
+	t.Helper()
+	h := &h2conn{c, http2.NewFramer(c, c), t}
+	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// get sends a request for / on a stream.
+func (h *h2conn) get(stream uint32, host string) {
+	h.t.Helper()
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", host}, {":path", "/"}} {
+		_ = enc.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	if err := h.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// status reads frames up to the answer on a stream.
+func (h *h2conn) status(stream uint32) string {
+	h.t.Helper()
+	for {
+		frame, err := h.ReadFrame()
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if headers, ok := frame.(*http2.HeadersFrame); ok && headers.StreamID == stream {
+			fields, err := hpack.NewDecoder(4096, nil).DecodeFull(headers.HeaderBlockFragment())
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			return fields[0].Value
+		}
+	}
+}
+
+// origins reads the first frames: SETTINGS and an ORIGIN frame.
+func (h *h2conn) origins() []string {
+	h.t.Helper()
+	first, err := h.ReadFrame()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if _, ok := first.(*http2.SettingsFrame); !ok {
+		h.t.Fatalf("the first frame is %v, want SETTINGS", first)
+	}
+	second, err := h.ReadFrame()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return decodeFrame(h.t, second)
+}
+
+// backend is an upstream with large bodies and a WebSocket, or what looks like
+// one.
+func backend(t testing.TB) (address string) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, " ", err)
+	})
+	mux.HandleFunc("/download", func(w http.ResponseWriter, r *http.Request) {
+		chunk := make([]byte, 1<<16)
+		for range large / len(chunk) {
+			_, _ = w.Write(chunk)
+		}
+	})
+	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
+		c, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(c, rw)
+	})
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+const large = 4 << 20
+
+// hostRoutes is a route for each name that answers with what r.TLS and the request
+// line are.
+func hostRoutes(names ...string) string {
+	var list []string
+	for _, name := range names {
+		list = append(list, `{"match":[{"host":["`+name+`"]}],"terminal":true,"handle":[{"handler":"static_response","body":"{http.request.tls.server_name} {http.request.tls.proto} {http.request.tls.version} {http.request.proto} {http.request.host}"}]}`)
+	}
+	return strings.Join(list, ",")
+}
+
+const withOrigin = `"listener_wrappers":[{"wrapper":"origin"}],"tls_connection_policies":[{}],"strict_sni_host":false,`
+const withoutOrigin = `"tls_connection_policies":[{}],"strict_sni_host":false,`

@@ -1,0 +1,530 @@
+package origin
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+)
+
+// took says in words how long something took that should take a while.
+func took(start time.Time, want time.Duration) string {
+	if d := time.Since(start); d < want-50*time.Millisecond || d > want+400*time.Millisecond {
+		return fmt.Sprintf("after %v, not about %v", d, want)
+	}
+	return "in time"
+}
+
+// ended reads until the connection ends.
+func ended(r io.Reader) string {
+	data, err := io.ReadAll(r)
+	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
+		return fmt.Sprintf("%q, and then nothing", data)
+	}
+	return fmt.Sprintf("%q", data)
+}
+
+// do performs a request and shows the answer.
+func do(t *testing.T, c *http.Client, method, url string, body io.Reader) string {
+	t.Helper()
+	r, err := http.NewRequest(method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if len(data) > 200 {
+		return fmt.Sprint(resp.Status, " ", len(data), " bytes ", err)
+	}
+	return fmt.Sprint(resp.Status, " ", string(data), " ", err)
+}
+
+// TestAsStock: what a client sees, and what is logged, is what it is without the
+// wrapper, and the same with other wrappers around it.
+func TestAsStock(t *testing.T) {
+	const name = "a.stock.test"
+	for _, test := range []struct {
+		name   string
+		server string // more of its config
+		run    func(t *testing.T, port int) string
+		want   string
+		log    string // what http.stdlib says, if anything
+	}{
+		{
+			name: "r.TLS on HTTP/1.1",
+			run: func(t *testing.T, port int) string {
+				return do(t, client(t, port, name, "http/1.1"), "GET", "https://"+name+"/", nil)
+			},
+			want: "200 OK " + name + "  tls1.3 HTTP/1.1 " + name + " <nil>",
+		},
+		{
+			name: "r.TLS on HTTP/2",
+			run: func(t *testing.T, port int) string {
+				return do(t, client(t, port, name, "h2"), "GET", "https://"+name+"/", nil)
+			},
+			want: "200 OK " + name + " h2 tls1.3 HTTP/2.0 " + name + " <nil>",
+		},
+		{
+			name: "no ALPN is HTTP/1.1",
+			run: func(t *testing.T, port int) string {
+				c := dial(t, port, name)
+				fmt.Fprintf(c, "GET / HTTP/1.0\r\nHost: %s\r\n\r\n", name)
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					return err.Error()
+				}
+				body, _ := io.ReadAll(resp.Body)
+				return string(body)
+			},
+			want: name + "  tls1.3 HTTP/1.0 " + name,
+		},
+		{
+			name: "plain HTTP on the HTTPS port",
+			run: func(t *testing.T, port int) string {
+				c, err := net.Dial("tcp", address(port))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+				fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+				return ended(c)
+			},
+			want: `"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"`,
+			log:  "http: TLS handshake error from ADDR: client sent an HTTP request to an HTTPS server",
+		},
+		{
+			name: "neither TLS nor HTTP",
+			run: func(t *testing.T, port int) string {
+				c, err := net.Dial("tcp", address(port))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+				fmt.Fprint(c, "SSH-2.0-OpenSSH\r\n")
+				return ended(c)
+			},
+			log: "http: TLS handshake error from ADDR: tls: first record does not look like a TLS handshake",
+		},
+		{
+			name: "closing before the handshake",
+			run: func(t *testing.T, port int) string {
+				c, err := net.Dial("tcp", address(port))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Close()
+				return ""
+			},
+			log: "http: TLS handshake error from ADDR: EOF",
+		},
+		{
+			name: "no protocol in common",
+			run: func(t *testing.T, port int) string {
+				_, err := tls.Dial("tcp", address(port), clientTLS(name, "foo"))
+				return fmt.Sprint(err)
+			},
+			want: "remote error: tls: no application protocol",
+			log:  "http: TLS handshake error from ADDR: tls: client requested unsupported application protocols ([\"foo\"])",
+		},
+		{
+			name: "no certificate",
+			run: func(t *testing.T, port int) string {
+				_, err := tls.Dial("tcp", address(port), clientTLS("else.stock.test", "h2"))
+				return fmt.Sprint(err)
+			},
+			want: "remote error: tls: internal error",
+			log:  "http: TLS handshake error from ADDR: no certificate available for 'else.stock.test'",
+		},
+		{
+			name:   "time for a handshake",
+			server: `"read_header_timeout":"500ms",`,
+			run: func(t *testing.T, port int) string {
+				c, err := net.Dial("tcp", address(port))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+				start := time.Now()
+				if got := ended(c); got != `""` {
+					return got // proxy_protocol has a limit of its own
+				}
+				return took(start, 500*time.Millisecond)
+			},
+			want: "in time",
+			log:  "http: TLS handshake error from ADDR: read tcp ADDR->ADDR: i/o timeout",
+		},
+		{
+			name:   "time for a header",
+			server: `"read_header_timeout":"500ms",`,
+			run: func(t *testing.T, port int) (out string) {
+				for _, sent := range []string{"", "GET", "GET / HTTP/1.1\r\nHost: "} {
+					c := dial(t, port, name, "http/1.1")
+					start := time.Now()
+					_, _ = io.WriteString(c, sent)
+					out += ended(c) + " " + took(start, 500*time.Millisecond) + " "
+				}
+				return out
+			},
+		},
+		{
+			name:   "time for a body",
+			server: `"read_timeout":"500ms",`,
+			run: func(t *testing.T, port int) string {
+				c := dial(t, port, name, "http/1.1")
+				start := time.Now()
+				fmt.Fprintf(c, "POST /upload HTTP/1.1\r\nHost: %s\r\nContent-Length: 10\r\n\r\n12345", name)
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					return err.Error()
+				}
+				// reverse_proxy says 504 or 499, as it happens
+				return fmt.Sprint(resp.StatusCode >= 499, " ", took(start, 500*time.Millisecond))
+			},
+		},
+		{
+			name:   "idle HTTP/1.1",
+			server: `"idle_timeout":"500ms",`,
+			run: func(t *testing.T, port int) string {
+				c := dial(t, port, name, "http/1.1")
+				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", name)
+				r := bufio.NewReader(c)
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					return err.Error()
+				}
+				_, _ = io.ReadAll(resp.Body)
+				start := time.Now()
+				return ended(r) + " " + took(start, 500*time.Millisecond)
+			},
+			want: `"" in time`,
+		},
+		{
+			name:   "idle HTTP/2",
+			server: `"idle_timeout":"500ms",`,
+			run: func(t *testing.T, port int) string {
+				h := dialH2(t, port, name)
+				h.get(1, name)
+				status := h.status(1)
+				start := time.Now()
+				return status + " " + goAway(h) + " " + took(start, 500*time.Millisecond)
+			},
+			want: "200 NO_ERROR in time",
+		},
+		{
+			name:   "HTTP/1.1 only",
+			server: `"protocols":["h1"],`,
+			run: func(t *testing.T, port int) string {
+				_, err := tls.Dial("tcp", address(port), clientTLS(name, "h2"))
+				return do(t, client(t, port, name, "h2"), "GET", "https://"+name+"/", nil) + " " + fmt.Sprint(err)
+			},
+			want: "200 OK " + name + " http/1.1 tls1.3 HTTP/1.1 " + name + " <nil> remote error: tls: no application protocol",
+			log:  "http: TLS handshake error from ADDR: tls: client requested unsupported application protocols ([\"h2\"])",
+		},
+		{
+			name:   "HTTP/2 only",
+			server: `"protocols":["h2"],`,
+			run: func(t *testing.T, port int) string {
+				return do(t, client(t, port, name, "h2"), "GET", "https://"+name+"/", nil)
+			},
+			want: "200 OK " + name + " h2 tls1.3 HTTP/2.0 " + name + " <nil>",
+		},
+		{
+			name:   "HTTP/2 only, and a client that knows HTTP/1.1 alone",
+			server: `"protocols":["h2"],`,
+			run: func(t *testing.T, port int) string {
+				c := dial(t, port, name, "http/1.1") // which Go lets in without ALPN
+				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", name)
+				return ended(c)
+			},
+			want: `""`,
+		},
+		{
+			name: "WebSocket",
+			run: func(t *testing.T, port int) string {
+				c := dial(t, port, name, "http/1.1")
+				fmt.Fprintf(c, "GET /ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", name)
+				r := bufio.NewReader(c)
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					return err.Error()
+				}
+				out := resp.Status
+				for range 3 {
+					fmt.Fprint(c, "ping")
+					buf := make([]byte, 4)
+					_, err := io.ReadFull(r, buf)
+					out += fmt.Sprintf(" %s %v", buf, err)
+				}
+				return out
+			},
+			want: "101 Switching Protocols ping <nil> ping <nil> ping <nil>",
+		},
+		{
+			name: "large uploads and downloads",
+			run: func(t *testing.T, port int) (out string) {
+				for _, alpn := range []string{"http/1.1", "h2"} {
+					c := client(t, port, name, alpn)
+					out += do(t, c, "POST", "https://"+name+"/upload", bytes.NewReader(make([]byte, large))) + ", "
+					out += do(t, c, "GET", "https://"+name+"/download", nil) + "; "
+				}
+				return out
+			},
+			want: strings.Repeat(fmt.Sprintf("200 OK %d <nil> <nil>, 200 OK %d bytes <nil>; ", large, large), 2),
+		},
+		{
+			name: "many requests on one connection",
+			run: func(t *testing.T, port int) (out string) {
+				for _, alpn := range []string{"http/1.1", "h2"} {
+					c, n := client(t, port, name, alpn), 0
+					for range 200 {
+						if strings.HasPrefix(do(t, c, "GET", "https://"+name+"/", nil), "200 ") {
+							n++
+						}
+					}
+					out += fmt.Sprint(n, " ")
+				}
+				return out
+			},
+			want: "200 200 ",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			upstream := backend(t)
+			rest := test.server + `"strict_sni_host":false,"tls_connection_policies":[{}],"routes":[
+				{"match":[{"path":["/upload","/download","/ws"]}],"terminal":true,"handle":[{"handler":"reverse_proxy","upstreams":[{"dial":"` + upstream + `"}]}]},` + hostRoutes(name) + `]`
+			const before, after = `{"wrapper":"proxy_protocol"},{"wrapper":"http_redirect"},{"wrapper":"tls"}`, `{"wrapper":"test_after"}`
+			var ports []int
+			var servers []string
+			for _, wrappers := range []string{``, `{"wrapper":"origin"}`, before + `,` + after, before + `,{"wrapper":"origin"},` + after} {
+				port := freePort(t)
+				ports = append(ports, port)
+				servers = append(servers, serverJSON(port, `"listener_wrappers":[`+wrappers+`],`+rest))
+			}
+			log := start(t, testcaddy.TLSApp(t, `{}`, []string{name}), servers...)
+
+			var outcomes, logs []string
+			seen := 0
+			for _, port := range ports {
+				outcome := test.run(t, port)
+				if test.log != "" {
+					eventually(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
+				}
+				lines := stdlibLog(t, log)
+				outcomes, logs = append(outcomes, outcome), append(logs, strings.Join(lines[seen:], "\n"))
+				seen = len(lines)
+			}
+			for i, what := range []string{"without the wrapper", "with the wrapper", "others without the wrapper", "others with the wrapper"} {
+				stock := i &^ 1
+				if outcomes[i] != outcomes[stock] || stock == 0 && test.want != "" && outcomes[i] != test.want {
+					t.Errorf("%s:\n     %s\nwant %s", what, outcomes[i], outcomes[stock])
+				}
+				if logs[i] != logs[stock] || stock == 0 && logs[i] != test.log {
+					t.Errorf("%s: http.stdlib says\n     %s\nwant %s", what, logs[i], test.log)
+				}
+			}
+		})
+	}
+}
+
+var addr = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+
+// stdlibLog returns the debug messages of http.stdlib, without addresses.
+func stdlibLog(t *testing.T, log string) (lines []string) {
+	for _, line := range logged(t, log, "http.stdlib") {
+		if line["level"] == "debug" {
+			lines = append(lines, addr.ReplaceAllString(line["msg"].(string), "ADDR"))
+		}
+	}
+	return lines
+}
+
+// goAway reads frames up to GOAWAY and returns its code.
+func goAway(h *h2conn) string {
+	for {
+		frame, err := h.ReadFrame()
+		if err != nil {
+			return err.Error()
+		}
+		if frame, ok := frame.(*http2.GoAwayFrame); ok {
+			return frame.ErrCode.String()
+		}
+	}
+}
+
+// HTTP/2 clients are told when a config is replaced, and when Caddy stops; a
+// request that runs is finished.
+func TestGoAway(t *testing.T) {
+	const name = "a.goaway.test"
+	tlsApp := testcaddy.TLSApp(t, `{}`, []string{name})
+	ports := []int{freePort(t), freePort(t)}
+	servers := func(body string) []string {
+		routes := `"routes":[{"handle":[{"handler":"static_response","body":"` + body + `"}]}]`
+		return []string{serverJSON(ports[0], withoutOrigin+routes), serverJSON(ports[1], withOrigin+routes)}
+	}
+	for _, end := range []struct {
+		what string
+		do   func()
+	}{
+		{"reload", func() { start(t, tlsApp, servers("two")...) }},
+		{"stop", func() {
+			if err := caddy.Stop(); err != nil {
+				t.Error(err)
+			}
+		}},
+	} {
+		start(t, tlsApp, servers("one")...)
+		var open []*h2conn
+		for _, port := range ports {
+			h := dialH2(t, port, name)
+			h.get(1, name)
+			if status := h.status(1); status != "200" {
+				t.Errorf("status %s", status)
+			}
+			open = append(open, h)
+		}
+		end.do()
+		for i, h := range open {
+			if code := goAway(h); code != "NO_ERROR" {
+				t.Errorf("%s, server %d: %s, want GOAWAY", end.what, i, code)
+			}
+		}
+	}
+}
+
+// afterWrapper stands behind origin, and shows what net/http gets.
+type afterWrapper struct{}
+
+var accepted = make(chan net.Conn, 1000)
+
+func init() { caddy.RegisterModule(afterWrapper{}) }
+
+func (afterWrapper) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.listeners.test_after", New: func() caddy.Module { return new(afterWrapper) }}
+}
+
+func (afterWrapper) WrapListener(ln net.Listener) net.Listener { return &afterListener{ln} }
+
+type afterListener struct{ net.Listener }
+
+func (l *afterListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		select {
+		case accepted <- c:
+		default:
+		}
+	}
+	return c, err
+}
+
+// Known limit: *tls.Conn and its CloseWrite are hidden from what stands behind.
+func TestLimitHidden(t *testing.T) {
+	const name = "a.hidden.test"
+	ports := []int{freePort(t), freePort(t)}
+	start(t, testcaddy.TLSApp(t, `{}`, []string{name}),
+		serverJSON(ports[0], `"listener_wrappers":[{"wrapper":"test_after"}],`+withoutOrigin+`"routes":[]`),
+		serverJSON(ports[1], `"listener_wrappers":[{"wrapper":"origin"},{"wrapper":"test_after"}],`+withoutOrigin+`"routes":[]`))
+	for i, port := range ports {
+		for len(accepted) > 0 {
+			<-accepted
+		}
+		dial(t, port, name)
+		c := <-accepted
+		_, isTLS := c.(*tls.Conn)
+		_, canCloseWrite := c.(interface{ CloseWrite() error })
+		_, hasState := c.(interface{ ConnectionState() tls.ConnectionState })
+		if stock := i == 0; isTLS != stock || canCloseWrite != stock || !hasState {
+			t.Errorf("server %d: *tls.Conn %t, CloseWrite %t, ConnectionState %t", i, isTLS, canCloseWrite, hasState)
+		}
+	}
+}
+
+// Known limit: SETTINGS leave once the client's preface is there, not before.
+func TestLimitSettings(t *testing.T) {
+	const name = "a.settings.test"
+	ports := []int{freePort(t), freePort(t)}
+	start(t, testcaddy.TLSApp(t, `{}`, []string{name}), serverJSON(ports[0], withoutOrigin+`"routes":[]`), serverJSON(ports[1], withOrigin+`"routes":[]`))
+	for i, port := range ports {
+		c := dial(t, port, name, "h2")
+		_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		frame, err := http2.NewFramer(c, c).ReadFrame()
+		if (err == nil) != (i == 0) {
+			t.Errorf("server %d sends %v, %v ahead of the preface", i, frame, err)
+		}
+	}
+}
+
+// Known limit: on TLS 1.2, x/net refuses HTTP/2 with cipher suites on RFC 9113
+// appendix A's list, if it sees them.
+func TestLimitCiphers(t *testing.T) {
+	const name = "a.ciphers.test"
+	ports := []int{freePort(t), freePort(t)}
+	policy := `"tls_connection_policies":[{"protocol_max":"tls1.2","cipher_suites":["TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA"]}],"routes":[]`
+	start(t, testcaddy.TLSApp(t, `{}`, []string{name}), serverJSON(ports[0], policy), serverJSON(ports[1], `"listener_wrappers":[{"wrapper":"origin"}],`+policy))
+	var got []string
+	for _, port := range ports {
+		config := clientTLS(name, "h2")
+		config.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
+		config.MaxVersion = tls.VersionTLS12
+		c, err := tls.Dial("tcp", address(port), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		frame, err := openH2(t, c).ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, frame.Header().Type.String())
+		c.Close()
+	}
+	if want := []string{"GOAWAY", "SETTINGS"}; !slices.Equal(got, want) {
+		t.Errorf("first frames %v, want %v", got, want)
+	}
+}
+
+// On ALPN h2 nothing but HTTP/2 is served, and on any other nothing but HTTP/1.
+func TestALPNDecides(t *testing.T) {
+	const name = "a.alpn.test"
+	port := freePort(t)
+	start(t, testcaddy.TLSApp(t, `{}`, []string{name}), serverJSON(port, withOrigin+`"routes":[`+hostRoutes(name)+`]`))
+	for _, test := range []struct{ alpn, sent string }{
+		{"h2", "GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n"},
+		{"http/1.1", http2.ClientPreface + string(settings(t))},
+		{"", http2.ClientPreface + string(settings(t))},
+	} {
+		var alpn []string
+		if test.alpn != "" {
+			alpn = []string{test.alpn}
+		}
+		c := dial(t, port, name, alpn...)
+		if _, err := io.WriteString(c, test.sent); err != nil {
+			t.Fatal(err)
+		}
+		if got := ended(c); got != `""` {
+			t.Errorf("ALPN %q, %q: answered %s", test.alpn, test.sent[:14], got)
+		}
+	}
+}
