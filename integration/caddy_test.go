@@ -97,7 +97,7 @@ func startCaddy(t testing.TB, options, sites string, names []string, env ...stri
 		t.Fatal(err)
 	}
 	c.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
-	c.cmd.Env = append(os.Environ(), "HOME="+c.dir, "XDG_DATA_HOME="+c.dir, "XDG_CONFIG_HOME="+c.dir)
+	c.cmd.Env = append(os.Environ(), "HOME="+c.dir, "XDG_DATA_HOME="+c.dir, "XDG_CONFIG_HOME="+c.dir, "PORT="+c.port)
 	c.cmd.Env = append(c.cmd.Env, env...)
 	c.cmd.Stderr = c.log
 	if err := c.cmd.Start(); err != nil {
