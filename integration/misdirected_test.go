@@ -103,9 +103,9 @@ func TestM18Protocols(t *testing.T) {
 			{"a.x.test", "a.x.test:443", "200 a"},
 			{"a.x.test", "a.x.test:0443", "200 a"},
 			{"a.x.test", "a.x.test:1", "200 a"},
-			// Caddy's routing knows no trailing dot: this is a's host, in the catch-all
-			{"a.x.test", "a.x.test.", "200 catch-all"},
-			{"a.x.test", "b.x.test.", "421"},
+			// Caddy's routing knows no trailing dot and would answer with another site
+			{"a.x.test", "a.x.test.", "400"},
+			{"a.x.test", "b.x.test.", "400"},
 			// M14: no SNI
 			{"", "a.x.test", "200 a"},
 			{"", "o.y.test", "200 o"},

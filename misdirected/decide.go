@@ -1,8 +1,10 @@
 package misdirected
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
@@ -19,6 +21,7 @@ const (
 	TrustedGateway               // 2: the peer is a trusted gateway
 	EmptyHost                    // 3: no host, or none that routes to the SNI's site
 	InvalidHost                  // 3: the host is no host name
+	OddHost                      // 3: Caddy routes the host as it is spelled elsewhere
 	TwoHosts                     // 3: :authority and Host name different hosts
 	NoSNI                        // 4: no SNI, which missing_sni lets pass
 	NoSNIRefused                 // 4: no SNI, and missing_sni is reject
@@ -46,6 +49,7 @@ var reasons = [reasonCount]struct {
 	TrustedGateway: {"trusted_gateway", 0, exempt},
 	EmptyHost:      {"empty_host", http.StatusBadRequest, badHost},
 	InvalidHost:    {"invalid_host", http.StatusBadRequest, badHost},
+	OddHost:        {"odd_host", http.StatusBadRequest, badHost},
 	TwoHosts:       {"two_hosts", http.StatusBadRequest, badHost},
 	NoSNI:          {"no_sni", 0, noSNI},
 	NoSNIRefused:   {"no_sni_refused", http.StatusMisdirectedRequest, misdirected},
@@ -105,11 +109,12 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 	sni, sniErr := hostname.ParseSNI(req.sni)
 	hasSNI := req.sni != ""
 	host, hostErr := hostname.Parse(req.host)
+	odd := hostErr == nil && misrouted(s, req.host, host)
 
 	// A forward proxy must not answer 421 (RFC 9110 section 15.5.20). Its
 	// targets are hosts that are not ours; it is still not to reach a site that
 	// asks for client certificates around those.
-	if req.forward && hostErr == nil && !s.NamesHost(host) {
+	if req.forward && hostErr == nil && !odd && !s.NamesHost(host) {
 		if !s.AsksClientCert(host) || (!hasSNI || sniErr == nil) && s.SameClientAuth(sni, host) {
 			return ForwardProxy, host
 		}
@@ -125,12 +130,14 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 	if req.host == "" && req.http10 {
 		// HTTP/1.0 without Host means the host of the connection, but Caddy
 		// routes it as no host: that must come to the same.
-		if hasSNI && (sniErr != nil || !s.SameSite(sni, "")) {
+		if hasSNI && (sniErr != nil || !s.SameSite(sni, "")) || s.NamesHost("") {
 			return EmptyHost, ""
 		}
 		host, hostErr = sni, nil
 	}
 	switch {
+	case odd:
+		return OddHost, req.host
 	case hostErr == nil:
 	case req.host == "":
 		return EmptyHost, ""
@@ -170,6 +177,21 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 	default:
 		return Covered, host
 	}
+}
+
+// misrouted tells whether Caddy routes a host, as it was sent, to another site
+// than its canonical name: its host matchers know neither trailing dots nor the
+// forms of an IPv6 address. Such a request is judged as one host and would be
+// answered as another.
+func misrouted(s *authority.Snapshot, sent, canonical string) bool {
+	if strings.EqualFold(sent, canonical) {
+		return false
+	}
+	routed, _, err := net.SplitHostPort(sent) // as caddyhttp.MatchHost does
+	if err != nil {
+		routed = strings.TrimSuffix(strings.TrimPrefix(sent, "["), "]")
+	}
+	return !strings.EqualFold(routed, canonical) && !s.SameSite(strings.ToLower(routed), canonical)
 }
 
 func (g *gate) withoutSNI(s *authority.Snapshot, host string) Reason {

@@ -78,7 +78,7 @@ func TestDecide(t *testing.T) {
 				with(over("a.d1.test", "b.d1.test", OtherHost), forward),
 				with(over("a.d1.test", "x.w.d1.test", OtherHost), forward),
 				with(over("a.d1.test", "m.d1.test", OtherHost), forward),
-				with(over("a.d1.test", "m.d1.test.", OtherHost), func(a *asked) { forward(a); host("m.d1.test")(a) }),
+				with(over("a.d1.test", "m.d1.test.", OddHost), forward),
 				with(over("a.d1.test", "", EmptyHost), forward),
 				with(over("a.d1.test", "a b", InvalidHost), forward),
 			},
@@ -163,8 +163,17 @@ func TestDecide(t *testing.T) {
 				with(over("a.d1.test", "a.d1.test:443", SameHost), host("a.d1.test")),
 				with(over("a.d1.test", "a.d1.test:0443", SameHost), host("a.d1.test")),
 				with(over("a.d1.test", "a.d1.test:8443", SameHost), host("a.d1.test")),
-				with(over("a.d1.test", "a.d1.test.", SameHost), host("a.d1.test")),
+				with(over("unnamed.test", "unnamed.test.:443", SameHost), host("unnamed.test")),
 				over("m.d1.test", "m.d1.test", SameHost),
+			},
+		},
+		{
+			name: "M12 step 3: a spelling that Caddy routes to another site",
+			requests: []asked{
+				over("a.d1.test", "a.d1.test.", OddHost),
+				over("a.d1.test", "A.d1.test.:443", OddHost),
+				over("a.d1.test", "m.d1.test.", OddHost),
+				over("", "a.d1.test.", OddHost),
 			},
 		},
 		{

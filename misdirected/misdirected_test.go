@@ -179,13 +179,16 @@ func TestProvisionErrors(t *testing.T) {
 //
 //   - a host that is advertised on a connection is accepted on it;
 //   - a host that is accepted there is not answered 421, nor is the SNI itself;
-//   - a site that asks for client certificates and has a guard is not reached
-//     from an SNI with another rule (M15), unless a share group says so.
+//   - a host that has a guard and asks for client certificates is not reached
+//     from an SNI with another rule (M15), unless a share group says so;
+//   - however a host is spelled, and in whatever kind of request, the same site
+//     answers or nobody does (M12);
+//   - without host, nobody answers who has a name (M11).
 func TestM23(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(5, 6))
 	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
-	names := []string{"a.p1.test", "b.p1.test", "c.p1.test", "x.w.p1.test", "y.w.p1.test", "n.p1.test", "v.u.p1.test"}
-	patterns := append([]string{"*.p1.test", "*.w.p1.test", "*.*.p1.test"}, names...)
+	names := []string{"a.p1.test", "b.p1.test", "c.p1.test", "x.w.p1.test", "y.w.p1.test", "n.p1.test", "v.u.p1.test", "single"}
+	patterns := append([]string{"*.p1.test", "*.w.p1.test", "*.*.p1.test", "*.*.*.*", "*.*", "*"}, names...)
 	some := func(from []string, most int) string {
 		var list []string
 		for _, i := range rnd.Perm(len(from))[:1+rnd.IntN(most)] {
@@ -214,8 +217,8 @@ func TestM23(t *testing.T) {
 		}
 		policies = append(policies, pick(`{}`, `{"client_authentication":{"mode":"require"}}`))
 		guarded := rnd.IntN(2) == 0 // by every route
-		for range rnd.IntN(5) {
-			handlers := `{"handler":"static_response","body":"site"}`
+		for i := range rnd.IntN(5) {
+			handlers := fmt.Sprintf(`{"handler":"static_response","body":"%d"}`, i)
 			if guarded || rnd.IntN(2) == 0 {
 				handlers = guard() + handlers
 			}
@@ -229,30 +232,68 @@ func TestM23(t *testing.T) {
 		srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, `{`+certificates+`,"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,`+config+`}}}}`, ""))
 		handlers := srv.Routes[len(srv.Routes)-1].Handlers
 		s := handlers[0].(*Handler).server.Snapshot()
+		answer := func(sni, text string) (status int, site string) {
+			r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text)))
+			if err != nil {
+				t.Fatalf("test request %q: %v", text, err)
+			}
+			r.TLS = &tls.ConnectionState{ServerName: sni}
+			w := httptest.NewRecorder()
+			srv.ServeHTTP(w, r)
+			counts[fmt.Sprintf("answered %d", w.Code)]++
+			return w.Code, w.Body.String()
+		}
 
-		for _, sni := range append(names, "other.test") {
+		site := make(map[string]string) // by its own connection, and without any guard's leave
+		for _, name := range append(names, "other.test") {
+			_, site[name] = answer(name, "GET / HTTP/1.1\r\nHost: "+name+"\r\n\r\n")
+		}
+		for _, sni := range append(names, "other.test", "") {
 			for _, host := range append(names, "other.test") {
-				status := testcaddy.Get(srv, sni, host).Code
+				status, _ := answer(sni, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
 				accepted, advertised := s.Accepted(sni, host), s.Advertised(sni, host)
-				counts[fmt.Sprintf("answered %d", status)]++
 				if advertised && sni != host {
 					counts["advertised"]++
 				}
-				switch {
-				case advertised && !accepted:
-					t.Fatalf("SNI %s, host %s: advertised, but not accepted, in %s", sni, host, config)
-				case accepted && status != 200:
-					t.Fatalf("SNI %s, host %s: accepted, but answered %d, in %s", sni, host, status, config)
-				case sni == host && status != 200:
-					t.Fatalf("SNI %s: its own host is answered %d, in %s", sni, status, config)
-				case guarded && status == 200 && s.AsksClientCert(host) && !s.SameClientAuth(sni, host) && !strings.Contains(config, "share"):
-					t.Fatalf("SNI %s, host %s: reached without its client certificate, in %s", sni, host, config)
+				if advertised && !accepted {
+					t.Fatalf("SNI %q, host %s: advertised, but not accepted, in %s", sni, host, config)
 				}
+				if accepted && status != 200 {
+					t.Fatalf("SNI %q, host %s: accepted, but answered %d, in %s", sni, host, status, config)
+				}
+				if sni == host && status != 200 {
+					t.Fatalf("SNI %q: its own host is answered %d, in %s", sni, status, config)
+				}
+				if !guarded {
+					continue
+				}
+				for _, text := range []string{
+					"GET / HTTP/1.1\r\nHost: " + host,
+					"GET / HTTP/1.1\r\nHost: " + strings.ToUpper(host) + ":443",
+					"GET / HTTP/1.1\r\nHost: " + host + ".",
+					"GET / HTTP/1.1\r\nHost: " + host + ".:0443",
+					"GET / HTTP/1.0\r\nHost: " + host + ".",
+					"GET https://" + host + "/ HTTP/1.1\r\nHost: " + names[0],
+					"GET https://" + host + "./ HTTP/1.1\r\nHost: " + names[0],
+					"CONNECT " + host + ":443 HTTP/1.1\r\nHost: " + names[0],
+					"CONNECT " + host + ".:443 HTTP/1.1\r\nHost: " + names[0],
+				} {
+					status, got := answer(sni, text+"\r\n\r\n")
+					if status == 200 && got != site[host] {
+						t.Fatalf("SNI %q, %q: answered by site %s, but %s is of %s, in %s", sni, text, got, host, site[host], config)
+					}
+					if status == 200 && s.AsksClientCert(host) && !s.SameClientAuth(sni, host) && !strings.Contains(config, "share") {
+						t.Fatalf("SNI %q, %q: reached without its client certificate, in %s", sni, text, config)
+					}
+				}
+			}
+			if status, got := answer(sni, "GET / HTTP/1.0\r\n\r\n"); guarded && status == 200 && got != "catch-all" {
+				t.Fatalf("SNI %q, no host: answered by site %s, in %s", sni, got, config)
 			}
 		}
 	}
 	// the test means something only if all of this happened
-	for _, what := range []string{"answered 200", "answered 421", "advertised"} {
+	for _, what := range []string{"answered 200", "answered 421", "answered 400", "advertised"} {
 		if counts[what] < 100 {
 			t.Errorf("%s: %d times, want more", what, counts[what])
 		}

@@ -21,6 +21,7 @@ func init() {
 // config, and so that it can warn of dangerous settings once all of the config
 // is known.
 type App struct {
+	ctx     caddy.Context
 	tls     *caddytls.TLS
 	logger  *zap.Logger
 	servers map[*caddyhttp.Server]*Server
@@ -40,6 +41,7 @@ func (app *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("getting tls app: %v", err)
 	}
+	app.ctx = ctx
 	app.tls = tls.(*caddytls.TLS)
 	app.logger = ctx.Logger()
 	app.servers = make(map[*caddyhttp.Server]*Server)
@@ -50,6 +52,17 @@ func (app *App) Provision(ctx caddy.Context) error {
 func (app *App) Start() error {
 	for srv, server := range app.servers {
 		for _, w := range server.Snapshot().warnings() {
+			app.logger.Warn(w.message, append(w.fields, zap.String("server", srv.Name()))...)
+		}
+	}
+	http, err := app.ctx.AppIfConfigured("http")
+	if err != nil {
+		return nil //nolint:nilerr // without HTTP there is nothing to warn of
+	}
+	// strict_sni_host is often turned off for all servers at once.
+	for _, srv := range http.(*caddyhttp.App).Servers {
+		if names := unguardedNames(srv); app.servers[srv] == nil && len(names) > 0 {
+			w := warn(unguarded, "sites", names)
 			app.logger.Warn(w.message, append(w.fields, zap.String("server", srv.Name()))...)
 		}
 	}

@@ -142,9 +142,13 @@ func (cs *certificates) candidates(sni string) (leaves []*x509.Certificate) {
 	if len(found) == 0 {
 		return nil
 	}
-	c := cs.policies.bySNI.find(sni)
+	c := cs.policies.find(sni)
 	for r, ok := c.next(); ok; r, ok = c.next() {
-		chosen := choose(found, sni, cs.policies.list[r.index].selection)
+		policy := &cs.policies.list[r.index]
+		if policy.drop {
+			continue
+		}
+		chosen := choose(found, sni, policy.selection)
 		if len(chosen) == 0 {
 			return nil
 		}

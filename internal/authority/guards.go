@@ -3,6 +3,7 @@ package authority
 import (
 	"slices"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -43,6 +44,8 @@ type guards struct {
 type routeGuards struct {
 	routes *routes
 	places [][]place
+	// answers tells of each route whether it may answer.
+	answers []bool
 }
 
 // A place is one where a guard stands; one guard can stand in several (a named
@@ -50,7 +53,8 @@ type routeGuards struct {
 type place struct {
 	guard *Guard
 	inner []*table // host matchers below the top level that must match too
-	// certain: the matchers on the way ask for nothing but the host.
+	// certain: the matchers on the way ask for nothing but the host, and no
+	// handler on the way may answer.
 	certain bool
 }
 
@@ -74,12 +78,12 @@ func newGuards(srv *caddyhttp.Server, main *routes, registered []*Guard) *guards
 }
 
 func newRouteGuards(srv *caddyhttp.Server, list caddyhttp.RouteList, rs *routes) routeGuards {
-	rg := routeGuards{rs, make([][]place, len(rs.sites))}
+	rg := routeGuards{rs, make([][]place, len(rs.sites)), make([]bool, len(rs.sites))}
 	for i, site := range rs.sites {
 		w := guardWalk{named: srv.NamedRoutes}
 		route := &list[site.route]
 		w.handlers(route, nil, route.Group == "")
-		rg.places[i] = w.found
+		rg.places[i], rg.answers[i] = w.found, w.answered
 	}
 	return rg
 }
@@ -102,9 +106,16 @@ func (gs *guards) all() []*Guard {
 }
 
 type guardWalk struct {
-	named  map[string]*caddyhttp.Route
-	active []string // the named routes we are in
-	found  []place
+	named    map[string]*caddyhttp.Route
+	active   []string // the named routes we are in
+	found    []place
+	answered bool // a handler so far may have answered
+}
+
+// answering are handlers that answer by themselves. Others may do so too, but
+// those that stand in front of a guard are more likely to refuse requests.
+var answering = []caddy.ModuleID{
+	"http.handlers.acme_server", "http.handlers.file_server", "http.handlers.metrics", "http.handlers.reverse_proxy", "http.handlers.static_response",
 }
 
 // handlers visits a route's handlers, which are reached through inner; certain
@@ -113,7 +124,7 @@ func (w *guardWalk) handlers(route *caddyhttp.Route, inner []*table, certain boo
 	for _, handler := range route.Handlers {
 		switch h := handler.(type) {
 		case GuardHandler:
-			w.found = append(w.found, place{h.Guard(), inner, certain})
+			w.found = append(w.found, place{h.Guard(), inner, certain && !w.answered})
 		case *caddyhttp.Subroute:
 			w.routes(h.Routes, inner, certain)
 			if h.Errors != nil {
@@ -125,6 +136,8 @@ func (w *guardWalk) handlers(route *caddyhttp.Route, inner []*table, certain boo
 				w.routes(caddyhttp.RouteList{*named}, inner, certain)
 				w.active = w.active[:len(w.active)-1]
 			}
+		case caddy.Module:
+			w.answered = w.answered || slices.Contains(answering, h.CaddyModule().ID)
 		}
 	}
 }
@@ -157,14 +170,16 @@ func (gs *guards) each(host string, f func(g *Guard, certain bool) bool) {
 }
 
 func (rg *routeGuards) each(host string, f func(g *Guard, certain bool) bool) bool {
+	answered := false
 	c := rg.routes.byHost.find(host)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		for i := range rg.places[r.index] {
 			p := &rg.places[r.index][i]
-			if can, certain := p.runsFor(host); can && !f(p.guard, certain && r.certain) {
+			if can, certain := p.runsFor(host); can && !f(p.guard, certain && r.certain && !answered) {
 				return false
 			}
 		}
+		answered = answered || rg.answers[r.index]
 	}
 	return true
 }

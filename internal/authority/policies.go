@@ -21,6 +21,9 @@ type policies struct {
 	// policy with matchers on more than SNI may or may not be selected, and so
 	// may those behind it.
 	bySNI table
+	// unmatched are the wildcards with client authentication in SNI lists that
+	// Caddy can never match.
+	unmatched []string
 }
 
 // A policy is what two names must have in common for a connection to be right
@@ -31,6 +34,7 @@ type policy struct {
 	clientAuth int // client authentication; 0 is none
 	selection  *caddytls.CustomCertSelectionPolicy
 	patterns   []string // the SNI list
+	drop       bool     // no request ever comes over such a connection
 }
 
 // copyPolicies must be called before the policies are provisioned, since that
@@ -52,7 +56,7 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	}
 
 	for i, original := range from {
-		p := policy{selection: original.CertSelection}
+		p := policy{selection: original.CertSelection, drop: original.Drop}
 		settings := *original
 		settings.MatchersRaw = nil
 		var err error
@@ -68,36 +72,42 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 				return nil, fmt.Errorf("reading client authentication of TLS connection policy %d: %v", i, err)
 			}
 		}
-		if p.patterns, err = ps.index(original.MatchersRaw); err != nil {
+		var unmatched []string
+		if p.patterns, unmatched, err = ps.index(original.MatchersRaw); err != nil {
 			return nil, fmt.Errorf("reading matchers of TLS connection policy %d: %v", i, err)
+		}
+		if p.clientAuth != 0 {
+			ps.unmatched = append(ps.unmatched, unmatched...)
 		}
 		ps.list = append(ps.list, p)
 	}
 	return ps, nil
 }
 
-// index adds a policy to bySNI and returns its SNI list.
-func (ps *policies) index(matchers caddy.ModuleMap) ([]string, error) {
+// index adds a policy to bySNI and returns its SNI list, apart from what can
+// never match.
+func (ps *policies) index(matchers caddy.ModuleMap) (patterns, unmatched []string, err error) {
 	raw, hasSNI := matchers["sni"]
 	ps.bySNI.addEntry(true)
 	if !hasSNI {
 		ps.bySNI.addAny(len(matchers) == 0)
-		return nil, nil
+		return nil, nil, nil
 	}
 	var names []string
 	if err := json.Unmarshal(raw, &names); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	repl := caddy.NewReplacer()
-	var patterns []string
 	for _, name := range names {
 		pattern := asciiPattern(repl.ReplaceAll(name, ""))
 		if canMatchSNI(pattern) {
 			ps.bySNI.add(pattern, len(matchers) == 1)
 			patterns = append(patterns, pattern)
+		} else {
+			unmatched = append(unmatched, pattern)
 		}
 	}
-	return patterns, nil
+	return patterns, unmatched, nil
 }
 
 // canMatchSNI tells whether Caddy's SNI matcher could ever match pattern:
@@ -124,6 +134,15 @@ func asciiPattern(name string) string {
 	return strings.ToLower(strings.Join(labels, "."))
 }
 
+// find returns the policies that can be selected for a server name; "" is none
+// sent, and matches no wildcard, unlike an empty Host.
+func (ps *policies) find(sni string) cursor {
+	if sni == "" {
+		return ps.bySNI.findExact("")
+	}
+	return ps.bySNI.find(sni)
+}
+
 // A field is one number of a policy.
 type field func(*policy) int
 
@@ -143,12 +162,13 @@ func (a *agree) add(v int) {
 	a.value, a.seen = v, true
 }
 
-// ofSNI adds the policies a connection with that server name can have; "" is
-// none sent.
+// ofSNI adds the policies a connection with that server name can have.
 func (ps *policies) ofSNI(a *agree, by field, sni string) {
-	c := ps.bySNI.find(sni)
+	c := ps.find(sni)
 	for r, ok := c.next(); ok; r, ok = c.next() {
-		a.add(by(&ps.list[r.index]))
+		if p := &ps.list[r.index]; !p.drop {
+			a.add(by(p))
+		}
 	}
 }
 
@@ -163,9 +183,9 @@ func (ps *policies) ofHost(a *agree, by field, host string) {
 		return
 	}
 	ps.ofSNI(a, by, "")
-	c := ps.bySNI.find(host)
+	c := ps.find(host)
 	for r, ok := c.next(); ok; r, ok = c.next() {
-		if p := &ps.list[r.index]; p.clientAuth != 0 {
+		if p := &ps.list[r.index]; p.clientAuth != 0 && !p.drop {
 			a.add(by(p))
 		}
 	}
@@ -186,4 +206,16 @@ func (ps *policies) clientAuth(host string) bool {
 	var a agree
 	ps.ofHost(&a, (*policy).byClientAuth, host)
 	return a.differ || a.value != 0
+}
+
+// clientAuthDiffers tells whether some connections are asked for a client
+// certificate and others are not, or in another way.
+func (ps *policies) clientAuthDiffers() bool {
+	var a agree
+	for i := range ps.list {
+		if p := &ps.list[i]; !p.drop {
+			a.add(p.clientAuth)
+		}
+	}
+	return a.differ
 }

@@ -112,6 +112,20 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
+			name:     "no request comes over a dropped connection",
+			policies: `[{"match":{"remote_ip":{"ranges":["10.0.0.0/8"]}},"drop":true},{"match":{"sni":["d.test"]},"drop":true},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", true, true, true},
+				{"", "b.test", true, true, true},
+				{"a.test", "d.test", false, false, false},
+			},
+		},
+		{
+			name:     "no server name matches no wildcard",
+			policies: `[{"match":{"sni":["*"]},` + mtls + `},{}]`,
+			pairs:    []pair{{"", "a.test", true, true, true}, {"", "a", false, false, false}},
+		},
+		{
 			name:     "wildcards match from the left only, placeholders are replaced",
 			policies: `[{"match":{"sni":["a.*.test","f*.test","*.b.test"]},"alpn":["h2"]},{"match":{"sni":["{env.CONNREUSE_TEST_NAME}.test"]},` + mtls + `},{}]`,
 			pairs: []pair{
@@ -204,7 +218,7 @@ func TestPoliciesAsCaddySelects(t *testing.T) {
 				}
 			}
 			got := -1
-			c := ps.bySNI.find(sni)
+			c := ps.find(sni)
 			if r, ok := c.next(); ok {
 				got = int(r.index)
 			}

@@ -77,13 +77,11 @@ func (t *table) extend(refs []ref, certain bool) []ref {
 	return append(refs, ref{newest, certain})
 }
 
-// find returns the entries that can match name, a canonical name or "" (which
-// only patterns without wildcard and entries for any name match).
+// find returns the entries that can match name, in lower case. As MatchHost has
+// it, "" is one label, an empty one, and a trailing dot makes one more.
 func (t *table) find(name string) cursor {
-	c := cursor{ends: t.ends}
-	c.push(t.exact[name])
-	c.push(t.any)
-	if len(t.wild) == 0 || name == "" {
+	c := t.findExact(name)
+	if len(t.wild) == 0 {
 		return c
 	}
 	labels := strings.Count(name, ".") + 1
@@ -93,6 +91,14 @@ func (t *table) find(name string) cursor {
 			c.push(s.patterns[string(s.mask(buf[:0], name))])
 		}
 	}
+	return c
+}
+
+// findExact is find without wildcards.
+func (t *table) findExact(name string) cursor {
+	c := cursor{ends: t.ends}
+	c.push(t.exact[name])
+	c.push(t.any)
 	return c
 }
 
@@ -111,6 +117,17 @@ func (s *shape) mask(buf []byte, name string) []byte {
 		}
 	}
 	return buf
+}
+
+// labels returns the most labels that a pattern has.
+func (t *table) labels() (most int) {
+	for pattern := range t.exact {
+		most = max(most, strings.Count(pattern, ".")+1)
+	}
+	for _, s := range t.wild {
+		most = max(most, s.labels)
+	}
+	return most
 }
 
 // A cursor walks through the entries found, in their order, up to the first

@@ -53,6 +53,8 @@ func TestTable(t *testing.T) {
 		{"test", []int32{3, 5}},
 		{"a.b.c.test", []int32{3, 5}},
 		{"", []int32{3, 5}},
+		{"x.test.", []int32{3, 5}}, // an empty label behind the dot
+		{"a.x.", []int32{3, 5}},
 		{"never.reached.as.five.ends", []int32{3, 5}},
 	} {
 		if got := all(tab.find(test.name)); !slices.Equal(got, test.want) {
@@ -79,6 +81,23 @@ func TestTableManyShapes(t *testing.T) {
 	}
 	if got := all(tab.find("a.a.a.a.a")); !slices.Equal(got, want) {
 		t.Errorf("found %v, want all %d", got, len(want))
+	}
+}
+
+// As MatchHost has it, "*" stands for an empty label too.
+func TestTableEmptyLabels(t *testing.T) {
+	var tab table
+	tab.addEntry(false)
+	tab.add("*", true)
+	tab.addEntry(false)
+	tab.add("*.*.*", true)
+	for name, want := range map[string][]int32{"": {0}, "a": {0}, "x.y.": {1}, "x.y": nil} {
+		if got := all(tab.find(name)); !slices.Equal(got, want) {
+			t.Errorf("find(%q) = %v, want %v", name, got, want)
+		}
+	}
+	if got := all(tab.findExact("")); got != nil {
+		t.Errorf("findExact(%q) = %v, want none", "", got)
 	}
 }
 

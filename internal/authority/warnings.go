@@ -1,11 +1,18 @@
 package authority
 
 import (
+	"cmp"
+	"crypto/tls"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
 	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 )
 
 // A warning is something in the config that an operator should know of before
@@ -28,8 +35,15 @@ func warn(message, what string, names []string, fields ...zap.Field) warning {
 	return warning{message, append(fields, zap.Strings(what, names))}
 }
 
+const unguarded = "sites that ask for client certificates can be reached over connections that were not asked for one: " +
+	"strict_sni_host is off, and no misdirected handler runs for each of their requests"
+
 // warnings is not for the request path.
 func (s *Snapshot) warnings() (found []warning) {
+	if len(s.policies.unmatched) > 0 {
+		found = append(found, warn("sites are meant to ask for client certificates but never do: in a TLS policy Caddy matches "+
+			"wildcards only in a row from the left", "sites", s.policies.unmatched))
+	}
 	if s.strictSNIHost {
 		// nothing can be crossed, so this is all there is to say
 		if len(s.guards.all()) > 0 {
@@ -39,28 +53,29 @@ func (s *Snapshot) warnings() (found []warning) {
 		return found
 	}
 
-	var unguarded []string
-	lenient := make(map[string][]string) // by option
-	for _, name := range s.clientAuthNames() {
-		guarded := false
-		s.guards.each(name, func(g *Guard, certain bool) bool {
-			guarded = guarded || certain
-			for _, option := range g.Lenient {
-				lenient[option] = append(lenient[option], name)
+	if s.policies.clientAuthDiffers() {
+		var open []string
+		lenient := make(map[string][]string) // by option
+		for name, shown := range s.clientAuthNames() {
+			guarded := false
+			s.guards.each(name, func(g *Guard, certain bool) bool {
+				guarded = guarded || certain
+				for _, option := range g.Lenient {
+					lenient[option] = append(lenient[option], shown)
+				}
+				return true
+			})
+			if !guarded {
+				open = append(open, shown)
 			}
-			return true
-		})
-		if !guarded {
-			unguarded = append(unguarded, name)
 		}
-	}
-	if len(unguarded) > 0 {
-		found = append(found, warn("sites that ask for client certificates can be reached over connections that were not asked for one: "+
-			"strict_sni_host is off, and no misdirected handler runs for each of their requests", "sites", unguarded))
-	}
-	for _, option := range slices.Sorted(maps.Keys(lenient)) {
-		found = append(found, warn("an option of misdirected lets requests reach sites that ask for client certificates "+
-			"over connections that were not asked for one", "sites", lenient[option], zap.String("option", option)))
+		if len(open) > 0 {
+			found = append(found, warn(unguarded, "sites", open))
+		}
+		for _, option := range slices.Sorted(maps.Keys(lenient)) {
+			found = append(found, warn("an option of misdirected lets requests reach sites that ask for client certificates "+
+				"over connections that were not asked for one", "sites", lenient[option], zap.String("option", option)))
+		}
 	}
 
 	seen := make(map[string]bool) // sites of the Caddyfile often import the same block
@@ -79,21 +94,81 @@ func (s *Snapshot) warnings() (found []warning) {
 }
 
 // clientAuthNames returns the names, wildcards among them, for which clients
-// are asked for a certificate. "*" stands for the hosts that no site names.
-func (s *Snapshot) clientAuthNames() (names []string) {
+// are asked for a certificate, and how to call them.
+func (s *Snapshot) clientAuthNames() map[string]string {
+	names := make(map[string]string)
+	add := func(name, shown string) {
+		if s.policies.clientAuth(name) {
+			names[name] = shown
+		}
+	}
 	for _, site := range s.routes.sites {
 		if site.patterns == nil {
-			names = append(names, "*")
+			add(unnamed(&s.routes.byHost, &s.policies.bySNI), site.name)
 		}
-		names = append(names, site.patterns...)
+		for _, pattern := range site.patterns {
+			add(pattern, pattern)
+		}
 	}
 	for _, p := range s.policies.list {
 		if p.clientAuth != 0 {
-			names = append(names, p.patterns...)
+			for _, pattern := range p.patterns {
+				add(pattern, pattern)
+			}
 		}
 	}
-	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return !s.policies.clientAuth(name) })
+	return names
+}
+
+// unguardedNames returns the names in the host matchers of a server without any
+// connreuse module, for which clients are asked for a certificate while
+// strict_sni_host is off. Its policies are provisioned, so they are asked.
+func unguardedNames(srv *caddyhttp.Server) (names []string) {
+	if srv.StrictSNIHost == nil || *srv.StrictSNIHost || !slices.ContainsFunc(srv.TLSConnPolicies, func(p *caddytls.ConnectionPolicy) bool {
+		return p.ClientAuthentication != nil && p.ClientAuthentication.Active()
+	}) {
+		return nil
+	}
+	ps := srv.TLSConnPolicies.TLSConfig(caddy.Context{})
+	local, remote := net.Pipe()
+	defer local.Close()
+	defer remote.Close()
+	ask := func(name string) (tls.ClientAuthType, bool) {
+		config, err := ps.GetConfigForClient(&tls.ClientHelloInfo{ServerName: name, Conn: local})
+		if err != nil || config == nil {
+			return tls.NoClientCert, false
+		}
+		return config.ClientAuth, true
+	}
+	differ := false
+	rs := newRoutes(srv.Routes)
+	for _, site := range rs.sites {
+		patterns, shown := site.patterns, ""
+		if patterns == nil {
+			patterns, shown = []string{unnamed(&rs.byHost)}, site.name
+		}
+		for _, pattern := range patterns {
+			auth, ok := ask(pattern)
+			differ = differ || ok && auth == tls.NoClientCert
+			if ok && auth != tls.NoClientCert {
+				names = append(names, cmp.Or(shown, pattern))
+			}
+		}
+	}
+	if !differ {
+		return nil
+	}
+	return names
+}
+
+// unnamed returns a name with more labels than any pattern in the tables: one
+// for the hosts that no pattern matches.
+func unnamed(tables ...*table) string {
+	labels := 1
+	for _, t := range tables {
+		labels = max(labels, t.labels())
+	}
+	return strings.Repeat("*.", labels) + "*"
 }
 
 // crossed returns the sites of a group of names, if their TLS policies differ.

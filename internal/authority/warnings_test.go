@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,7 +59,31 @@ func TestWarnings(t *testing.T) {
 		{
 			name:   "a catch-all that asks for client certificates",
 			server: `"tls_connection_policies":[{"match":{"sni":["a.test"]}},{"client_authentication":{"mode":"require"}}],` + off + `,"routes":[` + site("a.test", guard) + `,{}]`,
-			want:   []string{"no misdirected handler runs|*"},
+			want:   []string{"no misdirected handler runs|catch-all (route 1)"},
+		},
+		{
+			name:   "a catch-all beside a guarded site for single labels",
+			server: `"tls_connection_policies":[{"match":{"sni":["a.test"]}},{"client_authentication":{"mode":"require"}}],` + off + `,"routes":[` + site("a.test", guard) + `,` + site("*", guard) + `,{}]`,
+			want:   []string{"no misdirected handler runs|catch-all (route 2)"},
+		},
+		{
+			name:   "a guard behind what answers never runs",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", `{"handler":"static_response"},`+guard) + `,` + site("*.m.test", guard) + `]`,
+			want:   []string{"no misdirected handler runs|sites: m.test"},
+		},
+		{
+			name:   "a guard behind a route that may answer",
+			server: mtls + `,` + off + `,"routes":[{"match":[{"path":["/x"]}],"handle":[{"handler":"static_response"}]},` + site("m.test", guard) + `,` + site("*.m.test", guard) + `]`,
+			want:   []string{"no misdirected handler runs|sites: *.m.test, m.test"},
+		},
+		{
+			name:   "the whole server asks for the same certificate",
+			server: `"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],` + off + `,"routes":[{"match":[{"path":["/x"]}],"handle":[{"handler":"test_guard","lenient":["report_only"]}]}]`,
+		},
+		{
+			name:   "a wildcard that Caddy never matches",
+			server: `"tls_connection_policies":[{"match":{"sni":["a.*.test"]},"client_authentication":{"mode":"require"}},{}],` + off + `,"routes":[` + site("a.*.test", guard) + `]`,
+			want:   []string{"never do|a.*.test"},
 		},
 		{
 			name: "lenient options on a site that asks for client certificates, and not on others",
@@ -149,5 +174,48 @@ func TestStartLogsWarnings(t *testing.T) {
 			strings.Contains(line, "insecure_off") && strings.Contains(line, `"server":"front"`)
 	}) {
 		t.Errorf("no warning in the log:\n%s", data)
+	}
+}
+
+// A server without any connreuse module is warned about as well, since
+// strict_sni_host is often turned off for all servers at once.
+func TestStartWarnsOfOtherServers(t *testing.T) {
+	for _, test := range []struct {
+		name, server string
+		want         string // the sites; "" is no warning
+	}{
+		{"client certificates for one site", `"strict_sni_host":false,"tls_connection_policies":[{"match":{"sni":["m.test"]},"client_authentication":{"mode":"require"}},{}],"routes":[{"match":[{"host":["m.test","a.test"]}],"terminal":true},{}]`, "[m.test]"},
+		{"client certificates for the rest", `"strict_sni_host":false,"tls_connection_policies":[{"match":{"sni":["a.test"]}},{"client_authentication":{"mode":"require"}}],"routes":[{"match":[{"host":["a.test"]}],"terminal":true},{}]`, "[catch-all (route 1)]"},
+		{"client certificates for all", `"strict_sni_host":false,"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],"routes":[{"match":[{"host":["m.test"]}]}]`, ""},
+		{"strict_sni_host", `"strict_sni_host":true,"tls_connection_policies":[{"match":{"sni":["m.test"]},"client_authentication":{"mode":"require"}},{}],"routes":[{"match":[{"host":["m.test","a.test"]}]}]`, ""},
+		{"no client certificates", `"strict_sni_host":false,"tls_connection_policies":[{}],"routes":[{"match":[{"host":["m.test","a.test"]}]}]`, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			log := filepath.Join(t.TempDir(), "log")
+			ctx := testcaddy.Provision(t, `{"http":{"servers":{
+				"front":{`+testcaddy.NoRedirects+`,"tls_connection_policies":[{}],"routes":[`+oneGuard+`]},
+				"other":{"listen":["127.0.0.1:9443"],"automatic_https":{"disable_redirects":true,"disable_certificates":true},`+test.server+`}}}}`, log)
+			app, err := ctx.App("connreuse")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := app.(*App).Start(); err != nil {
+				t.Fatal(err)
+			}
+			data, err := os.ReadFile(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for line := range strings.SplitSeq(string(data), "\n") {
+				var entry map[string]any
+				if json.Unmarshal([]byte(line), &entry) == nil && entry["logger"] == "connreuse" && entry["server"] == "other" {
+					got += fmt.Sprint(entry["sites"])
+				}
+			}
+			if got != test.want {
+				t.Errorf("warned of %q, want %q", got, test.want)
+			}
+		})
 	}
 }
