@@ -7,9 +7,11 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
@@ -156,6 +158,29 @@ func TestO6Port(t *testing.T) {
 	} {
 		if got := (&choice{public: test.public}).port(test.local); got != test.want {
 			t.Errorf("public port %d on %v: %d, want %d", test.public, test.local, got, test.want)
+		}
+	}
+}
+
+// The limits are net/http's: for a handshake, the smallest of all that are set;
+// for a header, the one that is for headers if set.
+func TestServerTimeouts(t *testing.T) {
+	const s = caddy.Duration(time.Second)
+	for _, test := range []struct {
+		header, read, write    caddy.Duration
+		wantShake, wantRequest time.Duration
+	}{
+		{0, 0, 0, 0, 0},
+		{3 * s, 0, 0, 3 * time.Second, 3 * time.Second},
+		{3 * s, 2 * s, 0, 2 * time.Second, 3 * time.Second},
+		{3 * s, 2 * s, 1 * s, 1 * time.Second, 3 * time.Second},
+		{3 * s, 4 * s, 5 * s, 3 * time.Second, 3 * time.Second},
+		{0, 4 * s, 5 * s, 4 * time.Second, 4 * time.Second},
+		{-1, 4 * s, 0, 4 * time.Second, -1},
+	} {
+		l := &ListenerWrapper{server: &caddyhttp.Server{ReadHeaderTimeout: test.header, ReadTimeout: test.read, WriteTimeout: test.write}}
+		if shake, request := l.timeouts(); shake != test.wantShake || request != test.wantRequest {
+			t.Errorf("%v: %v and %v", test, shake, request)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestM23O4O13O14O15(t *testing.T) {
 	guard := func() string {
 		share := ""
 		if rnd.IntN(4) == 0 {
-			share = `,"share":[["` + names[0] + `","` + names[1+rnd.IntN(4)] + `"]]`
+			share = `,"share":[["` + names[0] + `","` + names[1+rnd.IntN(2)] + `"]` + pick("", `,["x.w.p2.test","y.w.p2.test"]`) + `]`
 		}
 		return `{"handler":"misdirected","scope":"` + pick("sni", "site", "certificate") + `"` + share + pick("", "", `,"report_only":true`) + `},`
 	}
