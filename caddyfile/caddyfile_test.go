@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	adapter "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/caddy-connreuse/connreuse/origin"
 )
 
 var update = flag.Bool("update", false, "write what the Caddyfiles in testdata give into the files next to them")
@@ -86,7 +88,8 @@ var (
 )
 
 // TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
-// README, the docs and the example show, and validates the JSON of handlers.
+// README, the docs and the example show, and validates the JSON there: that of a
+// handler, or of a list of listener wrappers.
 func TestCaddyfilesOfDocs(t *testing.T) {
 	found := 0
 	check := func(name string, text []byte) {
@@ -122,8 +125,11 @@ func TestCaddyfilesOfDocs(t *testing.T) {
 				check(path, match[1])
 			}
 			for _, match := range fencedJSON.FindAllSubmatch(text, -1) {
-				config := `{"apps":{"http":{"servers":{"srv0":{"listen":[":8443"],"routes":[{"handle":[` + string(match[1]) + `]}]}}}}}`
-				if err := validate(t, []byte(config)); err != nil {
+				server := `"routes":[{"handle":[` + string(match[1]) + `]}]`
+				if match[1][0] == '[' {
+					server = `"listener_wrappers":` + string(match[1])
+				}
+				if err := validate(t, []byte(`{"apps":{"http":{"servers":{"srv0":{"listen":[":8443"],`+server+`}}}}}`)); err != nil {
 					t.Errorf("%s: %v in\n%s", path, err, match[1])
 				}
 			}
