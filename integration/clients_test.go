@@ -135,6 +135,9 @@ type h2 struct {
 	goAway bool
 	// extendedConnect: the server's SETTINGS allow it.
 	extendedConnect bool
+	// What an ORIGIN frame (RFC 8336) told of.
+	sawOrigin bool
+	origins   []string
 }
 
 func dialH2(t testing.TB, addr string, config *tls.Config) client {
@@ -211,6 +214,16 @@ func (c *h2) send(fields [][2]string, body string) answer {
 					c.extendedConnect = true
 				}
 				_ = c.framer.WriteSettingsAck()
+			}
+		case *http2.UnknownFrame:
+			if f.Type != 0x0c {
+				continue
+			}
+			c.sawOrigin = true
+			for p := f.Payload(); len(p) >= 2; {
+				n := 2 + int(p[0])<<8 + int(p[1])
+				c.origins = append(c.origins, string(p[2:n]))
+				p = p[n:]
 			}
 		case *http2.GoAwayFrame:
 			c.goAway = true

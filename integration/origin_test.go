@@ -1,0 +1,206 @@
+package integration
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+)
+
+const withOrigin = `servers {
+		strict_sni_host insecure_off
+		listener_wrappers {
+			origin
+		}
+	}
+	default_sni o.y.test`
+
+// M23: what a connection is told of is not refused there, nor is its own name;
+// and what is not told of is refused, or not covered.
+func TestM23Advertised(t *testing.T) {
+	for gate, want := range map[string][]string{
+		"scope sni":                  {},
+		"scope certificate":          {"b.x.test", "post.x.test"},
+		"share a.x.test b.x.test":    {"b.x.test"},
+		"share a.x.test m.x.test":    {}, // crosses from one TLS policy to another
+		"share a.x.test o.y.test":    {}, // the certificate does not cover it
+		"missing_sni reject":         {},
+		"report_only":                {},
+		"trusted_gateways 0.0.0.0/0": {},
+	} {
+		t.Run(gate, func(t *testing.T) {
+			t.Parallel()
+			c := startCaddy(t, withOrigin, sites(gate, ""), siteNames)
+			conn := dialH2(t, c.addr, clientTLS("a.x.test")).(*h2)
+			if got := conn.do(ask{authority: "a.x.test"}); got.status != 200 {
+				t.Errorf("the connection's own name: %v", got)
+			}
+			var names []string
+			for _, origin := range conn.origins {
+				name, found := strings.CutSuffix(strings.TrimPrefix(origin, "https://"), ":"+c.port)
+				if !found {
+					t.Errorf("origin %s has another port than %s", origin, c.port)
+				}
+				names = append(names, name)
+				if got := conn.do(ask{authority: name}); got.status == 421 || got.reset != "" {
+					t.Errorf("advertised %s: %v", name, got)
+				}
+			}
+			if !conn.sawOrigin || !slices.Equal(names, want) && len(names)+len(want) > 0 {
+				t.Errorf("advertised (frame: %t): %v, want %v", conn.sawOrigin, names, want)
+			}
+		})
+	}
+}
+
+// Clients that know ORIGIN frames understand ours, and others do not mind.
+func TestOriginClients(t *testing.T) {
+	c := startCaddy(t, withOrigin, `
+localhost {
+	respond ok
+}
+a.site.test {
+	misdirected {
+		scope certificate
+	}
+	respond a
+}
+b.site.test {
+	misdirected {
+		scope certificate
+	}
+	respond b
+}
+*.site.test {
+	misdirected
+}
+`, []string{"a.site.test"})
+
+	t.Run("Node", func(t *testing.T) {
+		node := testcaddy.Need(t, "node", "nodejs")
+		out, err := exec.Command(node, "-e", `
+const session = require("node:http2").connect("https://a.site.test:" + process.argv[1], {
+	rejectUnauthorized: false,
+	lookup: (host, options, done) => options.all ? done(null, [{address: "127.0.0.1", family: 4}]) : done(null, "127.0.0.1", 4),
+});
+session.on("origin", (origins) => {
+	console.log(JSON.stringify({origins, set: session.originSet}));
+	session.close();
+});
+setTimeout(() => process.exit(1), 10000).unref();
+`, c.port).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		var got struct{ Origins, Set []string }
+		if err := json.Unmarshal(out, &got); err != nil {
+			t.Fatalf("%v in %s", err, out)
+		}
+		a, b := "https://a.site.test:"+c.port, "https://b.site.test:"+c.port
+		slices.Sort(got.Set)
+		if !slices.Equal(got.Origins, []string{b}) || !slices.Equal(got.Set, []string{a, b}) {
+			t.Errorf("origin event %v, originSet %v; want %s, and with %s", got.Origins, got.Set, b, a)
+		}
+	})
+
+	t.Run("nghttp", func(t *testing.T) {
+		nghttp := testcaddy.Need(t, "nghttp", "nghttp2-client")
+		out, err := exec.Command(nghttp, "-nv", "--no-verify-peer", "https://localhost:"+c.port+"/").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "recv ORIGIN frame <length=") || !strings.Contains(string(out), ":status: 200") {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+
+	t.Run("curl", func(t *testing.T) {
+		curl := testcaddy.Need(t, "curl", "curl")
+		for _, flags := range [][]string{{"--http2"}, {"--http1.1"}, {"--http2", "--tls-max", "1.2"}} {
+			args := append(flags, "-sk", "--resolve", "a.site.test:"+c.port+":127.0.0.1", "-w", " %{http_code} %{http_version}", "https://a.site.test:"+c.port+"/")
+			out, err := exec.Command(curl, args...).CombinedOutput()
+			want := map[bool]string{true: "a 200 1.1", false: "a 200 2"}[flags[0] == "--http1.1"]
+			if err != nil || string(out) != want {
+				t.Errorf("%v: %v, %q; want %q", flags, err, out, want)
+			}
+		}
+	})
+
+	t.Run("Go", func(t *testing.T) {
+		transport := &http2.Transport{TLSClientConfig: clientTLS("a.site.test")}
+		defer transport.CloseIdleConnections()
+		resp, err := transport.RoundTrip(must(http.NewRequest("GET", "https://"+c.addr+"/", nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// TestO12H2spec: the conformance suite has the same results with the wrapper as
+// without.
+func TestO12H2spec(t *testing.T) {
+	h2spec := filepath.Join(t.TempDir(), "h2spec")
+	if out, err := exec.Command("go", "-C", "../tools", "build", "-o", h2spec, "github.com/summerwind/h2spec/cmd/h2spec").CombinedOutput(); err != nil {
+		t.Fatalf("building h2spec: %v: %s", err, out)
+	}
+	results := make(map[string]map[string]bool) // failed, by name of the case
+	for name, options := range map[string]string{"with": withOrigin, "without": strictOff} {
+		c := startCaddy(t, options, "\nlocalhost {\n\trespond \"a body of some length\"\n}\n", []string{"localhost"})
+		report := filepath.Join(t.TempDir(), "report.xml")
+		// exit status 1 is a failed case: stock Caddy has some, too
+		out, err := exec.Command(h2spec, "-t", "-k", "-h", "localhost", "-p", c.port, "-o", "2", "-j", report).CombinedOutput()
+		data, readErr := os.ReadFile(report)
+		if readErr != nil {
+			t.Fatalf("h2spec: %v: %s", err, out)
+		}
+		var parsed struct {
+			Suites []struct {
+				Name  string `xml:"name,attr"`
+				Cases []struct {
+					Package string    `xml:"package,attr"`
+					Name    string    `xml:"classname,attr"`
+					Failure *struct{} `xml:"failure"`
+					Error   *struct{} `xml:"error"`
+				} `xml:"testcase"`
+			} `xml:"testsuite"`
+		}
+		if err := xml.Unmarshal(data, &parsed); err != nil {
+			t.Fatal(err)
+		}
+		results[name] = make(map[string]bool)
+		for _, suite := range parsed.Suites {
+			for _, c := range suite.Cases {
+				results[name][fmt.Sprint(c.Package, " ", c.Name)] = c.Failure != nil || c.Error != nil
+			}
+		}
+	}
+	with, without := results["with"], results["without"]
+	failed := 0
+	for name, failedWithout := range without {
+		if failedWithout {
+			failed++
+		}
+		if failedWith, ok := with[name]; !ok || failedWith != failedWithout {
+			t.Errorf("%s: fails with the wrapper: %t, without: %t", name, failedWith, failedWithout)
+		}
+	}
+	if len(with) != len(without) || len(with) < 100 {
+		t.Errorf("%d cases with the wrapper, %d without, want the same and more than 100", len(with), len(without))
+	}
+	t.Logf("%d cases, %d of which fail with and without the wrapper", len(with), failed)
+}
