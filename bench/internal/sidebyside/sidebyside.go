@@ -1,0 +1,229 @@
+// Package sidebyside runs one Caddy with servers that differ in one thing, and
+// loads them in turn, so that whatever else the machine does hits all alike.
+package sidebyside
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
+)
+
+// Host is the name of the one site that all servers have.
+const Host = "a.bench.test"
+
+// RunsAsCaddy is the first thing a benchmark calls: the benchmark's own program
+// is the Caddy that it loads. True means that it was, and is over.
+func RunsAsCaddy() bool {
+	if len(os.Args) < 2 || os.Args[1] != "run" {
+		return false
+	}
+	caddycmd.Main()
+	return true
+}
+
+// Versions is what a result was measured with.
+func Versions() string {
+	version, _ := caddy.Version()
+	return fmt.Sprintf("%s, %s/%s, %d cores, Caddy %s", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), version)
+}
+
+// A Result compares one server with another.
+type Result struct {
+	Rates map[string]float64 // median requests/s of each server
+	Ratio Spread             // of requests/s
+	CPU   Spread             // of Caddy's CPU time for a request
+}
+
+// A Spread is the median, the least and the most of all rounds.
+type Spread struct{ Median, Min, Max float64 }
+
+func (s Spread) String() string { return fmt.Sprintf("%.3f (%.3f to %.3f)", s.Median, s.Min, s.Max) }
+
+// A Bench is a running Caddy.
+type Bench struct {
+	pid   int
+	ports map[string]string
+	names []string
+}
+
+// Run starts Caddy with servers, by name: settings beyond those that all have,
+// among them the handlers in front of the response, "handle". It calls f and
+// ends Caddy.
+func Run(servers map[string]map[string]any, f func(*Bench) error) error {
+	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &Bench{ports: make(map[string]string)}
+	config := make(map[string]any)
+	for name, settings := range servers {
+		b.names = append(b.names, name)
+		if b.ports[name], err = freePort(); err != nil {
+			return err
+		}
+		server := map[string]any{
+			"listen":                  []string{"127.0.0.1:" + b.ports[name]},
+			"protocols":               []string{"h1", "h2"},
+			"automatic_https":         map[string]any{"disable_redirects": true},
+			"tls_connection_policies": []any{map[string]any{}},
+		}
+		handlers := []any{map[string]any{"handler": "static_response", "body": "ok"}}
+		for key, value := range settings {
+			if key == "handle" {
+				handlers = append(value.([]any), handlers...)
+			} else {
+				server[key] = value
+			}
+		}
+		server["routes"] = []any{map[string]any{"match": []any{map[string]any{"host": []string{Host}}}, "handle": handlers, "terminal": true}}
+		config[name] = server
+	}
+	slices.Sort(b.names)
+	text, err := json.Marshal(map[string]any{
+		"admin":   map[string]any{"disabled": true},
+		"storage": map[string]any{"module": "file_system", "root": dir},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
+		"apps": map[string]any{
+			"http": map[string]any{"servers": config},
+			"tls":  map[string]any{"automation": map[string]any{"policies": []any{map[string]any{"issuers": []any{map[string]any{"module": "internal"}}}}}},
+			"pki":  map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "caddy.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "run", "--config", file)
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	}()
+	b.pid = cmd.Process.Pid
+	for name := range servers {
+		for try := 0; ; try++ {
+			if _, err := b.load(name, 100, "-c", "1"); err == nil {
+				break
+			} else if try == 20 {
+				return fmt.Errorf("waiting for Caddy: %w", err)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
+	return f(b)
+}
+
+// Compare loads all servers in turn, in an order that rotates from round to
+// round, and compares the server what with the server with. Flags are h2load's.
+func (b *Bench) Compare(what, with string, rounds, requests int, flags ...string) (Result, error) {
+	rates := make(map[string][]float64)
+	var ratios, cpus []float64
+	order := slices.Clone(b.names)
+	for range rounds {
+		order = append(order[1:], order[0])
+		cpu := make(map[string]float64)
+		for _, name := range order {
+			before, err := b.cpuTime()
+			if err != nil {
+				return Result{}, err
+			}
+			rate, err := b.load(name, requests, flags...)
+			if err != nil {
+				return Result{}, err
+			}
+			after, err := b.cpuTime()
+			if err != nil {
+				return Result{}, err
+			}
+			rates[name] = append(rates[name], rate)
+			cpu[name] = float64(after - before)
+		}
+		n := len(ratios)
+		ratios = append(ratios, rates[what][n]/rates[with][n])
+		cpus = append(cpus, cpu[what]/cpu[with])
+	}
+	result := Result{Rates: make(map[string]float64), Ratio: spread(ratios), CPU: spread(cpus)}
+	for name, all := range rates {
+		result.Rates[name] = Median(all)
+	}
+	return result, nil
+}
+
+// cpuTime returns the CPU time Caddy has used, in clock ticks
+// (proc_pid_stat(5)).
+func (b *Bench) cpuTime() (ticks int, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	user, err := strconv.Atoi(fields[11])
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.Atoi(fields[12])
+	return user + system, err
+}
+
+var rate = regexp.MustCompile(`finished in [^,]+, ([\d.]+) req/s`)
+
+// load returns the requests per second of h2load against a server.
+func (b *Bench) load(name string, requests int, flags ...string) (float64, error) {
+	args := append([]string{"-n", strconv.Itoa(requests), "-t", "1", "--connect-to", "127.0.0.1:" + b.ports[name]}, flags...)
+	out, err := exec.Command("h2load", append(args, "https://"+Host+"/")...).CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("h2load (package nghttp2-client): %w: %s", err, out)
+	}
+	match := rate.FindSubmatch(out)
+	if match == nil || !strings.Contains(string(out), fmt.Sprintf("%d 2xx", requests)) {
+		return 0, fmt.Errorf("h2load: not all requests were answered: %s", out)
+	}
+	return strconv.ParseFloat(string(match[1]), 64)
+}
+
+func freePort() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	return port, err
+}
+
+func spread(values []float64) Spread {
+	return Spread{Median(values), slices.Min(values), slices.Max(values)}
+}
+
+// Median returns the median of values.
+func Median[T cmp.Ordered](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
