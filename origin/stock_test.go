@@ -22,10 +22,12 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
+const late = ", not about "
+
 // took says in words how long something took that should take a while.
 func took(start time.Time, want time.Duration) string {
 	if d := time.Since(start); d < want-50*time.Millisecond || d > want+400*time.Millisecond {
-		return fmt.Sprintf("after %v, not about %v", d, want)
+		return fmt.Sprintf("after %v%s%v", d, late, want)
 	}
 	return "in time"
 }
@@ -328,6 +330,11 @@ func TestAsStock(t *testing.T) {
 			seen := 0
 			for _, port := range ports {
 				outcome := test.run(t, port)
+				// a busy machine may be late once, a wrong limit always is
+				for again := 0; again < 2 && strings.Contains(outcome, late); again++ {
+					seen = len(stdlibLog(t, log))
+					outcome = test.run(t, port)
+				}
 				if test.log != "" {
 					eventually(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
 				}
@@ -484,7 +491,7 @@ func TestLimitCiphers(t *testing.T) {
 	policy := `"tls_connection_policies":[{"protocol_max":"tls1.2","cipher_suites":["TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA"]}],"routes":[]`
 	start(t, testcaddy.TLSApp(t, `{}`, []string{name}), serverJSON(ports[0], policy), serverJSON(ports[1], `"listener_wrappers":[{"wrapper":"origin"}],`+policy))
 	var got []string
-	for _, port := range ports {
+	for i, port := range ports {
 		config := clientTLS(name, "h2")
 		config.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
 		config.MaxVersion = tls.VersionTLS12
@@ -493,7 +500,11 @@ func TestLimitCiphers(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-		frame, err := openH2(t, c).ReadFrame()
+		h := &h2conn{c, http2.NewFramer(c, c), t}
+		if i == 1 { // the other one has closed the connection by now
+			h = openH2(t, c)
+		}
+		frame, err := h.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
 		}
