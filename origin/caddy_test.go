@@ -3,6 +3,7 @@ package origin
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -111,8 +112,8 @@ func clientTLS(sni string, alpn ...string) *tls.Config {
 // or HTTP/2.
 func client(t testing.TB, port int, sni, alpn string) *http.Client {
 	transport := &http.Transport{
-		Dial: func(string, string) (net.Conn, error) {
-			return net.Dial("tcp", address(port))
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address(port))
 		},
 		TLSClientConfig:   clientTLS(sni),
 		ForceAttemptHTTP2: alpn == "h2",

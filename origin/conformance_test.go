@@ -310,6 +310,8 @@ func TestO12NothingElseChanges(t *testing.T) {
 					continue
 				case header.Type == http2.FrameSettings && header.Flags.Has(http2.FlagSettingsAck), header.Type == http2.FrameWindowUpdate:
 					continue
+				case test.last == http2.FrameGoAway && header.StreamID != 0: // and so is an answer in time
+					continue
 				}
 				line := header.String()
 				if away, ok := frame.(*http2.GoAwayFrame); ok {

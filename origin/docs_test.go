@@ -1,4 +1,4 @@
-package origin
+package origin_test
 
 import (
 	"bytes"
@@ -14,9 +14,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/caddy-connreuse/connreuse/internal/authority"
-
 	_ "github.com/caddy-connreuse/connreuse/caddyfile" // directives
+	"github.com/caddy-connreuse/connreuse/internal/authority"
+	"github.com/caddy-connreuse/connreuse/origin"
 )
 
 // TestDocs: what docs/origin.md shows loads, the JSON is what the Caddyfile in
@@ -72,14 +72,14 @@ func TestDocs(t *testing.T) {
 		t.Errorf("the JSON is\n%v, and the Caddyfile comes to\n%v", shown, wrappers)
 	}
 
-	want := []string{overLimit, noPort}
+	want := []string{origin.OverLimit, origin.NoPort}
 	for reason := authority.NotServed; reason <= authority.Refused; reason++ {
 		want = append(want, reason.String())
 	}
 	for _, name := range []string{"frames", "advertised_origins", "frame_bytes", "cut_sets"} {
 		want = append(want, "caddy_origin_"+name+"_total")
 	}
-	for _, field := range reflect.VisibleFields(reflect.TypeFor[ListenerWrapper]()) {
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[origin.ListenerWrapper]()) {
 		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
 			want = append(want, name)
 		}

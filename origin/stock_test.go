@@ -22,10 +22,12 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
+const late = ", not about "
+
 // took says in words how long something took that should take a while.
 func took(start time.Time, want time.Duration) string {
 	if d := time.Since(start); d < want-50*time.Millisecond || d > want+400*time.Millisecond {
-		return fmt.Sprintf("after %v, not about %v", d, want)
+		return fmt.Sprintf("after %v%s%v", d, late, want)
 	}
 	return "in time"
 }
@@ -328,6 +330,11 @@ func TestAsStock(t *testing.T) {
 			seen := 0
 			for _, port := range ports {
 				outcome := test.run(t, port)
+				// a busy machine may be late once, a wrong limit always is
+				for again := 0; again < 2 && strings.Contains(outcome, late); again++ {
+					seen = len(stdlibLog(t, log))
+					outcome = test.run(t, port)
+				}
 				if test.log != "" {
 					eventually(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
 				}
@@ -493,11 +500,11 @@ func TestLimitCiphers(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-		framer := http2.NewFramer(nil, c)
-		if i == 1 { // the other one closes at once, so that a write could fail
-			framer = openH2(t, c).Framer
+		h := &h2conn{c, http2.NewFramer(c, c), t}
+		if i == 1 { // the other one has closed the connection by now
+			h = openH2(t, c)
 		}
-		frame, err := framer.ReadFrame()
+		frame, err := h.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
 		}

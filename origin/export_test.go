@@ -1,0 +1,7 @@
+package origin
+
+// For the tests that are outside of the package.
+const (
+	OverLimit = overLimit
+	NoPort    = noPort
+)
