@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
@@ -330,68 +328,6 @@ func TestO12NothingElseChanges(t *testing.T) {
 	}
 }
 
-// O13 RFC 8336 2.4: listed names outside of the certificate are left out, with
-// one warning that names them; one for each other reason, and for the limit.
-func TestO13Warnings(t *testing.T) {
-	port := freePort(t)
-	log := start(t, testcaddy.TLSApp(t, `{}`, []string{"a.warn.test", "b.warn.test", "c.warn.test", "m.warn.test", "g.warn.test", "gone.warn.test"}, []string{"far.warn.test"}),
-		wrapped(port, `,"max_origins":1,"origins":["https://far.warn.test","https://b.warn.test","https://nowhere.test","https://c.warn.test:8443","https://m.warn.test","https://g.warn.test","https://gone.warn.test","https://other.warn.test"]`,
-			`"tls_connection_policies":[{"match":{"sni":["m.warn.test"]},"client_authentication":{"mode":"request"}},{}],"routes":[
-			{"match":[{"host":["g.warn.test"]}],"handle":[{"handler":"misdirected"}]},`+hostRoutes("a.warn.test", "b.warn.test", "c.warn.test", "m.warn.test", "far.warn.test", "other.warn.test")+`]`))
-	for range 3 {
-		if got := dialH2(t, port, "a.warn.test").origins(); !slices.Equal(got, []string{"https://b.warn.test"}) {
-			t.Errorf("told %v", got)
-		}
-		dialH2(t, port, "far.warn.test").origins()
-	}
-	want := map[string]string{
-		"the certificate presented for the server name does not cover it": "[far.warn.test other.warn.test]",
-		"no site of this server is there for it":                          "[nowhere.test gone.warn.test]",
-		"it has another TLS connection policy than the server name":       "[m.warn.test]",
-		"a request for it would be answered 421 on this connection":       "[g.warn.test]",
-		"there are more origins than max_origins":                         "[https://c.warn.test:8443]",
-	}
-	got := make(map[string]string)
-	for _, line := range logged(t, log, "caddy.listeners.origin") {
-		if line["level"] != "warn" || line["sni"] != "a.warn.test" || got[line["reason"].(string)] != "" {
-			t.Errorf("unexpected: %v", line)
-		}
-		got[line["reason"].(string)] = fmt.Sprint(line["origins"])
-	}
-	if fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("warnings\n%v, want\n%v", got, want)
-	}
-}
-
-// What is left out of automatic origins is as configured: nobody is warned, but
-// for the limit and for a listener without a port.
-func TestO13NoWarnings(t *testing.T) {
-	port, socket := freePort(t), t.TempDir()+"/s"
-	names := []string{"a.quiet.test", "b.quiet.test", "c.quiet.test"}
-	log := start(t, testcaddy.TLSApp(t, `{}`, names), wrapped(port, "", onePolicy+`"routes":[{"handle":[{"handler":"misdirected"}]}]`),
-		`{"listen":["unix/`+socket+`"],"automatic_https":{"disable":true},"listener_wrappers":[{"wrapper":"origin"}],`+onePolicy+`"routes":[{}]}`)
-	if got := dialH2(t, port, "a.quiet.test").origins(); len(got) != 0 {
-		t.Errorf("told %v", got)
-	}
-	lines := logged(t, log, "caddy.listeners.origin")
-	if len(lines) != 1 || lines[0]["level"] != "debug" || fmt.Sprint(lines[0]["origins"]) != "[b.quiet.test c.quiet.test]" {
-		t.Errorf("log: %v", lines)
-	}
-
-	raw, err := net.Dial("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	if got := openH2(t, tls.Client(raw, clientTLS("a.quiet.test", "h2"))).origins(); len(got) != 0 {
-		t.Errorf("over a unix socket, told %v", got)
-	}
-	lines = logged(t, log, "caddy.listeners.origin")
-	if last := lines[len(lines)-1]; last["level"] != "warn" || last["reason"] != noPort {
-		t.Errorf("log: %v", last)
-	}
-}
-
 // O15 RFC 9113 9.1: nobody is told to go around a client-certificate rule.
 func TestO15ClientCertificates(t *testing.T) {
 	port := freePort(t)
@@ -421,31 +357,6 @@ func TestReload(t *testing.T) {
 			t.Errorf("certificate for %v, sites %v: told %s, want %s", step.certificate, step.sites, got, step.want)
 		}
 	}
-}
-
-func TestMetrics(t *testing.T) {
-	port := freePort(t)
-	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.metrics.test", "b.metrics.test", "c.metrics.test"}), wrapped(port, `,"public_port":443,"max_origins":1`, onePolicy+`"routes":[{}]`))
-	read := func() (values [4]float64) {
-		for i, vec := range []*prometheus.CounterVec{framesTotal, originsTotal, bytesTotal, cutTotal} {
-			values[i] = testutil.ToFloat64(vec.WithLabelValues("srv0"))
-		}
-		return values
-	}
-	before := read()
-	for range 3 {
-		dialH2(t, port, "a.metrics.test").origins()
-	}
-	dial(t, port, "a.metrics.test", "http/1.1")
-	// an entry is 2 + len("https://b.metrics.test")
-	want := [4]float64{3, 3, 3 * (9 + 2 + 22), 3}
-	eventually(t, "the counters", func() bool {
-		after := read()
-		for i := range after {
-			after[i] -= before[i]
-		}
-		return after == want
-	})
 }
 
 // No time is lost to waiting for anything.
