@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/net/http2"
-
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
@@ -134,13 +132,16 @@ setTimeout(() => process.exit(1), 10000).unref();
 	})
 
 	t.Run("Go", func(t *testing.T) {
-		transport := &http2.Transport{TLSClientConfig: clientTLS("a.site.test")}
+		transport := &http.Transport{TLSClientConfig: clientTLS("a.site.test", "h2"), ForceAttemptHTTP2: true}
 		defer transport.CloseIdleConnections()
 		resp, err := transport.RoundTrip(must(http.NewRequest("GET", "https://"+c.addr+"/", nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
+		if resp.ProtoMajor != 2 {
+			t.Errorf("answered by %s", resp.Proto)
+		}
 	})
 }
 
