@@ -179,3 +179,27 @@ func (b *body) settle(over bool) {
 	}
 	go func() { _ = b.src.Close() }()
 }
+
+// whole reads the source to its end and keeps it. It reports the length, and
+// false if that is more than can be kept.
+func (b *body) whole() (int64, bool, error) {
+	v := b.active
+	buf := make([]byte, 8<<10)
+	for {
+		_, err := v.Read(buf)
+		b.mu.Lock()
+		lost, length := b.lost, int64(len(b.kept))
+		if err != nil {
+			v.offset = 0
+		}
+		b.mu.Unlock()
+		switch {
+		case err == io.EOF && !lost:
+			return length, true, nil
+		case lost:
+			return 0, false, nil
+		case err != nil:
+			return 0, false, err
+		}
+	}
+}

@@ -66,7 +66,7 @@ func TestBodyReplay(t *testing.T) {
 					if n, err := first.Read(make([]byte, 1)); n != 0 || err != errBodyGone {
 						t.Errorf("the first attempt still reads: %d, %v", n, err)
 					}
-					got, err = io.ReadAll(iotest.OneByteReader(second))
+					got, err = io.ReadAll(iotest.HalfReader(second))
 					if err != nil || !bytes.Equal(got, content) {
 						t.Errorf("second attempt read %d bytes, %v; want all %d", len(got), err, len(content))
 					}
