@@ -75,6 +75,7 @@ type conn struct {
 	announced time.Duration // by a Keep-Alive field of this connection
 	promised  bool          // whether there was one
 	reason    CloseReason   // why we close it
+	allowed   time.Duration // idle: the limit when it was last looked at
 	alive     time.Time     // sensor: last time it was seen open
 }
 

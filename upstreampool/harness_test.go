@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
 )
 
 // newTransport returns a provisioned transport of its own: its pools are shared
@@ -32,6 +34,9 @@ func newTransport(t testing.TB, change func(*Transport)) *Transport {
 
 var unique atomic.Int64
 
+// verbose shows the log, to find out why a test fails.
+var verbose = os.Getenv("UPSTREAMPOOL_LOG") != ""
+
 func provision(t testing.TB, tr *Transport) {
 	t.Helper()
 	if tr.MaxResponseHeaderSize == 0 {
@@ -41,6 +46,11 @@ func provision(t testing.TB, tr *Transport) {
 	if err := tr.Provision(ctx); err != nil {
 		cancel()
 		t.Fatal(err)
+	}
+	if tr.core != nil {
+		if !verbose {
+			tr.core.logger.Store(zap.NewNop())
+		}
 	}
 	t.Cleanup(func() {
 		_ = tr.Cleanup()

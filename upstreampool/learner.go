@@ -205,9 +205,8 @@ func (l *learner) knowledge(now time.Time) knowledge {
 	k.Announced, k.HasAnnounced = l.announced.value(now)
 	k.Learned = l.learned
 	k.EarlyClose = l.early.age
-	connect, _ := l.connect.value(now)
-	response, _ := l.response.value(now)
-	k.RTT = max(connect, response)
+	k.Connect, _ = l.connect.value(now)
+	k.Response, _ = l.response.value(now)
 	k.Races = l.races
 	return k
 }

@@ -72,8 +72,9 @@ type knowledge struct {
 	EarlyClose   time.Duration // age of an early close that nothing has confirmed yet
 
 	FixedMargin time.Duration // margin
-	RTT         time.Duration
-	Races       float64 // factor by which races raised the margin; below 1 means 1
+	Connect     time.Duration // a round trip, by TCP
+	Response    time.Duration // a round trip and some work, by requests
+	Races       float64       // factor by which races raised the margin; below 1 means 1
 }
 
 // keepAlive returns K, when the upstream closes an idle connection, by the
@@ -101,11 +102,16 @@ func (k knowledge) keepAlive() (time.Duration, Source) {
 // margin returns how far below keepAlive to stay. A request needs half a round
 // trip to arrive and the upstream's timer may fire early; K/20 covers coarse
 // timers. Races raise it up to K/2.
+//
+// Response times show a long way behind a proxy nearby, which TCP does not. But
+// they also hold the upstream's work, and one that always takes seconds to
+// answer must not lose its connections for that: they count up to K/8.
 func (k knowledge) margin(keepAlive time.Duration) time.Duration {
 	if k.FixedMargin > 0 {
 		return k.FixedMargin
 	}
-	base := max(2*k.RTT+100*time.Millisecond, keepAlive/20)
+	roundTrip := max(k.Connect, min(k.Response, keepAlive/8))
+	base := max(2*roundTrip+100*time.Millisecond, keepAlive/20)
 	if k.Races <= 1 {
 		return base
 	}

@@ -103,6 +103,8 @@ func (n *netConn) Read(p []byte) (int, error) {
 }
 
 func (n *netConn) Write(p []byte) (int, error) {
+	// The response may be here before we are told that the request is gone.
+	n.written.Store(int64(time.Since(started)))
 	count, err := n.Conn.Write(p)
 	if count > n.noise {
 		n.sent.Store(true)

@@ -395,6 +395,7 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 		p.retire(c, now, age, limit)
 		return
 	}
+	c.allowed = limit.Value
 	p.serve(c, now)
 	if c.leases > 0 {
 		return
@@ -482,7 +483,8 @@ func (p *pool) opened(c *conn, err error) {
 		if p.core.draining.Load() {
 			p.doom(c, CloseDrained)
 		}
-		p.arm(now.Add(c.limit(now).Value))
+		c.allowed = c.limit(now).Value
+		p.arm(now.Add(c.allowed))
 	}
 	p.startDials(now)
 }
@@ -568,6 +570,7 @@ func (p *pool) tick() {
 		case age >= limit.Value:
 			p.retire(c, now, age, limit)
 		default:
+			c.allowed = limit.Value
 			p.arm(now.Add(limit.Value - age))
 			if c.life > 0 {
 				p.arm(now.Add(c.life - elapsed(c.opened, now)))
@@ -622,7 +625,7 @@ func (p *pool) learnFrom(c *conn, reason CloseReason) {
 		if elapsed(c.alive, at) > age/20+250*time.Millisecond+tolerance(age) {
 			return // seen too late
 		}
-	} else if age >= c.limit(at).Value+tolerance(age) {
+	} else if age >= c.allowed+tolerance(age) {
 		return // it should have been retired long ago: we were suspended
 	}
 	c.learner.sawClose(at, age)
