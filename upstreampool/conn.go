@@ -116,6 +116,26 @@ func (c *conn) limit(now time.Time) Limit {
 	return c.learner.limit(now, c.announced, c.promised)
 }
 
+// reserve makes sure that one request can be sent without waiting.
+//
+// For HTTP/2 the pool does its own counting. Reservations of x/net deadlock when
+// there are more than the SETTINGS that arrive later allow: each request waits
+// for the number of streams and reservations to fall below the limit, and the
+// reservations are those of the requests that wait. A request without one just
+// waits for a stream. Until the SETTINGS are here, the limit that the upstream
+// had before is as good a guess as there is.
+func (c *conn) reserve() bool {
+	if !c.h2 {
+		return c.cc.Reserve() == nil
+	}
+	available := c.cc.Available()
+	limit := available + c.cc.InFlight()
+	if before := int(c.pool.up.streams.Load()); c.requests == c.leases && before > 0 {
+		limit = min(limit, before)
+	}
+	return available > 0 && c.leases < limit
+}
+
 // readEntered runs whenever net/http is about to wait for data.
 //
 // An HTTP/1 connection is available again exactly now. The response was read

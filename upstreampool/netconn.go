@@ -71,8 +71,12 @@ func (n *netConn) wrap(c net.Conn) {
 	n.peeked.init()
 }
 
-// take prepares the counters for the next request.
-func (n *netConn) take(timing bool) {
+// take prepares for the next request: counters start again, and so does our
+// read_timeout, which has been running since the connection became idle.
+func (n *netConn) take(now time.Time, readTimeout time.Duration, timing bool) {
+	if readTimeout > 0 {
+		_ = n.Conn.SetReadDeadline(now.Add(readTimeout))
+	}
 	n.sent.Store(false)
 	n.got.Store(0)
 	n.timing.Store(timing)

@@ -172,7 +172,7 @@ func (p *pool) makeRoom() {
 // take leases a connection that is there, if one is good enough for n.
 func (p *pool) take(now time.Time, n need) (grant, bool) {
 	for _, c := range slices.Backward(p.active) {
-		if _, worn := c.worn(now); !worn && c.cc.Reserve() == nil {
+		if _, worn := c.worn(now); !worn && c.reserve() {
 			p.lease(c, now, n)
 			return grant{c: c, reused: true, limit: c.limit(now)}, true
 		}
@@ -209,7 +209,7 @@ func (p *pool) tryIdle(c *conn, now time.Time, n need) (grant, bool) {
 	if !c.net.quiet(c.h2) {
 		return grant{}, false // likewise
 	}
-	if c.cc.Reserve() != nil {
+	if !c.reserve() {
 		p.doom(c, CloseFailed)
 		return grant{}, false
 	}
@@ -226,7 +226,7 @@ func (p *pool) lease(c *conn, now time.Time, n need) {
 		p.active[len(p.active)-1] = c
 	default:
 		p.leaveIdle(c)
-		c.net.take(n.bodyless && !c.h2)
+		c.net.take(now, p.core.cfg.base.ReadTimeout, n.bodyless && !c.h2)
 		c.become(stateBusy)
 		p.busy++
 		if c.h2 {
@@ -341,15 +341,19 @@ func (p *pool) returned(c *conn) {
 func (p *pool) streamEnded(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !c.is(stateBusy) {
+	if c.is(stateBusy) {
+		p.endStream(c)
+	}
+}
+
+func (p *pool) endStream(c *conn) {
+	now := time.Now()
+	if c.leases--; c.leases > 0 {
+		p.serve(c, now)
 		return
 	}
-	c.leases--
-	if c.leases == 0 {
-		now := time.Now()
-		c.idleAt = now
-		p.putIdle(c, now)
-	}
+	c.idleAt = now
+	p.putIdle(c, now)
 }
 
 // giveBack takes back a connection whose reservation was not used. It has been
@@ -360,7 +364,9 @@ func (p *pool) giveBack(c *conn) {
 	if !c.is(stateBusy) {
 		return
 	}
-	c.cc.Release()
+	if !c.h2 {
+		c.cc.Release()
+	}
 	p.unused(c)
 }
 
@@ -422,7 +428,7 @@ func (p *pool) serve(c *conn, now time.Time) {
 			case c.is(stateIdle):
 				g, ok = p.tryIdle(c, now, w.need)
 			case c.is(stateBusy) && c.h2:
-				if _, worn := c.worn(now); !worn && c.cc.Reserve() == nil {
+				if _, worn := c.worn(now); !worn && c.reserve() {
 					p.lease(c, now, w.need)
 					g, ok = grant{c: c, reused: true, limit: c.limit(now)}, true
 				}
@@ -472,7 +478,7 @@ func (p *pool) opened(c *conn, err error) {
 	}
 	// Those that wait get it as a fresh connection, whatever its protocol.
 	for w := p.queue.first; w != nil && (c.h2 || c.leases == 0); w = p.queue.first {
-		if c.cc.Reserve() != nil {
+		if !c.reserve() {
 			break
 		}
 		p.lease(c, now, w.need)
@@ -702,11 +708,7 @@ func (p *pool) settle(c *conn) {
 	}
 	switch {
 	case c.h2:
-		if c.leases--; c.leases == 0 {
-			now := time.Now()
-			c.idleAt = now
-			p.putIdle(c, now)
-		}
+		p.endStream(c)
 	case c.cc.Available() == 1 && c.net.reading.Load() && !c.net.sent.Load():
 		p.unused(c)
 	default:

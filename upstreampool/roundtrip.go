@@ -154,6 +154,9 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, error, outcome) {
 		o.BodyKept = x.body.rewindable()
 	}
 	if c.h2 {
+		if n := c.cc.Available(); n > 0 {
+			p.up.streams.Store(int32(min(n+c.cc.InFlight(), 1<<20)))
+		}
 		if x.need.bodyless {
 			c.learner.responded(start, time.Since(start))
 		}

@@ -20,9 +20,10 @@ type upstreamKey struct {
 // A pool holds on to its upstream for as long as it has connections.
 type upstream struct {
 	key      upstreamKey
-	speaksH2 atomic.Bool // its last connection that could choose spoke HTTP/2
-	http10   atomic.Bool // its last HTTP/1 response was HTTP/1.0
-	h1, h2   learner     // servers have separate timeouts for the two
+	speaksH2 atomic.Bool  // its last connection that could choose spoke HTTP/2
+	streams  atomic.Int32 // how many streams its last HTTP/2 connection allowed
+	http10   atomic.Bool  // its last HTTP/1 response was HTTP/1.0
+	h1, h2   learner      // servers have separate timeouts for the two
 }
 
 // learner returns the learned state of one protocol.
