@@ -313,6 +313,11 @@ func TestErrorTexts(t *testing.T) {
 // tlsServer starts an HTTPS server that answers with the server name of the
 // connection it was asked on, and counts connections.
 func tlsServer(t testing.TB, protocols ...string) (*httptest.Server, *atomic.Int64) {
+	return idlingTLSServer(t, 0, protocols...)
+}
+
+// idlingTLSServer is tlsServer with an idle timeout.
+func idlingTLSServer(t testing.TB, idle time.Duration, protocols ...string) (*httptest.Server, *atomic.Int64) {
 	var conns atomic.Int64
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -323,6 +328,7 @@ func tlsServer(t testing.TB, protocols ...string) (*httptest.Server, *atomic.Int
 			conns.Add(1)
 		}
 	}
+	srv.Config.IdleTimeout = idle
 	srv.TLS = &tls.Config{NextProtos: protocols}
 	srv.EnableHTTP2 = len(protocols) > 0 && protocols[0] == "h2"
 	srv.StartTLS()
@@ -417,8 +423,7 @@ func TestH2StreamLimit(t *testing.T) {
 func TestP5CloseNotify(t *testing.T) {
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {
-			srv, _ := tlsServer(t, protocol)
-			srv.Config.IdleTimeout = 100 * time.Millisecond
+			srv, _ := idlingTLSServer(t, 100*time.Millisecond, protocol)
 			tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.UpstreamKeepAlive = 0 })
 			addr := srv.Listener.Addr().String()
 			mustSend(t, tr, newRequest(t, "GET", addr, nil))

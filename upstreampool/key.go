@@ -83,6 +83,11 @@ func (t *Transport) target(req *http.Request) (target, error) {
 		if err != nil {
 			return tg, fmt.Errorf("finding forward proxy for '%s': %w", di.Address, err)
 		}
+		if u != nil && t.core.sniHasPlaceholder && tg.scheme == "https" {
+			// net/http does TLS inside the tunnel, with one name for all.
+			return tg, fmt.Errorf("dialing '%s' through forward proxy '%s': tls_server_name '%s' must not have placeholders then",
+				di.Address, u.Redacted(), t.TLS.ServerName)
+		}
 		if u != nil {
 			tg.proxyURL, tg.proxy = u, u.String()
 		}
