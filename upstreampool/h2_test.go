@@ -159,7 +159,7 @@ func TestP8NoStreamAfterGoAway(t *testing.T) {
 				t.Error("a stream after GOAWAY")
 			}
 			c.respond(stream, fmt.Sprint(c.n))
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 			c.WriteGoAway(stream, http2.ErrCodeNo, nil)
 		}
 	})

@@ -175,7 +175,7 @@ func TestP5IdleConnectionsAreWatched(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 				readRequest(r)
 				respond(c, strconv.FormatInt(n, 10))
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(100 * time.Millisecond)
 				switch how {
 				case "RST":
 					rst(c)

@@ -18,6 +18,11 @@ const (
 	// witnessLife is how long a single close waits for a second one.
 	witnessLife = time.Hour
 
+	// leastTimeout is the least age of a close that can be an idle timeout. A
+	// younger one is the end of a connection at its request limit, which HTTP/2
+	// servers announce by GOAWAY and a close after the last response.
+	leastTimeout = 50 * time.Millisecond
+
 	// maxWitnesses bounds the single closes remembered. It is small on
 	// purpose: of many random ages some two would always agree.
 	maxWitnesses = 4
@@ -86,6 +91,9 @@ func sameAge(a, b time.Duration) bool {
 
 // sawClose records that the upstream closed a connection after age.
 func (l *learner) sawClose(now time.Time, age time.Duration) {
+	if age < leastTimeout {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.settle(now)

@@ -26,6 +26,7 @@ func TestLearnerConfirms(t *testing.T) {
 	}{
 		{"one close is no timeout", []time.Duration{2 * s}, safeKeepAlive, SourceAssumed},
 		{"two of one age are", []time.Duration{2 * s, 2010 * ms}, 2 * s, SourceLearned},
+		{"unless it is none: a connection at its request limit", []time.Duration{0, 10 * ms, 49 * ms, 0, 5 * ms}, safeKeepAlive, SourceAssumed},
 		{"the earlier one counts", []time.Duration{2 * s, 1900 * ms}, 1900 * ms, SourceLearned},
 		{"300 ms apart agree", []time.Duration{s, 1300 * ms}, s, SourceLearned},
 		{"301 ms apart do not", []time.Duration{s, 1301 * ms}, safeKeepAlive, SourceAssumed},
