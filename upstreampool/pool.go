@@ -16,6 +16,10 @@ var (
 	errAcquireTimeout = errors.New("waiting for a connection: none became available in time (acquire_timeout)")
 )
 
+// lookAfter is the idle age from which a look into the socket is worth its
+// system call; there was one when the connection became idle.
+const lookAfter = time.Millisecond
+
 // A pool holds the connections of one key. Its rules:
 //
 //   - A request takes the youngest idle connection that is younger than its
@@ -206,7 +210,7 @@ func (p *pool) tryIdle(c *conn, now time.Time, n need) (grant, bool) {
 	if !c.h2 && !c.net.reading.Load() {
 		return grant{}, false // something has arrived, net/http will see what
 	}
-	if !c.net.quiet(c.h2) {
+	if age >= lookAfter && !c.net.quiet(c.h2) {
 		return grant{}, false // likewise
 	}
 	if !c.reserve() {

@@ -26,16 +26,16 @@ type exchange struct {
 	req  *http.Request // as reverse_proxy gave it to us; never changed
 	out  *http.Request // what is sent; req itself while nothing differs
 	body *body         // nil: there is none
-	tg   *target
+	tg   target
 	need need
 }
 
 // roundTrip sends req to tg.
-func (c *core) roundTrip(req *http.Request, tg *target) (*http.Response, error) {
+func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 	x := exchange{core: c, ctx: req.Context(), req: req, out: req, tg: tg}
-	if h := withoutH2CUpgrade(req.Header); tg.h1 && len(h) != len(req.Header) {
+	if h := withoutH2CUpgrade(req.Header); x.tg.h1 && len(h) != len(req.Header) {
 		x.edit().Header = h
-		tg.h1 = upgrades(h)
+		x.tg.h1 = upgrades(h)
 	}
 	if req.Body != nil && req.Body != http.NoBody {
 		x.body = newBody(req.Body, req.ContentLength)
@@ -85,7 +85,7 @@ func (x *exchange) run() (*http.Response, error) {
 	if err := x.lengthFor10(); err != nil {
 		return nil, err
 	}
-	p, g := x.core.get(x.ctx, x.tg, x.need)
+	p, g := x.core.get(x.ctx, &x.tg, x.need)
 	if g.err != nil {
 		return nil, unavailable(g.err)
 	}
@@ -105,7 +105,7 @@ func (x *exchange) run() (*http.Response, error) {
 	}
 	n := x.need
 	n.fresh = true
-	p2, g2 := x.core.get(x.ctx, x.tg, n)
+	p2, g2 := x.core.get(x.ctx, &x.tg, n)
 	if g2.err != nil {
 		x.log(p, g, zap.WarnLevel, "replaying request failed", string(reason), g2.err)
 		return resp, err
@@ -197,7 +197,7 @@ func (x *exchange) lengthFor10() error {
 	if x.body == nil || x.req.ContentLength >= 0 {
 		return nil
 	}
-	if !x.core.pool(x.tg).up.http10.Load() {
+	if !x.core.pool(&x.tg).up.http10.Load() {
 		return nil
 	}
 	length, ok, err := x.body.whole()

@@ -383,7 +383,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	return t.core.roundTrip(req, &tg)
+	return t.core.roundTrip(req, tg)
 }
 
 // setScheme sets the scheme of the request's URL, as the embedded transport
