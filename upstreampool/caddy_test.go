@@ -308,7 +308,7 @@ func TestMetrics(t *testing.T) {
 	for range 3 {
 		mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 	}
-	name := "tcp/" + s.addr()
+	name := s.addr()
 	value := func(metric string, labels map[string]string) (float64, bool) {
 		families, err := reg.Gather()
 		if err != nil {

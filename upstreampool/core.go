@@ -51,7 +51,10 @@ func (c *core) pool(tg *target) *pool {
 	if p := c.pools[tg.key]; p != nil {
 		return p
 	}
-	name := tg.dial.String()
+	name := tg.dial.Address
+	if tg.dial.Network != "tcp" {
+		name = tg.dial.String()
+	}
 	p = &pool{
 		core:  c,
 		key:   tg.key,

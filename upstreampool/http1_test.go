@@ -286,6 +286,25 @@ func TestReplayOfIdempotentRequests(t *testing.T) {
 	}
 }
 
+// Requests of HTTP/3 clients have a body of unknown length, even GETs, which is
+// empty then.
+func TestReplayOfGETWithBodyOfUnknownLength(t *testing.T) {
+	var seen atomic.Int64
+	s := serveRaw(t, dieOnSecond(&seen, func(net.Conn) {}))
+	tr := newTransport(t, nil) // also while nothing is known
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	time.Sleep(freshEnough + 50*time.Millisecond)
+	body := &countingBody{Reader: strings.NewReader("")}
+	req := newRequest(t, "GET", s.addr(), body)
+	req.ContentLength = -1
+	if got := mustSend(t, tr, req); got != "2" {
+		t.Errorf("connection %s", got)
+	}
+	if seen.Load() != 3 || body.closes != 1 {
+		t.Errorf("%d requests were seen, the body was closed %d times; want 3 and 1", seen.Load(), body.closes)
+	}
+}
+
 func TestP7NoReplayOfAReplay(t *testing.T) {
 	var seen atomic.Int64
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
