@@ -365,3 +365,60 @@ func TestMixedLoad(t *testing.T) {
 		})
 	}
 }
+
+// Configurations come and go under load, some equal to the one before. No
+// request fails, and nothing is left.
+func TestReloadUnderLoad(t *testing.T) {
+	srv, conns := tlsServer(t, "h2")
+	addr := srv.Listener.Addr().String()
+	before := runtime.NumGoroutine()
+	load := func(i int) (*Transport, func()) {
+		tr := &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)}
+		insecure(tr)
+		tr.MaxRequests = 1_000_000 + i/4 // three of four are equal to the one before
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+		if err := tr.Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return tr, func() {
+			if err := tr.Cleanup(); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
+	}
+	var current atomic.Pointer[Transport]
+	tr, end := load(0)
+	current.Store(tr)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					if _, _, err := send(current.Load(), newRequest(t, "POST", addr, strings.NewReader("x"))); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	const reloads = 100
+	for i := 1; i < reloads; i++ {
+		next, nextEnd := load(i)
+		current.Store(next)
+		end()
+		end = nextEnd
+		time.Sleep(5 * time.Millisecond)
+	}
+	close(done)
+	wg.Wait()
+	end()
+	if n := conns.Load(); n > 9*reloads/4 {
+		t.Errorf("%d connections for %d reloads, most of which changed nothing", n, reloads)
+	}
+	eventually(t, "all connections are closed", func() bool { return runtime.NumGoroutine() <= before+2 })
+}

@@ -368,6 +368,31 @@ func TestH2OverTLS(t *testing.T) {
 	}
 }
 
+// Which protocol is spoken follows from versions, as with transport http.
+func TestVersions(t *testing.T) {
+	srv, _ := tlsServer(t, "h2", "http/1.1")
+	for _, tc := range []struct {
+		versions []string
+		want     string
+	}{
+		{nil, "HTTP/2.0"},
+		{[]string{"1.1", "2"}, "HTTP/2.0"},
+		{[]string{"2"}, "HTTP/2.0"},
+		{[]string{"h2c", "2"}, "HTTP/2.0"},
+		{[]string{"1.1"}, "HTTP/1.1"},
+	} {
+		tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.Versions = tc.versions })
+		for range 2 {
+			if got, _, _ := strings.Cut(mustSend(t, tr, newRequest(t, "GET", srv.Listener.Addr().String(), nil)), " "); got != tc.want {
+				t.Errorf("versions %v: %s, want %s", tc.versions, got, tc.want)
+			}
+		}
+		if st := onlyPool(t, tr).snapshot(); st.Opened != 1 {
+			t.Errorf("versions %v: %d connections", tc.versions, st.Opened)
+		}
+	}
+}
+
 // A burst towards a server known to speak HTTP/2 opens one connection.
 func TestH2OneDialAtATime(t *testing.T) {
 	srv, conns := tlsServer(t, "h2")

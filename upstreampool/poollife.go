@@ -155,6 +155,9 @@ func (p *pool) removed(c *conn) {
 	case stateBusy:
 		if reason == "" {
 			reason = CloseFailed
+			if !p.core.cfg.reuse {
+				reason = CloseRequested
+			}
 		}
 	}
 	p.leaveIdle(c)

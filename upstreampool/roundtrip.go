@@ -197,7 +197,7 @@ func (x *exchange) lengthFor10() error {
 	if x.body == nil || x.req.ContentLength >= 0 {
 		return nil
 	}
-	if !x.core.pool(&x.tg).up.http10.Load() {
+	if !x.core.upstreams.get(x.tg.upstream()).http10.Load() {
 		return nil
 	}
 	length, ok, err := x.body.whole()

@@ -59,6 +59,11 @@ func (p *pool) answered(c *conn, resp *http.Response) {
 	defer p.mu.Unlock()
 	if promised {
 		c.announced, c.promised = d, true
+		if c.is(stateIdle) { // it was quicker than we are
+			now := time.Now()
+			c.allowed = c.limit(now).Value
+			p.arm(now.Add(c.allowed - c.age(now)))
+		}
 	}
 	if resp.Close && c.is(stateBusy) {
 		c.reason = CloseRequested
