@@ -136,6 +136,7 @@ func TestP4SurplusBytes(t *testing.T) {
 		for _, delay := range []time.Duration{0, 50 * time.Millisecond} {
 			t.Run(fmt.Sprintf("body of %d, after %v", size, delay), func(t *testing.T) {
 				t.Parallel()
+				written := make(chan bool, 100)
 				s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 					for readRequest(r) != nil {
 						good := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("g", size))
@@ -146,6 +147,7 @@ func TestP4SurplusBytes(t *testing.T) {
 						io.WriteString(c, good)
 						time.Sleep(delay)
 						io.WriteString(c, smuggled)
+						written <- true
 					}
 				})
 				tr := newTransport(t, known)
@@ -158,7 +160,8 @@ func TestP4SurplusBytes(t *testing.T) {
 						t.Fatalf("request %d was answered with %d bytes: %.20q", i, len(body), body)
 					}
 					if delay > 0 {
-						time.Sleep(delay + 20*time.Millisecond)
+						<-written
+						time.Sleep(5 * time.Millisecond)
 					}
 					if delay > 0 && i == 3 {
 						break

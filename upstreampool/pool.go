@@ -55,13 +55,8 @@ type pool struct {
 	timerAt time.Time // zero: not armed
 	usedAt  time.Time // last request
 	retryAt time.Time // no dials for min_idle before
-	sensed  sensing
+	lookAt  time.Time // when to look at the sensor again
 	stats   stats
-}
-
-// sensing is how the sensor is watched.
-type sensing struct {
-	due time.Time // of the next look
 }
 
 // get returns a connection for one request, with a reservation.

@@ -11,8 +11,8 @@ import (
 // request, and is closed otherwise.
 func (p *pool) retire(c *conn, now time.Time, age time.Duration, limit Limit) {
 	late := age - limit.Value
-	full := p.core.cfg.maxConns > 0 && p.open >= p.core.cfg.maxConns
-	if p.sensor != nil || full || c.requests == 0 || late > tolerance(age) ||
+	only := p.core.cfg.maxConns == 1 // a sensor would take the place of all requests
+	if p.sensor != nil || only || c.requests == 0 || late > tolerance(age) ||
 		p.core.draining.Load() || !c.learner.startSensor(now) {
 		p.doom(c, CloseIdleLimit)
 		return
@@ -32,8 +32,8 @@ func tolerance(age time.Duration) time.Duration {
 // watch schedules the next look at the sensor. Looks are frequent enough that
 // a suspended process, which sees a close too late, is noticed.
 func (p *pool) watch(c *conn, now time.Time) time.Time {
-	p.sensed.due = now.Add(max(250*time.Millisecond, c.age(now)/20))
-	return p.sensed.due
+	p.lookAt = now.Add(max(250*time.Millisecond, c.age(now)/20))
+	return p.lookAt
 }
 
 // arm makes the timer run at t at the latest.
@@ -85,11 +85,11 @@ func (p *pool) tick() {
 // checkSensor looks at the sensor, which is still open.
 func (p *pool) checkSensor(c *conn, now time.Time) {
 	age := c.age(now)
-	switch late := elapsed(p.sensed.due, now); {
+	switch late := elapsed(p.lookAt, now); {
 	case late > tolerance(age):
 		p.doom(c, CloseSensor) // we were not there to see
-	case now.Before(p.sensed.due):
-		p.arm(p.sensed.due)
+	case now.Before(p.lookAt):
+		p.arm(p.lookAt)
 	case age >= p.core.cfg.base.ceiling():
 		c.learner.outlived(now)
 		p.doom(c, CloseSensor)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -54,11 +55,23 @@ func (s *pipeServer) dial(ctx context.Context, _, addr string) (net.Conn, error)
 		s.mostOpen.Store(o)
 	}
 	go func() {
-		defer s.open.Add(-1)
 		defer server.Close()
 		s.serve(n, server)
 	}()
-	return client, nil
+	return &pipeClient{Conn: client, s: s}, nil
+}
+
+// A pipeClient is open until the client closes it, or has seen that the server
+// did.
+type pipeClient struct {
+	net.Conn
+	s    *pipeServer
+	once sync.Once
+}
+
+func (c *pipeClient) Close() error {
+	c.once.Do(func() { c.s.open.Add(-1) })
+	return c.Conn.Close()
 }
 
 func (s *pipeServer) serve(n int64, c net.Conn) {
@@ -575,6 +588,35 @@ func TestFullPoolMakesRoom(t *testing.T) {
 		time.Sleep(5 * time.Second) // none becomes a sensor: that would take the only place
 		if got := mustSend(t, tr, post(t)); got != "3" || s.mostOpen.Load() != 1 {
 			t.Errorf("connection %s, at most %d at once", got, s.mostOpen.Load())
+		}
+	})
+}
+
+// A sensor gives its place in a full pool to a request.
+func TestSensorGivesWay(t *testing.T) {
+	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
+		s.setLatency(time.Second)
+		done := make(chan string, 2)
+		ask := func() { done <- mustSend(t, tr, get(t)) }
+		go ask()
+		go ask()
+		<-done
+		<-done
+		time.Sleep(3900 * time.Millisecond)
+		synctest.Wait()
+		if st := onlyPool(t, tr).snapshot().Connections; st["sensor"] != 1 {
+			t.Fatalf("connections = %v, want a sensor", st)
+		}
+		start := time.Now()
+		go ask()
+		go ask()
+		<-done
+		<-done
+		if d := time.Since(start); d != time.Second || s.mostOpen.Load() > 2 {
+			t.Errorf("two requests took %v, with %d connections at most", d, s.mostOpen.Load())
+		}
+		if st := onlyPool(t, tr).snapshot(); st.Closes[CloseSensor] != 1 {
+			t.Errorf("closes = %v", st.Closes)
 		}
 	})
 }
