@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -66,6 +67,10 @@ type conn struct {
 	// that there is nothing to do.
 	state     atomic.Uint32
 	returning atomic.Bool
+
+	streaming atomic.Bool // HTTP/2: a stream began since endedAt was noted
+	endedMu   sync.Mutex
+	endedAt   time.Time
 
 	// Guarded by the pool's lock.
 	leases    int // requests it carries
@@ -171,6 +176,7 @@ var errGoAway = errors.New("receiving GOAWAY")
 // nobody needs to dial in the moment until then.
 func (c *conn) stateChanged(*http.ClientConn) {
 	if c.h2 {
+		c.streamsEnded()
 		if c.pool.waiting.Load() > 0 {
 			go c.pool.offer(c)
 		}
@@ -183,6 +189,30 @@ func (c *conn) stateChanged(*http.ClientConn) {
 			c.notReturning() // it is back, and may have been taken again
 		}
 	}
+}
+
+// streamsEnded notes when the last stream of an HTTP/2 connection ended. That
+// may be long before its response is read to the end: what has arrived waits in
+// buffers for a slow client, while the upstream's idle clock runs.
+func (c *conn) streamsEnded() {
+	if c.cc.InFlight() > 0 || !c.streaming.Swap(false) {
+		return
+	}
+	c.endedMu.Lock()
+	c.endedAt = time.Now()
+	c.endedMu.Unlock()
+}
+
+// lastEnd returns when the last stream ended; if that is not known, because
+// streams were reset and nobody has acknowledged it yet, or the response was
+// given up, it is the time given.
+func (c *conn) lastEnd(otherwise time.Time) time.Time {
+	c.endedMu.Lock()
+	defer c.endedMu.Unlock()
+	if c.endedAt.Before(c.takenAt) {
+		return otherwise
+	}
+	return c.endedAt
 }
 
 // become changes the state. The pool's lock is held.

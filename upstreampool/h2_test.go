@@ -181,6 +181,44 @@ func TestP8NoStreamAfterGoAway(t *testing.T) {
 	}
 }
 
+// The idle clock starts when the last stream ends, not when a slow client has
+// read what arrived.
+func TestH2IdleClockOfASlowReader(t *testing.T) {
+	s := serveFrames(t, func(c *frameConn) {
+		for {
+			stream, _ := c.request()
+			if stream == 0 {
+				return
+			}
+			c.respond(stream, "body")
+		}
+	})
+	tr := newTransport(t, h2c)
+	age := func(readAfter time.Duration, giveUp bool) time.Duration {
+		resp, err := tr.RoundTrip(newRequest(t, "GET", s.addr(), nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(readAfter)
+		if !giveUp {
+			io.Copy(io.Discard, resp.Body)
+		}
+		resp.Body.Close()
+		p := onlyPool(t, tr)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.idle[0].age(time.Now())
+	}
+	if d := age(0, false); d > 100*time.Millisecond {
+		t.Errorf("age after a quick read = %v", d)
+	}
+	for _, giveUp := range []bool{false, true} {
+		if d := age(200*time.Millisecond, giveUp); d < 190*time.Millisecond || d > 400*time.Millisecond {
+			t.Errorf("age after a slow read (given up: %v) = %v, want 200ms", giveUp, d)
+		}
+	}
+}
+
 func TestH2ConnectionLost(t *testing.T) {
 	var seen atomic.Int64
 	s := serveFrames(t, func(c *frameConn) {

@@ -233,6 +233,7 @@ func (p *pool) lease(c *conn, now time.Time, n need) {
 	c.leases++
 	c.requests++
 	c.takenAt = now
+	c.streaming.Store(c.h2)
 }
 
 // leaveIdle takes c out of the idle list, if it is there.
@@ -304,22 +305,25 @@ func (p *pool) returned(c *conn) {
 	p.mu.Unlock()
 }
 
-// streamEnded takes back one stream of an HTTP/2 connection.
-func (p *pool) streamEnded(c *conn) {
+// streamEnded takes back one stream of an HTTP/2 connection, whose response was
+// read to its end or else given up.
+func (p *pool) streamEnded(c *conn, read bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.is(stateBusy) {
-		p.endStream(c)
+		p.endStream(c, read)
 	}
 }
 
-func (p *pool) endStream(c *conn) {
+func (p *pool) endStream(c *conn, read bool) {
 	now := time.Now()
 	if c.leases--; c.leases > 0 {
 		p.serve(c, now)
 		return
 	}
-	c.idleAt = now
+	if c.idleAt = c.lastEnd(now); read {
+		c.idleAt = c.lastEnd(c.takenAt)
+	}
 	p.putIdle(c, now)
 }
 
@@ -431,7 +435,7 @@ func (p *pool) settle(c *conn) {
 	}
 	switch {
 	case c.h2:
-		p.endStream(c)
+		p.endStream(c, false)
 	case c.cc.Available() == 1 && c.net.reading.Load() && !c.net.sent.Load():
 		p.unused(c)
 	default:

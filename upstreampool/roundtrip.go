@@ -154,6 +154,7 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, error, outcome) {
 		o.BodyKept = x.body.rewindable()
 	}
 	if c.h2 {
+		c.streamsEnded()
 		if n := c.cc.Available(); n > 0 {
 			p.up.streams.Store(int32(min(n+c.cc.InFlight(), 1<<20)))
 		}
@@ -282,19 +283,19 @@ type stream struct {
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	if err != nil {
-		s.end()
+		s.end(err == io.EOF)
 	}
 	return n, err
 }
 
 func (s *stream) Close() error {
 	err := s.ReadCloser.Close()
-	s.end()
+	s.end(false)
 	return err
 }
 
-func (s *stream) end() {
+func (s *stream) end(read bool) {
 	if !s.done.Swap(true) {
-		s.c.pool.streamEnded(s.c)
+		s.c.pool.streamEnded(s.c, read)
 	}
 }
