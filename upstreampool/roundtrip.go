@@ -131,7 +131,7 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, error, outcome) {
 	c := g.c
 	p.requests.count(g.reused)
 	out := x.out
-	if !c.h2 && !g.reused && x.core.cfg.reuse && out.Header["Connection"] == nil {
+	if !c.h2 && c.requests == 1 && x.core.cfg.reuse && out.Header["Connection"] == nil {
 		// Apache and Tomcat announce their timeout only to those who ask. The
 		// map is shared with reverse_proxy, which may retry elsewhere.
 		asking := *out

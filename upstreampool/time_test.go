@@ -29,6 +29,7 @@ type pipeServer struct {
 	served    atomic.Int64
 	latency   atomic.Int64 // between a request and its response
 	refuse    atomic.Bool
+	asked     atomic.Bool  // the last request had Connection: keep-alive
 	delay     atomic.Int64 // of a connection
 	open      atomic.Int64
 	mostOpen  atomic.Int64
@@ -95,6 +96,7 @@ func (s *pipeServer) serve(n int64, c net.Conn) {
 			return
 		}
 		s.served.Add(1)
+		s.asked.Store(req.Header.Get("Connection") == "keep-alive")
 		if d := time.Duration(s.latency.Load()); d > 0 {
 			time.Sleep(d)
 		}
@@ -632,8 +634,12 @@ func TestDialOutlivesItsRequest(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		start := time.Now()
+		s.header.Store("Connection: keep-alive\r\nKeep-Alive: timeout=9")
 		if got := mustSend(t, tr, get(t)); got != "1" || time.Since(start) != 0 {
 			t.Errorf("connection %s after %v, want the first one at once", got, time.Since(start))
+		}
+		if !s.asked.Load() {
+			t.Error("its first request did not ask for the timeout")
 		}
 	})
 }
