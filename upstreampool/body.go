@@ -1,0 +1,205 @@
+package upstreampool
+
+import (
+	"errors"
+	"io"
+	"sync"
+)
+
+// maxKept is how much of a request body is kept for a replay.
+const maxKept = 64 << 10
+
+// errBodyGone is what an attempt reads that is over.
+var errBodyGone = errors.New("reading request body: the attempt it belonged to is over")
+
+// A body lets up to two attempts read one request body. What the first one
+// reads is kept (up to maxKept bytes) and read again by the second, which then
+// goes on with the rest. An attempt gets a view; closing a view detaches it and
+// never waits, and the source is closed exactly once, when the last attempt is
+// done with it.
+type body struct {
+	src   io.ReadCloser
+	views [2]view
+
+	// reading is held while a view reads. It comes before mu.
+	reading sync.Mutex
+
+	mu     sync.Mutex
+	active *view
+	kept   []byte
+	lost   bool  // more than maxKept bytes were read
+	err    error // what src.Read ended with
+	final  bool  // there will be no further attempt
+	closed bool  // src is, or is being, closed
+}
+
+// A view is the request body as one attempt sees it.
+type view struct {
+	of     *body
+	offset int // in kept
+	closed bool
+}
+
+// newBody returns a body that reads from src; length is that of the request,
+// negative if unknown.
+func newBody(src io.ReadCloser, length int64) *body {
+	b := &body{src: src}
+	if length > 0 && length <= maxKept {
+		b.kept = make([]byte, 0, length)
+	}
+	b.active = &b.views[0]
+	b.active.of = b
+	return b
+}
+
+func (v *view) Read(p []byte) (int, error) {
+	b := v.of
+	b.reading.Lock()
+	defer b.reading.Unlock()
+
+	b.mu.Lock()
+	if v != b.active || v.closed {
+		b.mu.Unlock()
+		return 0, errBodyGone
+	}
+	if v.offset < len(b.kept) && !b.lost {
+		n := copy(p, b.kept[v.offset:])
+		v.offset += n
+		b.mu.Unlock()
+		return n, nil
+	}
+	if b.err != nil || len(p) == 0 {
+		defer b.mu.Unlock()
+		return 0, b.err
+	}
+	b.mu.Unlock()
+
+	n, err := b.src.Read(p)
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+	if !b.lost {
+		if len(b.kept)+n > maxKept {
+			b.lost, b.kept = true, nil
+		} else {
+			b.kept = append(b.kept, p[:n]...)
+			v.offset += n
+		}
+	}
+	return n, err
+}
+
+func (v *view) Close() error {
+	b := v.of
+	b.mu.Lock()
+	v.closed = true
+	toClose := b.final && v == b.active && !b.closed
+	b.closed = b.closed || toClose
+	b.mu.Unlock()
+	if toClose {
+		return b.src.Close()
+	}
+	return nil
+}
+
+// rewindable tells whether a second attempt can read what the first one did.
+func (b *body) rewindable() bool {
+	if b == nil {
+		return true
+	}
+	if !b.reading.TryLock() {
+		return false // the first attempt is still at it
+	}
+	defer b.reading.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.lost && (b.err == nil || b.err == io.EOF)
+}
+
+// rewind returns the view for a second attempt and takes the body away from
+// the first. It reports false if the body turned out not to be rewindable.
+func (b *body) rewind() (io.ReadCloser, bool) {
+	if !b.reading.TryLock() {
+		return nil, false
+	}
+	defer b.reading.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lost || b.err != nil && b.err != io.EOF || b.active == &b.views[1] {
+		return nil, false
+	}
+	b.active = &b.views[1]
+	b.active.of = b
+	return b.active, true
+}
+
+// consumed tells whether any byte was read: from then on, nobody but us can
+// send this body whole.
+func (b *body) consumed() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lost || len(b.kept) > 0
+}
+
+// failed tells whether reading the source failed, as it does when the client
+// goes away.
+func (b *body) failed() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err != nil && b.err != io.EOF
+}
+
+// settle says that there will be no further attempt: the source is closed as
+// soon as the current one closes its view, or right away if it is over.
+func (b *body) settle(over bool) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	b.final = true
+	toClose := (over || b.active.closed) && !b.closed
+	b.closed = b.closed || toClose
+	b.mu.Unlock()
+	if !toClose {
+		return
+	}
+	// Closing the body of a server request waits for a Read of it. An upstream
+	// that answered early must not be kept waiting by a client that stalls.
+	if b.reading.TryLock() {
+		b.reading.Unlock()
+		_ = b.src.Close()
+		return
+	}
+	go func() { _ = b.src.Close() }()
+}
+
+// whole reads the source to its end and keeps it. It reports the length, and
+// false if that is more than can be kept.
+func (b *body) whole() (int64, bool, error) {
+	v := b.active
+	buf := make([]byte, 8<<10)
+	for {
+		_, err := v.Read(buf)
+		b.mu.Lock()
+		lost, length := b.lost, int64(len(b.kept))
+		if err != nil {
+			v.offset = 0
+		}
+		b.mu.Unlock()
+		switch {
+		case err == io.EOF && !lost:
+			return length, true, nil
+		case lost:
+			return 0, false, nil
+		case err != nil:
+			return 0, false, err
+		}
+	}
+}

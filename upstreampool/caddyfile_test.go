@@ -1,0 +1,157 @@
+package upstreampool
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+)
+
+func parse(block string) (*Transport, error) {
+	tr := Transport{}.CaddyModule().New().(*Transport)
+	err := tr.UnmarshalCaddyfile(caddyfile.NewTestDispenser("upstreampool {\n" + block + "\n}"))
+	return tr, err
+}
+
+func encode(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// Every option of transport http gives the JSON that it gives there, alone and
+// between options of ours.
+func TestCaddyfileStockOptions(t *testing.T) {
+	for _, block := range []string{
+		"read_buffer 8KiB", "write_buffer 8KiB", "read_timeout 10s", "write_timeout 10s", "max_response_header 1MiB",
+		"proxy_protocol v1", "proxy_protocol v2", "network_proxy url http://proxy.test:3128", "network_proxy none",
+		"forward_proxy_url http://proxy.test:3128",
+		"dial_timeout 1s", "dial_fallback_delay 100ms", "response_header_timeout 3s", "expect_continue_timeout 1s",
+		"resolvers 1.1.1.1 8.8.8.8", "tls", "tls_client_auth client.test", "tls_client_auth cert.pem key.pem",
+		"tls_insecure_skip_verify", "tls_curves x25519 secp256r1", "tls_timeout 5s", "tls_trusted_ca_certs a.pem b.pem",
+		"tls_trust_pool file a.pem", "tls_trust_pool file {\n\tpem_file a.pem b.pem\n}", "tls_server_name a.test",
+		"tls_server_name {http.request.host}", "tls_renegotiation once", "tls_except_ports 80 8080",
+		"keepalive 30s", "keepalive off", "keepalive_interval 10s", "keepalive_idle_conns 50", "keepalive_idle_conns_per_host 60",
+		"versions 1.1", "versions 1.1 2", "versions h2c 2", "versions 3", "compression off", "max_conns_per_host 7",
+		"local_address 127.0.0.1",
+		"tls\ntls_server_name \"a.test\"\ntls_timeout 1s\ndial_timeout `2s`",
+	} {
+		t.Run(strings.ReplaceAll(block, "\n", ";"), func(t *testing.T) {
+			stock := new(reverseproxy.HTTPTransport)
+			if err := stock.UnmarshalCaddyfile(caddyfile.NewTestDispenser("http {\n" + block + "\n}")); err != nil {
+				t.Fatalf("transport http refuses it: %v", err)
+			}
+			want := encode(t, stock)
+			tr, err := parse(block)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := encode(t, tr); got != want {
+				t.Errorf("JSON = %s\n  want %s", got, want)
+			}
+			tr, err = parse("margin 50ms\n" + block + "\nmin_idle 2")
+			if err != nil {
+				if strings.HasPrefix(block, "keepalive off") {
+					return // contradicts min_idle
+				}
+				t.Fatal(err)
+			}
+			if got := encode(t, tr.HTTPTransport); got != want || tr.MinIdle != 2 {
+				t.Errorf("between options of ours: JSON = %s\n  want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestCaddyfileOwnOptions(t *testing.T) {
+	for _, tc := range []struct{ block, json string }{
+		{"", `{}`},
+		{"max_idle_time 1m", `{"max_idle_time":60000000000}`},
+		{"upstream_keep_alive 1d", `{"upstream_keep_alive":86400000000000}`},
+		{"upstream_keep_alive learn", `{}`},
+		{"margin 50ms", `{"margin":50000000}`},
+		{"max_lifetime 10s", `{"max_lifetime":10000000000}`},
+		{"max_lifetime 10s 0%", `{"max_lifetime":10000000000,"max_lifetime_jitter":0}`},
+		{"max_lifetime 10s 25%", `{"max_lifetime":10000000000,"max_lifetime_jitter":25}`},
+		{"max_requests 1000", `{"max_requests":1000}`},
+		{"max_pending 5", `{"max_pending":5}`},
+		{"acquire_timeout 1s", `{"acquire_timeout":1000000000}`},
+		{"min_idle 3", `{"min_idle":3}`},
+	} {
+		t.Run(tc.block, func(t *testing.T) {
+			tr, err := parse(tc.block)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := encode(t, tr); got != tc.json {
+				t.Errorf("JSON = %s, want %s", got, tc.json)
+			}
+			again := Transport{}.CaddyModule().New().(*Transport)
+			if err := json.Unmarshal([]byte(tc.json), again); err != nil || encode(t, again) != tc.json {
+				t.Errorf("read back = %s, %v", encode(t, again), err)
+			}
+		})
+	}
+}
+
+func TestCaddyfileRefused(t *testing.T) {
+	for _, tc := range []struct{ block, want string }{
+		{"margin 1s\nmargin 2s", "parsing option 'margin': given twice"},
+		{"dial_timeout 1s\nmargin 1s\ndial_timeout 1s", "parsing option 'dial_timeout': given twice"},
+		{"tls_server_name a\ntls_server_name a", "parsing option 'tls_server_name': given twice"},
+		{"max_idle 1s", "unrecognized subdirective max_idle"},
+		{"dial_timeout 1s 2s", "unrecognized subdirective 2s"},
+		{"margin", "wrong argument count"},
+		{"margin 1s 2s", "wrong argument count"},
+		{"margin 1s {\n\tfoo\n}", "it has no block"},
+		{"max_lifetime 1s 2% 3%", "wrong argument count"},
+		{"margin 0", "parsing margin '0': must be more than zero"},
+		{"max_idle_time -1s", "parsing max_idle_time '-1s': must be more than zero"},
+		{"max_idle_time soon", "parsing max_idle_time 'soon':"},
+		{"upstream_keep_alive never", "parsing upstream_keep_alive 'never':"},
+		{"max_lifetime 1s 10", "parsing max_lifetime jitter '10': must be from 0% to 100%"},
+		{"max_lifetime 1s 101%", "parsing max_lifetime jitter '101%': must be from 0% to 100%"},
+		{"max_requests 0", "parsing max_requests '0': must be a whole number above zero"},
+		{"max_pending -1", "parsing max_pending '-1': must be a whole number above zero"},
+		{"min_idle 1.5", "parsing min_idle '1.5': must be a whole number above zero"},
+		{"max_idle_time 5s\nupstream_keep_alive 5s", "checking max_idle_time '5s': must be less than upstream_keep_alive '5s'"},
+		{"keepalive 6s\nupstream_keep_alive 5s", "checking keepalive '6s': must be less than upstream_keep_alive '5s'"},
+		{"margin 5s\nupstream_keep_alive 5s", "checking margin '5s': must be less than upstream_keep_alive '5s'"},
+		{"margin 3s\nupstream_keep_alive 5s", "checking margin '3s': must be at most half of upstream_keep_alive '5s'"},
+		{"keepalive 30s\nmax_idle_time 30s", "checking max_idle_time '30s': keepalive '30s' means the same"},
+		{"keepalive off\nmax_idle_time 30s", "checking max_idle_time '30s': keepalive is off"},
+		{"keepalive off\nmin_idle 2", "checking min_idle '2': keepalive is off"},
+		{"max_conns_per_host 2\nmin_idle 3", "checking min_idle '3': must be at most max_conns_per_host '2'"},
+	} {
+		t.Run(strings.ReplaceAll(tc.block, "\n", ";"), func(t *testing.T) {
+			tr, err := parse(tc.block)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error = %v, want %q; got %s", err, tc.want, encode(t, tr))
+			}
+		})
+	}
+	t.Run("arguments", func(t *testing.T) {
+		tr := Transport{}.CaddyModule().New().(*Transport)
+		if err := tr.UnmarshalCaddyfile(caddyfile.NewTestDispenser("upstreampool x")); err == nil {
+			t.Error("no error")
+		}
+	})
+	t.Run("all problems at once, from JSON", func(t *testing.T) {
+		tr := Transport{}.CaddyModule().New().(*Transport)
+		if err := json.Unmarshal([]byte(`{"margin":-1,"max_requests":-2,"max_lifetime_jitter":200}`), tr); err != nil {
+			t.Fatal(err)
+		}
+		err := tr.check()
+		for _, want := range []string{"margin '-1ns'", "max_requests '-2'", "jitter '200': must be", "jitter '200': needs"} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("error = %v, want %q in it", err, want)
+			}
+		}
+	})
+}

@@ -1,0 +1,267 @@
+package upstreampool
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// connState is where a connection is in its life. The values are labels of
+// metrics and part of the admin API.
+type connState uint32
+
+const (
+	stateDialing  connState = iota // not handed out yet
+	stateIdle                      // carries no request, waits in the pool
+	stateBusy                      // carries at least one request
+	stateSensor                    // set aside to see when the upstream closes it
+	stateClosing                   // we are closing it
+	stateUpgraded                  // left the pool with a 101 response
+	stateClosed
+)
+
+var stateNames = [...]string{"dialing", "idle", "busy", "sensor", "closing", "upgraded", "closed"}
+
+// A CloseReason says why a connection was closed. The values are labels of
+// metrics.
+type CloseReason string
+
+const (
+	CloseIdleLimit   CloseReason = "idle_limit"       // idle for as long as is safe
+	CloseUpstream    CloseReason = "upstream"         // the upstream closed it while it was idle
+	CloseRequested   CloseReason = "connection_close" // a Connection: close, or HTTP/1.0
+	CloseFailed      CloseReason = "failed"           // during a request
+	CloseSurplus     CloseReason = "surplus_bytes"    // the upstream sent what nobody asked for
+	CloseMaxRequests CloseReason = "max_requests"
+	CloseMaxLifetime CloseReason = "max_lifetime"
+	CloseMaxIdle     CloseReason = "max_idle_conns"
+	CloseReadTimeout CloseReason = "read_timeout"
+	CloseReplaced    CloseReason = "replaced" // to make room under max_conns_per_host
+	CloseDrained     CloseReason = "drained"  // its configuration is gone
+	CloseSensor      CloseReason = "sensor"   // a sensor that has seen enough
+	CloseUpgraded    CloseReason = "upgraded" // it left the pool as another protocol
+)
+
+var closeReasons = []CloseReason{
+	CloseIdleLimit, CloseUpstream, CloseRequested, CloseFailed, CloseSurplus, CloseMaxRequests, CloseMaxLifetime,
+	CloseMaxIdle, CloseReadTimeout, CloseReplaced, CloseDrained, CloseSensor, CloseUpgraded,
+}
+
+// A conn is one connection of a pool.
+type conn struct {
+	net     netConn
+	pool    *pool
+	learner *learner
+	cc      *http.ClientConn
+	h2      bool
+	opened  time.Time
+
+	negotiated string        // by ALPN, where we did the handshake
+	life       time.Duration // max_lifetime with its jitter; 0: unlimited
+
+	// Written with the pool's lock held. Read without it to find out cheaply
+	// that there is nothing to do.
+	state     atomic.Uint32
+	returning atomic.Bool
+
+	streaming atomic.Bool // HTTP/2: a stream began since endedAt was noted
+	endedMu   sync.Mutex
+	endedAt   time.Time
+
+	// Guarded by the pool's lock.
+	leases    int // requests it carries
+	requests  int // requests it has carried
+	takenAt   time.Time
+	idleAt    time.Time
+	announced time.Duration // by a Keep-Alive field of this connection
+	promised  bool          // whether there was one
+	reason    CloseReason   // why we close it
+	allowed   time.Duration // idle: the limit when it was last looked at
+	alive     time.Time     // sensor: last time it was seen open
+}
+
+func (c *conn) is(s connState) bool { return connState(c.state.Load()) == s }
+
+// age returns for how long the connection has been idle: the larger of the
+// monotonic and the wall clock's answer, since either may have stood still
+// (process or machine suspended).
+func (c *conn) age(now time.Time) time.Duration {
+	return elapsed(c.idleAt, now)
+}
+
+func elapsed(since, now time.Time) time.Duration {
+	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
+}
+
+// expired tells whether max_lifetime is over.
+func (c *conn) expired(now time.Time) bool {
+	return c.life > 0 && elapsed(c.opened, now) >= c.life
+}
+
+// worn tells whether the connection may carry no further request, and why.
+func (c *conn) worn(now time.Time) (CloseReason, bool) {
+	cfg := &c.pool.core.cfg
+	switch {
+	case cfg.maxRequests > 0 && c.requests >= cfg.maxRequests:
+		return CloseMaxRequests, true
+	case c.expired(now):
+		return CloseMaxLifetime, true
+	case c.pool.core.draining.Load():
+		return CloseDrained, true
+	}
+	return "", false
+}
+
+// limit returns the connection's idle limit.
+func (c *conn) limit(now time.Time) Limit {
+	return c.learner.limit(now, c.announced, c.promised)
+}
+
+// reserve makes sure that one request can be sent without waiting.
+//
+// For HTTP/2 the pool does its own counting. Reservations of x/net deadlock when
+// there are more than the SETTINGS that arrive later allow: each request waits
+// for the number of streams and reservations to fall below the limit, and the
+// reservations are those of the requests that wait. A request without one just
+// waits for a stream. Until the SETTINGS are here, the limit that the upstream
+// had before is as good a guess as there is.
+func (c *conn) reserve() bool {
+	if !c.h2 {
+		return c.cc.Reserve() == nil
+	}
+	available := c.cc.Available()
+	limit := available + c.cc.InFlight()
+	if before := int(c.pool.up.streams.Load()); c.requests == c.leases && before > 0 {
+		limit = min(limit, before)
+	}
+	return available > 0 && c.leases < limit
+}
+
+// readEntered runs whenever net/http is about to wait for data.
+//
+// An HTTP/1 connection is available again exactly now. The response was read
+// to its end and everything above the socket is out of data, so surplus bytes
+// of the upstream, which would be taken for the next answer (RFC 9112 section
+// 9.2), can only be in the socket itself; a look into it excludes that. It is
+// tempting to use the state hook of [http.ClientConn] instead, but it fires
+// when the response is complete, before anyone has looked for surplus bytes.
+//
+// An idle HTTP/2 connection that has become unavailable has received a GOAWAY.
+func (c *conn) readEntered() {
+	switch {
+	case c.is(stateDialing):
+	case !c.h2:
+		if c.is(stateBusy) && c.cc.Available() == 1 && c.net.quiet(false) {
+			c.pool.returned(c)
+		}
+	case c.is(stateIdle) || c.is(stateSensor):
+		if c.cc.Available() == 0 && c.cc.InFlight() == 0 {
+			c.net.end(time.Now(), errGoAway)
+			go c.pool.sawGoAway(c)
+		}
+	}
+}
+
+var errGoAway = errors.New("receiving GOAWAY")
+
+// stateChanged is the state hook. net/http calls it with locks held and in the
+// way of requests, so it only notes things.
+//
+// Streams of an HTTP/2 connection may have become free. An HTTP/1 connection
+// whose response is complete is on its way back: it is not available yet, but
+// nobody needs to dial in the moment until then.
+func (c *conn) stateChanged(*http.ClientConn) {
+	if c.h2 {
+		c.streamsEnded()
+		if c.pool.waiting.Load() > 0 {
+			go c.pool.offer(c)
+		}
+		return
+	}
+	returning := func() bool { return c.is(stateBusy) && c.cc.Available() == 1 }
+	if returning() && !c.returning.Swap(true) {
+		c.pool.returning.Add(1)
+		if !returning() {
+			c.notReturning() // it is back, and may have been taken again
+		}
+	}
+}
+
+// streamsEnded notes when the last stream of an HTTP/2 connection ended. That
+// may be long before its response is read to the end: what has arrived waits in
+// buffers for a slow client, while the upstream's idle clock runs.
+func (c *conn) streamsEnded() {
+	if c.cc.InFlight() > 0 || !c.streaming.Swap(false) {
+		return
+	}
+	c.endedMu.Lock()
+	c.endedAt = time.Now()
+	c.endedMu.Unlock()
+}
+
+// lastEnd returns when the last stream ended; if that is not known, because
+// streams were reset and nobody has acknowledged it yet, or the response was
+// given up, it is the time given.
+func (c *conn) lastEnd(otherwise time.Time) time.Time {
+	c.endedMu.Lock()
+	defer c.endedMu.Unlock()
+	if c.endedAt.Before(c.takenAt) {
+		return otherwise
+	}
+	return c.endedAt
+}
+
+// become changes the state. The pool's lock is held.
+func (c *conn) become(s connState) {
+	c.state.Store(uint32(s))
+	c.notReturning()
+}
+
+// notReturning runs when the connection is back, or will not come back.
+func (c *conn) notReturning() {
+	if c.returning.Swap(false) {
+		c.pool.returning.Add(-1)
+	}
+}
+
+// socketClosed runs when the socket is closed, by us or by net/http.
+func (c *conn) socketClosed() {
+	if !c.is(stateDialing) {
+		go c.pool.removed(c)
+	}
+}
+
+// close closes the connection; without blocking, since ending TLS and HTTP/2
+// writes to the socket.
+func (c *conn) close() {
+	go func() { _ = c.cc.Close() }()
+}
+
+// ending classifies the end of a connection that was idle when its socket was
+// closed and that we did not close: why, and whether that tells when the
+// upstream closes idle connections.
+func (c *conn) ending() (reason CloseReason, closedByUpstream bool) {
+	end := c.net.closing.Load()
+	if end.err != nil {
+		if errors.Is(end.err, os.ErrDeadlineExceeded) {
+			return CloseReadTimeout, false
+		}
+		return CloseUpstream, true // EOF, RST, GOAWAY
+	}
+	if c.h2 {
+		// No error from the socket: close_notify, or a protocol error.
+		return CloseUpstream, end.last <= c.net.noise
+	}
+	_ = c.cc.Available() // returns once net/http has noted its reason
+	switch err := c.cc.Err(); {
+	case err == nil:
+		return CloseFailed, false
+	case err.Error() == textServerClosedIdle, errors.Is(err, syscall.ECONNRESET):
+		return CloseUpstream, true
+	}
+	return CloseSurplus, false
+}

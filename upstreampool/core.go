@@ -1,0 +1,143 @@
+package upstreampool
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+)
+
+// A core is everything of a transport that survives a reload: its pools, what
+// was learned, and the net/http transports to dial with.
+type core struct {
+	cfg               config
+	h2Transport       *http.Transport // negotiates, or speaks h2c
+	h1Transport       *http.Transport // HTTP/1 only
+	tls               *tls.Config
+	sniHasPlaceholder bool
+	proxy             func(*http.Request) (*url.URL, error)
+	logger            atomic.Pointer[zap.Logger]
+	upstreams         upstreams
+
+	draining atomic.Bool
+	idle     atomic.Int64 // idle connections of all pools
+
+	mu    sync.RWMutex
+	pools map[key]*pool
+}
+
+func (c *core) log() *zap.Logger {
+	if l := c.logger.Load(); l != nil {
+		return l
+	}
+	return zap.NewNop()
+}
+
+// pool returns the pool of a target, made on first use.
+func (c *core) pool(tg *target) *pool {
+	c.mu.RLock()
+	p := c.pools[tg.key]
+	c.mu.RUnlock()
+	if p != nil {
+		return p
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.pools[tg.key]; p != nil {
+		return p
+	}
+	name := tg.dial.Address
+	if tg.dial.Network != "tcp" {
+		name = tg.dial.String()
+	}
+	p = &pool{
+		core:  c,
+		key:   tg.key,
+		up:    c.upstreams.get(tg.key.upstream()),
+		name:  name,
+		label: labels.of(name),
+		stats: newStats(),
+
+		requests: newRequestCounters(labels.of(name)),
+	}
+	own := *tg
+	p.dial = func(p *pool) (*conn, error) { return c.dial(p, &own) }
+	if c.pools == nil {
+		c.pools = make(map[key]*pool)
+	}
+	c.pools[tg.key] = p
+	return p
+}
+
+// get returns a connection for a request to tg.
+func (c *core) get(ctx context.Context, tg *target, n need) (*pool, grant) {
+	for {
+		p := c.pool(tg)
+		if g := p.get(ctx, n); g.err != errPoolGone {
+			return p, g
+		}
+		c.forget(p)
+	}
+}
+
+// forget removes a pool that is gone.
+func (c *core) forget(p *pool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pools[p.key] == p {
+		delete(c.pools, p.key)
+	}
+}
+
+// all returns the pools there are.
+func (c *core) all() []*pool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	pools := make([]*pool, 0, len(c.pools))
+	for _, p := range c.pools {
+		pools = append(pools, p)
+	}
+	return pools
+}
+
+// Destruct implements caddy.Destructor: the last configuration that used these
+// pools is gone. Requests under way finish, idle connections close now.
+func (c *core) Destruct() error {
+	c.draining.Store(true)
+	for _, p := range c.all() {
+		p.drain()
+	}
+	return nil
+}
+
+// matches tells whether the TLS material of two cores is the same. Their JSON
+// is, but files it names may have changed.
+func (c *core) matches(other *core) bool {
+	a, b := c.tls, other.tls
+	if a == nil || b == nil {
+		return a == b
+	}
+	if (a.RootCAs == nil) != (b.RootCAs == nil) || a.RootCAs != nil && !a.RootCAs.Equal(b.RootCAs) {
+		return false
+	}
+	if len(a.Certificates) != len(b.Certificates) {
+		return false
+	}
+	for i := range a.Certificates {
+		x, y := a.Certificates[i].Certificate, b.Certificates[i].Certificate
+		if len(x) != len(y) {
+			return false
+		}
+		for j := range x {
+			if !bytes.Equal(x[j], y[j]) {
+				return false
+			}
+		}
+	}
+	return true
+}

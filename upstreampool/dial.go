@@ -1,0 +1,192 @@
+package upstreampool
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// An attempt is one dial. It travels in the context, through net/http, to the
+// functions that open the socket.
+type attempt struct {
+	context.Context // carries nothing but the deadline
+	tg              *target
+	vars            map[string]any
+	c               *conn
+}
+
+type attemptKey struct{}
+
+// Value gives the dialer what it looks for, and nothing of the request that
+// happened to cause the dial: that may be over long before.
+func (a *attempt) Value(k any) any {
+	switch k {
+	case attemptKey{}:
+		return a
+	case dialInfoKey:
+		return a.tg.dial
+	case caddyhttp.VarsCtxKey:
+		return a.vars
+	}
+	return a.Context.Value(k)
+}
+
+func attemptIn(ctx context.Context) *attempt {
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// dial opens a connection for p. It takes as long as the timeouts allow,
+// whatever becomes of the requests that wait for it.
+func (c *core) dial(p *pool, tg *target) (*conn, error) {
+	timeout := c.cfg.dialTimeout + c.cfg.handshake
+	if tg.proxyURL != nil {
+		timeout *= 2
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	cn := &conn{pool: p, life: c.cfg.life()}
+	cn.net.owner = cn
+	if tg.scheme == "https" {
+		cn.net.noise = tlsNoise
+	}
+	a := &attempt{Context: ctx, tg: tg, c: cn, vars: make(map[string]any, 2)}
+	if c.cfg.proxyProtocol {
+		a.vars[proxyProtocolVar] = reverseproxy.ProxyProtocolInfo{AddrPort: tg.source}
+	}
+	if tg.proxyURL != nil {
+		a.vars[proxyVar] = tg.proxyURL
+	}
+	tr := c.h2Transport
+	if tg.h1 {
+		tr = c.h1Transport
+	}
+	cc, err := tr.NewClientConn(a, tg.scheme, tg.address)
+	if err != nil {
+		return nil, err
+	}
+	cn.cc = cc
+	cn.opened = time.Now()
+	// Before its first request, an HTTP/1 connection has one slot and an HTTP/2
+	// connection a hundred or what its SETTINGS say.
+	if !tg.h1 {
+		cn.h2 = c.cfg.h2c && tg.scheme == "http" || cn.negotiated == "h2" || cc.Available() > 1
+		p.up.speaksH2.Store(cn.h2)
+	}
+	cn.learner = p.up.learner(cn.h2)
+	if connected := cn.net.connected; connected > 0 {
+		cn.learner.connected(cn.opened, connected)
+	}
+	cc.SetStateHook(cn.stateChanged)
+	countOpened(p.label)
+	return cn, nil
+}
+
+// dialer returns the replacement of a transport's DialContext: the original,
+// under a netConn.
+func (c *core) dialer(original func(ctx context.Context, network, addr string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		a := attemptIn(ctx)
+		if a == nil {
+			return nil, fmt.Errorf("dialing '%s': not for a pool", addr)
+		}
+		var timer connectTimer
+		nc, err := original(httptrace.WithClientTrace(ctx, timer.trace()), network, addr)
+		if err != nil {
+			return nil, err
+		}
+		a.c.net.connected = timer.took()
+		a.c.net.wrap(nc)
+		return &a.c.net, nil
+	}
+}
+
+// tlsDialer returns the replacement of a transport's DialTLSContext. The
+// connection it returns is a bare *tls.Conn, without which net/http would not
+// speak HTTP/2.
+func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		a := attemptIn(ctx)
+		cfg := c.tls.Clone()
+		if a.tg.proxyURL == nil {
+			cfg.ServerName = a.tg.sni
+			if a.tg.h1 {
+				cfg.NextProtos = nil
+			}
+		} else {
+			// This is the connection to the forward proxy, over which net/http
+			// will ask for a tunnel in HTTP/1.
+			cfg.NextProtos = nil
+			if host, _, err := net.SplitHostPort(addr); err == nil {
+				cfg.ServerName = host
+			}
+		}
+		tc := tls.Client(nc, cfg)
+		ctx, cancel := context.WithTimeout(ctx, c.cfg.handshake)
+		defer cancel()
+		if err := tc.HandshakeContext(ctx); err != nil {
+			_ = tc.Close()
+			return nil, err
+		}
+		if a.tg.proxyURL == nil {
+			a.c.negotiated = tc.ConnectionState().NegotiatedProtocol
+		}
+		return tc, nil
+	}
+}
+
+// proxyOf is the Proxy function of the transports: what was found out on the
+// goroutine of the request.
+func proxyOf(req *http.Request) (*url.URL, error) {
+	if a := attemptIn(req.Context()); a != nil {
+		return a.tg.proxyURL, nil
+	}
+	return nil, nil
+}
+
+// connectTimer measures how long TCP took to connect, leaving out name
+// resolution and attempts that were given up.
+type connectTimer struct {
+	mu    sync.Mutex
+	since map[string]time.Time
+	least time.Duration
+}
+
+func (t *connectTimer) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		ConnectStart: func(_, addr string) {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if t.since == nil {
+				t.since = make(map[string]time.Time, 2)
+			}
+			t.since[addr] = time.Now()
+		},
+		ConnectDone: func(_, addr string, err error) {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			if start, ok := t.since[addr]; ok && err == nil {
+				t.least = time.Since(start)
+			}
+		},
+	}
+}
+
+func (t *connectTimer) took() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.least
+}

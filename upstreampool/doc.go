@@ -1,0 +1,12 @@
+// Package upstreampool is a reverse_proxy transport whose connection pool
+// never picks a connection that is about to die, and never sends a request
+// on a connection that was opened for another TLS identity.
+//
+// The wire protocol is net/http's: every connection is an [http.ClientConn].
+// The pool is ours. Read it in this order:
+//
+//   - keepalive.go, limit.go, learner.go: for how long a connection may be idle
+//   - replay.go: when a failed request is sent once more
+//   - netconn.go, conn.go, pool.go: the connections
+//   - dial.go, roundtrip.go, transport.go: the way of a request
+package upstreampool

@@ -1,0 +1,623 @@
+package upstreampool
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// A frameConn is an HTTP/2 connection as its server sees it, frame by frame.
+type frameConn struct {
+	net.Conn
+	*http2.Framer
+	n    int64
+	hbuf bytes.Buffer
+	henc *hpack.Encoder
+}
+
+// serveFrames starts an h2c server that calls handle for each connection.
+func serveFrames(t testing.TB, handle func(c *frameConn), settings ...http2.Setting) *rawServer {
+	return serveRaw(t, func(n int64, c net.Conn, r *bufioReader) {
+		preface := make([]byte, len(http2.ClientPreface))
+		if _, err := io.ReadFull(r, preface); err != nil {
+			return
+		}
+		fc := &frameConn{Conn: c, Framer: http2.NewFramer(c, r), n: n}
+		fc.henc = hpack.NewEncoder(&fc.hbuf)
+		fc.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		fc.WriteSettings(settings...)
+		handle(fc)
+	})
+}
+
+// request returns the next request's stream and method, answering SETTINGS and
+// PING on the way, or 0.
+func (c *frameConn) request() (uint32, string) {
+	for {
+		f, err := c.ReadFrame()
+		if err != nil {
+			return 0, ""
+		}
+		switch f := f.(type) {
+		case *http2.SettingsFrame:
+			if !f.IsAck() {
+				c.WriteSettingsAck()
+			}
+		case *http2.PingFrame:
+			if !f.IsAck() {
+				c.WritePing(true, f.Data)
+			}
+		case *http2.MetaHeadersFrame:
+			return f.StreamID, f.PseudoValue("method")
+		}
+	}
+}
+
+func (c *frameConn) respond(stream uint32, body string) {
+	c.hbuf.Reset()
+	c.henc.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+	c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.hbuf.Bytes(), EndHeaders: true})
+	c.WriteData(stream, true, []byte(body))
+}
+
+func h2c(tr *Transport) {
+	known(tr)
+	tr.Versions = []string{"h2c"}
+}
+
+func TestP8Refused(t *testing.T) {
+	for _, fresh := range []bool{false, true} {
+		for name, refuse := range map[string]func(c *frameConn, stream uint32){
+			"REFUSED_STREAM":    func(c *frameConn, s uint32) { c.WriteRSTStream(s, http2.ErrCodeRefusedStream) },
+			"GOAWAY":            func(c *frameConn, s uint32) { c.WriteGoAway(s-2, http2.ErrCodeNo, nil) },
+			"GOAWAY and an end": func(c *frameConn, s uint32) { c.WriteGoAway(s-2, http2.ErrCodeNo, nil); c.Close() },
+		} {
+			if fresh && name != "REFUSED_STREAM" {
+				continue
+			}
+			for _, method := range []string{"GET", "POST"} {
+				t.Run(fmt.Sprintf("%s %s fresh=%v", name, method, fresh), func(t *testing.T) {
+					s := serveFrames(t, func(c *frameConn) {
+						for i := 0; ; i++ {
+							stream, _ := c.request()
+							if stream == 0 {
+								return
+							}
+							if c.n == 1 && (i > 0 || fresh) {
+								refuse(c, stream)
+								continue
+							}
+							c.respond(stream, fmt.Sprint(c.n))
+						}
+					})
+					tr := newTransport(t, h2c)
+					if !fresh {
+						mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+					}
+					var body io.Reader
+					if method == "POST" {
+						body = strings.NewReader("body")
+					}
+					if got := mustSend(t, tr, newRequest(t, method, s.addr(), body)); got != "2" {
+						t.Errorf("connection %s", got)
+					}
+					if st := onlyPool(t, tr).snapshot(); st.Replays[ReplayRefused] != 1 {
+						t.Errorf("replays = %v", st.Replays)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestP8GoAwayAboveTheLastStream(t *testing.T) {
+	// The stream is not above the last one: it may have been processed.
+	s := serveFrames(t, func(c *frameConn) {
+		for i := 0; ; i++ {
+			stream, _ := c.request()
+			if stream == 0 {
+				return
+			}
+			if i > 0 && c.n == 1 {
+				c.WriteGoAway(stream, http2.ErrCodeNo, nil)
+				return
+			}
+			c.respond(stream, fmt.Sprint(c.n))
+		}
+	})
+	tr := newTransport(t, h2c)
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	if _, _, err := send(tr, newRequest(t, "POST", s.addr(), strings.NewReader("x"))); err == nil {
+		t.Error("a POST that may have been seen was replayed")
+	}
+}
+
+// After a GOAWAY no stream is started on the connection.
+func TestP8NoStreamAfterGoAway(t *testing.T) {
+	s := serveFrames(t, func(c *frameConn) {
+		for i := 0; ; i++ {
+			stream, _ := c.request()
+			if stream == 0 {
+				return
+			}
+			if i > 0 {
+				t.Error("a stream after GOAWAY")
+			}
+			c.respond(stream, fmt.Sprint(c.n))
+			time.Sleep(100 * time.Millisecond)
+			c.WriteGoAway(stream, http2.ErrCodeNo, nil)
+		}
+	})
+	tr := newTransport(t, h2c)
+	for want := range 3 {
+		if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), strings.NewReader("x"))); got != fmt.Sprint(want+1) {
+			t.Errorf("connection %s", got)
+		}
+		want := int64(want + 1)
+		eventually(t, "the idle connection is closed", func() bool {
+			ps := tr.core.all()
+			return len(ps) == 0 || ps[0].snapshot().Closes[CloseUpstream] == want
+		})
+	}
+	// And it is an observation of when the upstream closes.
+	u := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream())
+	if n := len(u.h2.witnesses); u.h2.early.age == 0 && n == 0 && !u.h2.batch.open {
+		t.Error("the GOAWAY taught nothing")
+	}
+}
+
+// The idle clock starts when the last stream ends, not when a slow client has
+// read what arrived.
+func TestH2IdleClockOfASlowReader(t *testing.T) {
+	s := serveFrames(t, func(c *frameConn) {
+		for {
+			stream, _ := c.request()
+			if stream == 0 {
+				return
+			}
+			c.respond(stream, "body")
+		}
+	})
+	tr := newTransport(t, h2c)
+	age := func(readAfter time.Duration, giveUp bool) time.Duration {
+		resp, err := tr.RoundTrip(newRequest(t, "GET", s.addr(), nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(readAfter)
+		if !giveUp {
+			io.Copy(io.Discard, resp.Body)
+		}
+		resp.Body.Close()
+		p := onlyPool(t, tr)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.idle[0].age(time.Now())
+	}
+	if d := age(0, false); d > 100*time.Millisecond {
+		t.Errorf("age after a quick read = %v", d)
+	}
+	for _, giveUp := range []bool{false, true} {
+		if d := age(200*time.Millisecond, giveUp); d < 190*time.Millisecond || d > 400*time.Millisecond {
+			t.Errorf("age after a slow read (given up: %v) = %v, want 200ms", giveUp, d)
+		}
+	}
+}
+
+func TestH2ConnectionLost(t *testing.T) {
+	var seen atomic.Int64
+	s := serveFrames(t, func(c *frameConn) {
+		for i := 0; ; i++ {
+			stream, _ := c.request()
+			if stream == 0 {
+				return
+			}
+			seen.Add(1)
+			if i > 0 {
+				return
+			}
+			c.respond(stream, fmt.Sprint(c.n))
+		}
+	})
+	tr := newTransport(t, h2c)
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	if got := mustSend(t, tr, newRequest(t, "GET", s.addr(), nil)); got != "2" {
+		t.Errorf("GET: connection %s", got)
+	}
+	if _, _, err := send(tr, newRequest(t, "POST", s.addr(), strings.NewReader("x"))); err == nil {
+		t.Error("a POST that may have been seen was replayed")
+	}
+	if n := seen.Load(); n != 4 {
+		t.Errorf("%d requests were seen, want GET, GET and its replay, POST", n)
+	}
+}
+
+func TestH2StreamResetIsNoReplay(t *testing.T) {
+	s := serveFrames(t, func(c *frameConn) {
+		for i := 0; ; i++ {
+			stream, _ := c.request()
+			if stream == 0 {
+				return
+			}
+			if i == 1 {
+				c.WriteRSTStream(stream, http2.ErrCodeInternal)
+				continue
+			}
+			c.respond(stream, fmt.Sprint(c.n))
+		}
+	})
+	tr := newTransport(t, h2c)
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	_, _, err := send(tr, newRequest(t, "GET", s.addr(), nil))
+	var se http2.StreamError
+	if !errors.As(err, &se) || se.Code != http2.ErrCodeInternal {
+		t.Errorf("error = %v", err)
+	}
+	if got := mustSend(t, tr, newRequest(t, "GET", s.addr(), nil)); got != "1" {
+		t.Errorf("the connection was given up for one stream: %s", got)
+	}
+}
+
+// The error texts that the replay rule goes by are the real ones.
+func TestErrorTexts(t *testing.T) {
+	t.Run("GOAWAY and unusable", func(t *testing.T) {
+		s := serveFrames(t, func(c *frameConn) {
+			stream, _ := c.request()
+			c.respond(stream, "")
+			stream, _ = c.request()
+			c.WriteGoAway(stream-2, http2.ErrCodeNo, nil)
+			c.request()
+		})
+		tr := newTransport(t, h2c)
+		tg := tr.mustTarget(t, s.addr())
+		c, err := tr.core.dial(tr.core.pool(&tg), &tg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.cc.Close()
+		req := newRequest(t, "GET", s.addr(), nil)
+		req.URL.Scheme = "http"
+		resp, err := c.cc.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if _, err := c.cc.RoundTrip(req); err == nil || err.Error() != textGoAway || !refused(err) {
+			t.Errorf("error = %v, want %q", err, textGoAway)
+		}
+		if _, err := c.cc.RoundTrip(req); err == nil || err.Error() != textUnusable || !refused(err) {
+			t.Errorf("error = %v, want %q", err, textUnusable)
+		}
+	})
+	t.Run("not established", func(t *testing.T) {
+		s := serveFrames(t, func(*frameConn) {})
+		tr := newTransport(t, h2c)
+		tg := tr.mustTarget(t, s.addr())
+		c, err := tr.core.dial(tr.core.pool(&tg), &tg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the connection is closed", func() bool { return c.cc.Err() != nil })
+		req := newRequest(t, "GET", s.addr(), nil)
+		req.URL.Scheme = "http"
+		if _, err := c.cc.RoundTrip(req); err == nil || err.Error() != textNotEstablished || !refused(err) {
+			t.Errorf("error = %v, want %q", err, textNotEstablished)
+		}
+	})
+	t.Run("server closed idle connection", func(t *testing.T) {
+		s := serveRaw(t, func(int64, net.Conn, *bufioReader) {})
+		tr := newTransport(t, known)
+		tg := tr.mustTarget(t, s.addr())
+		c, err := tr.core.dial(tr.core.pool(&tg), &tg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the connection is closed", func() bool { return c.cc.Err() != nil })
+		if err := c.cc.Err(); err.Error() != textServerClosedIdle {
+			t.Errorf("error = %v, want %q", err, textServerClosedIdle)
+		}
+	})
+	t.Run("wrappers", func(t *testing.T) {
+		inner := errors.New("inner")
+		if plain(inner) != inner {
+			t.Error("an error without wrapper was changed")
+		}
+		var seen atomic.Int64
+		s := serveRaw(t, dieOnSecond(&seen, rst))
+		tr := newTransport(t, known)
+		mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+		_, _, err := send(tr, newRequest(t, "POST", s.addr(), nil))
+		if _, ok := err.(net.Error); !ok {
+			t.Errorf("error is a %T (%v), want the net.Error inside", err, err)
+		}
+	})
+}
+
+// tlsServer starts an HTTPS server that answers with the server name of the
+// connection it was asked on, and counts connections.
+func tlsServer(t testing.TB, protocols ...string) (*httptest.Server, *atomic.Int64) {
+	return idlingTLSServer(t, 0, protocols...)
+}
+
+// idlingTLSServer is tlsServer with an idle timeout.
+func idlingTLSServer(t testing.TB, idle time.Duration, protocols ...string) (*httptest.Server, *atomic.Int64) {
+	var conns atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(w, "%s %s", r.Proto, r.TLS.ServerName)
+	}))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	srv.Config.IdleTimeout = idle
+	srv.TLS = &tls.Config{NextProtos: protocols}
+	srv.EnableHTTP2 = len(protocols) > 0 && protocols[0] == "h2"
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv, &conns
+}
+
+func insecure(tr *Transport) {
+	known(tr)
+	tr.TLS = &reverseproxy.TLSConfig{InsecureSkipVerify: true, ServerName: "example.com"}
+}
+
+func TestH2OverTLS(t *testing.T) {
+	srv, conns := tlsServer(t, "h2")
+	tr := newTransport(t, insecure)
+	addr := srv.Listener.Addr().String()
+	if got := mustSend(t, tr, newRequest(t, "GET", addr, nil)); got != "HTTP/2.0 example.com" {
+		t.Fatalf("answer = %q", got)
+	}
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range 20 {
+				if _, _, err := send(tr, newRequest(t, "POST", addr, strings.NewReader("x"))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := conns.Load(); n != 1 {
+		t.Errorf("%d connections for 50 at once, want one", n)
+	}
+	p := onlyPool(t, tr)
+	if st := p.snapshot(); st.Connections["busy"] != 0 || st.Connections["idle"] != 1 || st.Protocol != "h2" {
+		t.Errorf("state = %+v", st)
+	}
+}
+
+// Which protocol is spoken follows from versions, as with transport http.
+func TestVersions(t *testing.T) {
+	srv, _ := tlsServer(t, "h2", "http/1.1")
+	for _, tc := range []struct {
+		versions []string
+		want     string
+	}{
+		{nil, "HTTP/2.0"},
+		{[]string{"1.1", "2"}, "HTTP/2.0"},
+		{[]string{"2"}, "HTTP/2.0"},
+		{[]string{"h2c", "2"}, "HTTP/2.0"},
+		{[]string{"1.1"}, "HTTP/1.1"},
+	} {
+		tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.Versions = tc.versions })
+		for range 2 {
+			if got, _, _ := strings.Cut(mustSend(t, tr, newRequest(t, "GET", srv.Listener.Addr().String(), nil)), " "); got != tc.want {
+				t.Errorf("versions %v: %s, want %s", tc.versions, got, tc.want)
+			}
+		}
+		if st := onlyPool(t, tr).snapshot(); st.Opened != 1 {
+			t.Errorf("versions %v: %d connections", tc.versions, st.Opened)
+		}
+	}
+}
+
+// A burst towards a server known to speak HTTP/2 opens one connection.
+func TestH2OneDialAtATime(t *testing.T) {
+	srv, conns := tlsServer(t, "h2")
+	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.MaxRequests = 1 })
+	addr := srv.Listener.Addr().String()
+	mustSend(t, tr, newRequest(t, "GET", addr, nil))
+	tr.core.cfg.maxRequests = 0
+	eventually(t, "no connection", func() bool { return len(tr.core.all()) == 0 })
+	before := conns.Load()
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() { mustSend(t, tr, newRequest(t, "GET", addr, nil)) })
+	}
+	wg.Wait()
+	if n := conns.Load() - before; n != 1 {
+		t.Errorf("%d connections for a burst, want one", n)
+	}
+}
+
+// More requests than streams: those that do not fit wait, or get another
+// connection, and none fails.
+func TestH2StreamLimit(t *testing.T) {
+	for _, maxConns := range []int{0, 1, 2} {
+		t.Run(fmt.Sprint(maxConns), func(t *testing.T) {
+			s := serveFrames(t, func(c *frameConn) {
+				for {
+					stream, _ := c.request()
+					if stream == 0 {
+						return
+					}
+					time.Sleep(time.Millisecond)
+					c.respond(stream, "")
+				}
+			}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 2})
+			tr := newTransport(t, func(tr *Transport) { h2c(tr); tr.MaxConnsPerHost = maxConns })
+			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+			var wg sync.WaitGroup
+			for range 40 {
+				wg.Go(func() { mustSend(t, tr, newRequest(t, "GET", s.addr(), nil)) })
+			}
+			wg.Wait()
+			if n := s.conns.Load(); maxConns > 0 && n > int64(maxConns) || n > 41 {
+				t.Errorf("%d connections", n)
+			}
+			p := onlyPool(t, tr)
+			if st := p.snapshot().Connections; st["busy"] != 0 {
+				t.Errorf("connections = %v", st)
+			}
+		})
+	}
+}
+
+func TestP5CloseNotify(t *testing.T) {
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		t.Run(protocol, func(t *testing.T) {
+			srv, _ := idlingTLSServer(t, 100*time.Millisecond, protocol)
+			tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.UpstreamKeepAlive = 0 })
+			addr := srv.Listener.Addr().String()
+			mustSend(t, tr, newRequest(t, "GET", addr, nil))
+			p := onlyPool(t, tr)
+			eventually(t, "the connection is gone", func() bool { return p.snapshot().Closes[CloseUpstream] == 1 })
+			mustSend(t, tr, newRequest(t, "POST", addr, strings.NewReader("x")))
+			if st := p.snapshot(); len(st.Replays) != 0 {
+				t.Errorf("replays = %v", st.Replays)
+			}
+			l := p.up.learner(protocol == "h2").limit(time.Now(), 0, false)
+			if l.bound != boundEarlyClose || l.age < 80*time.Millisecond || l.age > 400*time.Millisecond {
+				t.Errorf("limit = %v, want it capped by a close after 100 ms", l)
+			}
+		})
+	}
+}
+
+// An Upgrade goes over HTTP/1 even where HTTP/2 is spoken.
+func TestUpgradeTowardsH2(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			fmt.Fprint(w, r.Proto)
+			return
+		}
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		io.Copy(c, c)
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	tr := newTransport(t, insecure)
+	addr := srv.Listener.Addr().String()
+	if got := mustSend(t, tr, newRequest(t, "GET", addr, nil)); got != "HTTP/2.0" {
+		t.Errorf("proto = %s", got)
+	}
+	req := newRequest(t, "GET", addr, nil)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "websocket")
+	resp, err := tr.RoundTrip(req)
+	if err != nil || resp.StatusCode != 101 {
+		t.Fatal(resp, err)
+	}
+	rw := resp.Body.(io.ReadWriteCloser)
+	io.WriteString(rw, "ping")
+	buf := make([]byte, 4)
+	if _, err := io.ReadFull(rw, buf); err != nil || string(buf) != "ping" {
+		t.Errorf("echo = %q, %v", buf, err)
+	}
+	rw.Close()
+	if got := mustSend(t, tr, newRequest(t, "GET", addr, nil)); got != "HTTP/2.0" {
+		t.Errorf("afterwards: proto = %s", got)
+	}
+}
+
+func TestP17H2C(t *testing.T) {
+	headers := make(chan http.Header, 2)
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	p.SetHTTP1(true)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		headers <- r.Header
+		fmt.Fprint(w, r.Proto)
+	}))
+	srv.Config.Protocols = &p
+	srv.Start()
+	defer srv.Close()
+	addr := srv.Listener.Addr().String()
+	withUpgrade := func() *http.Request {
+		req := newRequest(t, "GET", addr, nil)
+		req.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+		req.Header.Set("Upgrade", "h2c")
+		req.Header.Set("Http2-Settings", "AAMAAABkAAQAAP__")
+		return req
+	}
+	for versions, want := range map[string]string{"h2c": "HTTP/2.0", "1.1": "HTTP/1.1"} {
+		tr := newTransport(t, func(tr *Transport) { known(tr); tr.Versions = []string{versions} })
+		req := withUpgrade()
+		if got := mustSend(t, tr, req); got != want {
+			t.Errorf("versions %s: proto %s", versions, got)
+		}
+		h := <-headers
+		for _, name := range []string{"Upgrade", "Http2-Settings"} {
+			if h.Get(name) != "" {
+				t.Errorf("versions %s: %s: %q was passed on", versions, name, h.Get(name))
+			}
+		}
+		if strings.Contains(strings.ToLower(h.Get("Connection")), "upgrade") {
+			t.Errorf("versions %s: Connection: %q was passed on", versions, h.Get("Connection"))
+		}
+		if req.Header.Get("Upgrade") != "h2c" {
+			t.Error("the caller's header was changed")
+		}
+	}
+}
+
+func TestH2Cancel(t *testing.T) {
+	release := make(chan struct{})
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Hang") != "" {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		fmt.Fprint(w, "ok")
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	defer close(release)
+	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.AcquireTimeout = caddy.Duration(time.Second) })
+	addr := srv.Listener.Addr().String()
+	mustSend(t, tr, newRequest(t, "GET", addr, nil))
+	for range 20 {
+		ctx, cancel := contextWithTimeout(t, 5*time.Millisecond)
+		req := requestTo(t, ctx, "GET", "tcp", addr, nil)
+		req.Header.Set("Hang", "1")
+		if _, _, err := send(tr, req); err == nil {
+			t.Error("no error")
+		}
+		cancel()
+	}
+	mustSend(t, tr, newRequest(t, "GET", addr, nil))
+	p := onlyPool(t, tr)
+	if st := p.snapshot(); st.Connections["busy"] != 0 || st.Opened != 1 || len(st.Replays) != 0 {
+		t.Errorf("state = %+v", st)
+	}
+}

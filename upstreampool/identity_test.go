@@ -1,0 +1,288 @@
+package upstreampool
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// forHost makes req one that came for host, as far as placeholders go.
+func forHost(req *http.Request, host string) *http.Request {
+	repl := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	repl.Set("http.request.host", host)
+	return req
+}
+
+// Requests for two hosts, alternating, over one upstream address: none travels
+// on a connection opened for the other's TLS server name.
+func TestP16ServerName(t *testing.T) {
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		for _, clients := range []int{1, 8} {
+			t.Run(fmt.Sprint(protocol, " ", clients), func(t *testing.T) {
+				srv, conns := tlsServer(t, protocol)
+				tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.TLS.ServerName = "{http.request.host}" })
+				addr := srv.Listener.Addr().String()
+				var wg sync.WaitGroup
+				for range clients {
+					wg.Go(func() {
+						for i := range 400 / clients {
+							host := []string{"a.test", "b.test"}[i%2]
+							got := mustSend(t, tr, forHost(newRequest(t, "GET", addr, nil), host))
+							if _, sni, _ := strings.Cut(got, " "); sni != host {
+								t.Errorf("a request for %s travelled on a connection for %s", host, sni)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				if n := conns.Load(); n > int64(4*clients) {
+					t.Errorf("%d connections for 400 requests", n)
+				}
+			})
+		}
+	}
+}
+
+func TestP16ServerNameForms(t *testing.T) {
+	srv, conns := tlsServer(t, "h2")
+	addr := srv.Listener.Addr().String()
+	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.TLS.ServerName = "{http.request.host}" })
+	for _, host := range []string{"a.test", "A.test", "a.test."} { // one name
+		mustSend(t, tr, forHost(newRequest(t, "GET", addr, nil), host))
+	}
+	if n := conns.Load(); n != 1 {
+		t.Errorf("%d connections for three spellings of one name", n)
+	}
+	// A health check has no host to put in: the address is dialed by itself.
+	mustSend(t, tr, newRequest(t, "GET", addr, nil))
+	// And one has no variables at all.
+	host, port, _ := net.SplitHostPort(addr)
+	ctx := context.WithValue(t.Context(), dialInfoKey, reverseproxy.DialInfo{Network: "tcp", Address: addr, Host: host, Port: port})
+	req, _ := http.NewRequestWithContext(ctx, "GET", "https://"+addr+"/", nil)
+	mustSend(t, tr, req)
+}
+
+// Every part of the key counts, and nothing else does.
+func TestP16Key(t *testing.T) {
+	tr := newTransport(t, func(tr *Transport) {
+		tr.TLS = &reverseproxy.TLSConfig{ServerName: "{http.request.host}", ExceptPorts: []string{"80"}}
+		tr.ProxyProtocol = "v2"
+	})
+	keyOf := func(change func(*http.Request)) key {
+		req := forHost(newRequest(t, "GET", "10.0.0.1:443", nil), "a.test")
+		caddyhttp.SetVar(req.Context(), proxyProtocolVar, reverseproxy.ProxyProtocolInfo{AddrPort: netip.MustParseAddrPort("1.2.3.4:5")})
+		req.URL.Host = url.QueryEscape("1.2.3.4:5->10.0.0.1:443") // as reverse_proxy does
+		if change != nil {
+			change(req)
+		}
+		tr.setScheme(req)
+		tg, err := tr.target(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tg.key
+	}
+	dial := func(network, addr string) func(*http.Request) {
+		host, port, _ := net.SplitHostPort(addr)
+		return func(req *http.Request) {
+			*req = *req.WithContext(context.WithValue(req.Context(), dialInfoKey,
+				reverseproxy.DialInfo{Network: network, Address: addr, Host: host, Port: port}))
+		}
+	}
+	seen := map[key]string{}
+	for name, change := range map[string]func(*http.Request){
+		"base":    nil,
+		"address": dial("tcp", "10.0.0.2:443"),
+		"port":    dial("tcp", "10.0.0.1:8443"),
+		"scheme":  dial("tcp", "10.0.0.1:80"),
+		"network": dial("tcp6", "10.0.0.1:443"),
+		"sni":     func(req *http.Request) { forHost(req, "b.test") },
+		"upgrade": func(req *http.Request) {
+			req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
+		},
+		"source": func(req *http.Request) {
+			caddyhttp.SetVar(req.Context(), proxyProtocolVar, reverseproxy.ProxyProtocolInfo{AddrPort: netip.MustParseAddrPort("1.2.3.4:6")})
+		},
+	} {
+		k := keyOf(change)
+		if other, ok := seen[k]; ok {
+			t.Errorf("%s and %s have one key: %+v", name, other, k)
+		}
+		seen[k] = name
+	}
+	same := keyOf(func(req *http.Request) { req.Method = "POST"; req.Host = "other.test"; req.URL.Path = "/x" })
+	if seen[same] != "base" {
+		t.Errorf("method, Host or path changed the key: %+v", same)
+	}
+	if k := keyOf(dial("tcp", "10.0.0.1:80")); k.scheme != "http" || k.sni != "" {
+		t.Errorf("tls_except_ports does not work with PROXY protocol: %+v", k)
+	}
+}
+
+// The names we share with reverse_proxy are its own.
+func TestCaddyNames(t *testing.T) {
+	want := reverseproxy.DialInfo{Network: "tcp", Address: "a:1", Host: "a", Port: "1"}
+	ctx := context.WithValue(t.Context(), dialInfoKey, want)
+	if got, ok := reverseproxy.GetDialInfo(ctx); !ok || got != want {
+		t.Errorf("dial info = %+v, %v", got, ok)
+	}
+}
+
+func TestProxyProtocol(t *testing.T) {
+	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+		header, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		for readRequest(r) != nil {
+			respond(c, strings.TrimSpace(header))
+		}
+	})
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ProxyProtocol = "v1" })
+	ask := func(source string) (string, error) {
+		req := newRequest(t, "GET", s.addr(), nil)
+		if source != "" {
+			caddyhttp.SetVar(req.Context(), proxyProtocolVar, reverseproxy.ProxyProtocolInfo{AddrPort: netip.MustParseAddrPort(source)})
+			req.URL.Host = url.QueryEscape(source + "->" + s.addr())
+		}
+		_, body, err := send(tr, req)
+		return body, err
+	}
+	for range 2 {
+		for _, source := range []string{"192.0.2.1:1000", "192.0.2.1:1001", "192.0.2.2:1000"} {
+			ap := netip.MustParseAddrPort(source)
+			got, err := ask(source)
+			if want := fmt.Sprintf("PROXY TCP4 %s 0.0.0.0 %d 0", ap.Addr(), ap.Port()); err != nil || got != want {
+				t.Errorf("header %q, %v; want %q", got, err, want)
+			}
+		}
+	}
+	if n := s.conns.Load(); n != 3 {
+		t.Errorf("%d connections for three sources", n)
+	}
+	if _, err := ask(""); err == nil || !strings.Contains(err.Error(), "getting PROXY protocol source") {
+		t.Errorf("without a source: %v", err)
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Skip(err)
+	}
+	s := serveListener(t, l, echo)
+	tr := newTransport(t, known)
+	for range 3 {
+		if got := mustSend(t, tr, requestTo(t, t.Context(), "GET", "unix", path, nil)); got != "1" {
+			t.Errorf("connection %s", got)
+		}
+	}
+	if s.conns.Load() != 1 {
+		t.Errorf("%d connections", s.conns.Load())
+	}
+}
+
+// A forward proxy is asked for a tunnel towards https, and used as such
+// towards http; connections belong to it.
+func TestForwardProxy(t *testing.T) {
+	srv, _ := tlsServer(t, "h2")
+	var tunnels sync.Map
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect {
+			fmt.Fprintf(w, "proxied %s", r.URL)
+			return
+		}
+		tunnels.Store(r.Host, true)
+		up, err := net.Dial("tcp", r.Host)
+		if err != nil {
+			http.Error(w, err.Error(), 502)
+			return
+		}
+		c, rw, _ := http.NewResponseController(w).Hijack()
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { io.Copy(up, rw); up.Close() }()
+		go func() { io.Copy(c, up); c.Close() }()
+	}))
+	defer proxy.Close()
+	use := func(tr *Transport) {
+		tr.NetworkProxyRaw = []byte(`{"from":"url","url":"` + proxy.URL + `"}`)
+	}
+	t.Run("https", func(t *testing.T) {
+		tr := newTransport(t, func(tr *Transport) { insecure(tr); use(tr) })
+		addr := srv.Listener.Addr().String()
+		for range 3 {
+			if got := mustSend(t, tr, newRequest(t, "GET", addr, nil)); got != "HTTP/2.0 example.com" {
+				t.Errorf("answer = %q", got)
+			}
+		}
+		if _, ok := tunnels.Load(addr); !ok {
+			t.Error("no tunnel")
+		}
+		if st := onlyPool(t, tr).snapshot(); st.Opened != 1 || st.Proxy != proxy.URL || st.Protocol != "h2" {
+			t.Errorf("state = %+v", st)
+		}
+	})
+	t.Run("http", func(t *testing.T) {
+		tr := newTransport(t, func(tr *Transport) { known(tr); use(tr) })
+		req := newRequest(t, "GET", "192.0.2.1:80", nil)
+		if got := mustSend(t, tr, req); !strings.HasPrefix(got, "proxied http://h.test/") {
+			t.Errorf("answer = %q", got)
+		}
+	})
+	t.Run("server name by placeholder", func(t *testing.T) {
+		tr := newTransport(t, func(tr *Transport) { insecure(tr); use(tr); tr.TLS.ServerName = "{http.request.host}" })
+		_, _, err := send(tr, forHost(newRequest(t, "GET", srv.Listener.Addr().String(), nil), "a.test"))
+		if err == nil || !strings.Contains(err.Error(), "forward proxy") {
+			t.Errorf("error = %v, want it refused", err)
+		}
+	})
+}
+
+func TestTLSErrors(t *testing.T) {
+	srv, _ := tlsServer(t, "h2")
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.TLS = &reverseproxy.TLSConfig{ServerName: "a.test"} })
+	_, _, err := send(tr, newRequest(t, "GET", srv.Listener.Addr().String(), nil))
+	var cert *tls.CertificateVerificationError
+	if !errors.As(err, &cert) {
+		t.Errorf("error = %v, want a certificate error", err)
+	}
+	var de reverseproxy.DialError
+	if errors.As(err, &de) {
+		t.Error("it is a DialError")
+	}
+	eventually(t, "nothing is left", func() bool { return len(tr.core.all()) == 0 })
+}
+
+// TLS sessions are resumed, so that retiring a connection early is cheap.
+func TestTLSResumption(t *testing.T) {
+	var resumed []bool
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		resumed = append(resumed, r.TLS.DidResume)
+	}))
+	srv.StartTLS()
+	defer srv.Close()
+	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.MaxRequests = 1 })
+	for range 3 {
+		mustSend(t, tr, newRequest(t, "GET", srv.Listener.Addr().String(), nil))
+	}
+	if fmt.Sprint(resumed) != "[false true true]" {
+		t.Errorf("resumed = %v", resumed)
+	}
+}

@@ -1,0 +1,305 @@
+package upstreampool
+
+import (
+	"testing"
+	"time"
+)
+
+// clock is a hand-driven clock for the learner, which is told the time.
+type clock struct{ now time.Time }
+
+func newClock() *clock                   { return &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} }
+func (c *clock) add(d time.Duration)     { c.now = c.now.Add(d) }
+func newLearner(base knowledge) *learner { return &learner{base: base} }
+
+var defaults = knowledge{MaxIdle: 2 * time.Minute}
+
+func (l *learner) value(c *clock) time.Duration { return l.limit(c.now, 0, false).Value }
+
+func TestLearnerConfirms(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	for _, tc := range []struct {
+		name   string
+		ages   []time.Duration // a minute apart
+		want   time.Duration   // keep-alive
+		source Source
+	}{
+		{"one close is no timeout", []time.Duration{2 * s}, safeKeepAlive, SourceAssumed},
+		{"two of one age are", []time.Duration{2 * s, 2010 * ms}, 2 * s, SourceLearned},
+		{"unless it is none: a connection at its request limit", []time.Duration{0, 10 * ms, 49 * ms, 0, 5 * ms}, safeKeepAlive, SourceAssumed},
+		{"the earlier one counts", []time.Duration{2 * s, 1900 * ms}, 1900 * ms, SourceLearned},
+		{"300 ms apart agree", []time.Duration{s, 1300 * ms}, s, SourceLearned},
+		{"301 ms apart do not", []time.Duration{s, 1301 * ms}, safeKeepAlive, SourceAssumed},
+		{"10 % apart agree", []time.Duration{75 * s, 70 * s}, 70 * s, SourceLearned},
+		{"a stray close in between", []time.Duration{2 * s, 700 * ms, 2 * s}, 2 * s, SourceLearned},
+		{"four strays in between are too many", []time.Duration{2 * s, 400 * ms, 800 * ms, 1200 * ms, 3 * s, 2 * s}, safeKeepAlive, SourceAssumed},
+		{"it follows down", []time.Duration{60 * s, 60 * s, 5 * s, 5 * s}, 5 * s, SourceLearned},
+		{"one close does not move it", []time.Duration{60 * s, 60 * s, 5 * s}, 60 * s, SourceLearned},
+		{"and it follows up", []time.Duration{5 * s, 5 * s, 60 * s, 60 * s}, 60 * s, SourceLearned},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(defaults)
+			for _, age := range tc.ages {
+				l.sawClose(c.now, age)
+				c.add(time.Minute)
+			}
+			got := l.limit(c.now, 0, false)
+			if got.KeepAlive != tc.want || got.Source != tc.source {
+				t.Errorf("= %v (%s), want %v (%s)", got.KeepAlive, got.Source, tc.want, tc.source)
+			}
+		})
+	}
+}
+
+func TestLearnerCapsAtOnce(t *testing.T) {
+	c, l := newClock(), newLearner(defaults)
+	l.sawClose(c.now, 2*time.Second)
+	if got := l.value(c); got != 1800*time.Millisecond {
+		t.Errorf("limit after one early close = %v, want 1.8s", got)
+	}
+	c.add(memory - time.Millisecond)
+	if got := l.value(c); got != 1800*time.Millisecond {
+		t.Errorf("limit before the cap ends = %v, want 1.8s", got)
+	}
+	c.add(time.Millisecond)
+	if got := l.value(c); got != 3800*time.Millisecond {
+		t.Errorf("limit after the cap ended = %v, want 3.8s", got)
+	}
+}
+
+func TestLearnerNoCapFromALateClose(t *testing.T) {
+	c, l := newClock(), newLearner(defaults)
+	l.sawClose(c.now, 30*time.Second) // a sensor's
+	if got := l.limit(c.now, 0, false); got.bound != boundKeepAlive {
+		t.Errorf("limit = %v, want no cap", got)
+	}
+}
+
+func TestLearnerRestart(t *testing.T) {
+	c, l := newClock(), newLearner(defaults)
+	l.sawClose(c.now, time.Second) // a first restart
+	c.add(300 * time.Millisecond)
+	l.sawClose(c.now, 3*time.Second)
+	if got := l.value(c); got != 3800*time.Millisecond {
+		t.Errorf("limit right after a restart = %v, want it unchanged", got)
+	}
+	c.add(time.Minute)
+	l.sawClose(c.now, time.Second) // a second one, with an age of the first
+	c.add(300 * time.Millisecond)
+	l.sawClose(c.now, 2*time.Second)
+	c.add(600 * time.Millisecond)
+	l.sawClose(c.now, time.Second)
+	c.add(time.Minute)
+	if got := l.limit(c.now, 0, false); got.Source != SourceAssumed || got.bound != boundKeepAlive {
+		t.Errorf("limit after two restarts = %v, want nothing learned", got)
+	}
+
+	t.Run("does not take back an earlier cap", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		l.sawClose(c.now, 3*time.Second)
+		c.add(time.Minute)
+		l.sawClose(c.now, time.Second)
+		l.sawClose(c.now, 2*time.Second)
+		if got := l.value(c); got != 2800*time.Millisecond {
+			t.Errorf("limit = %v, want 2.8s", got)
+		}
+	})
+	t.Run("after the value is known", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for range 2 {
+			l.sawClose(c.now, 60*time.Second)
+			c.add(time.Minute)
+		}
+		for range 3 { // always the same ages, one of them the timeout
+			l.sawClose(c.now, 5*time.Second)
+			l.sawClose(c.now, 58*time.Second)
+			c.add(time.Minute)
+		}
+		if got := l.limit(c.now, 0, false); got.KeepAlive != time.Minute || got.bound != boundKeepAlive {
+			t.Errorf("limit = %v, want 60 s learned", got)
+		}
+	})
+}
+
+func TestLearnerSameTimeIsNoConfirmation(t *testing.T) {
+	c, l := newClock(), newLearner(defaults)
+	for range 5 {
+		l.sawClose(c.now, 2*time.Second)
+		c.add(100 * time.Millisecond)
+	}
+	c.add(time.Second)
+	if got := l.limit(c.now, 0, false); got.Source != SourceAssumed || got.bound != boundEarlyClose {
+		t.Errorf("limit = %v, want an unconfirmed close", got)
+	}
+}
+
+func TestLearnerSensor(t *testing.T) {
+	second := time.Second
+	t.Run("at most one", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		if !l.startSensor(c.now) || l.startSensor(c.now) {
+			t.Fatal("want one sensor, not two")
+		}
+		l.endSensor()
+		if !l.startSensor(c.now) {
+			t.Error("want the next one after the first ended")
+		}
+	})
+	t.Run("raises the limit after two closes", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for range 2 {
+			if !l.startSensor(c.now) {
+				t.Fatal("no sensor")
+			}
+			c.add(75 * second)
+			l.sawClose(c.now, 75*second)
+			l.endSensor()
+		}
+		c.add(second)
+		if got := l.value(c); got != 71250*time.Millisecond {
+			t.Errorf("limit = %v, want 71.25s", got)
+		}
+		if l.startSensor(c.now) {
+			t.Error("a sensor although the value is known")
+		}
+		c.add(memory)
+		if !l.startSensor(c.now) {
+			t.Error("no sensor after ten minutes")
+		}
+	})
+	t.Run("outliving max_idle_time", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		l.startSensor(c.now)
+		c.add(2 * time.Minute)
+		l.outlived(c.now)
+		l.endSensor()
+		if got := l.limit(c.now, 0, false); got.KeepAlive != 2*time.Minute || got.Source != SourceLearned {
+			t.Errorf("limit = %v, want at least 2 m learned", got)
+		}
+	})
+	t.Run("none while the value is announced", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		l.announce(c.now, 5*second)
+		if l.startSensor(c.now) {
+			t.Error("a sensor")
+		}
+	})
+	t.Run("one to look into an early close", func(t *testing.T) {
+		c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: 60 * second})
+		if l.startSensor(c.now) {
+			t.Error("a sensor although the value is configured")
+		}
+		l.sawClose(c.now, 5*second)
+		if !l.startSensor(c.now) {
+			t.Error("no sensor after an early close")
+		}
+	})
+	t.Run("every ten minutes while nothing is reused", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for range 2 {
+			l.sawClose(c.now, 100*time.Millisecond)
+			c.add(time.Minute)
+		}
+		if got := l.limit(c.now, 0, false); got.Value != 0 {
+			t.Fatalf("limit = %v, want no reuse", got)
+		}
+		if !l.startSensor(c.now) {
+			t.Fatal("no first sensor")
+		}
+		l.endSensor()
+		c.add(memory - 1)
+		if l.startSensor(c.now) {
+			t.Error("a sensor too early")
+		}
+		c.add(1)
+		if !l.startSensor(c.now) {
+			t.Error("no sensor after ten minutes")
+		}
+	})
+}
+
+func TestLearnerRaces(t *testing.T) {
+	c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: 10 * time.Second})
+	margin := func() time.Duration { return l.limit(c.now, 0, false).Margin }
+	if margin() != 500*time.Millisecond {
+		t.Fatalf("margin = %v", margin())
+	}
+	l.raced(c.now)
+	l.raced(c.now.Add(raceInterval - 1))
+	if margin() != time.Second {
+		t.Errorf("margin after races within 10 s = %v, want 1s", margin())
+	}
+	c.add(raceInterval)
+	l.raced(c.now)
+	if margin() != 2*time.Second {
+		t.Errorf("margin after the next race = %v, want 2s", margin())
+	}
+	for range 20 {
+		c.add(raceInterval)
+		l.raced(c.now)
+	}
+	if margin() != 5*time.Second {
+		t.Errorf("margin after many races = %v, want K/2", margin())
+	}
+	c.add(1000 * time.Minute)
+	if margin() != 500*time.Millisecond {
+		t.Errorf("margin after a long time = %v, want 500ms", margin())
+	}
+	l.raced(c.now)
+	c.add(memory)
+	if margin() != 900*time.Millisecond {
+		t.Errorf("margin ten minutes after a race = %v, want 900ms", margin())
+	}
+}
+
+func TestLearnerAnnounced(t *testing.T) {
+	c, l := newClock(), newLearner(defaults)
+	l.announce(c.now, 5*time.Second)
+	l.announce(c.now, 3*time.Second)
+	l.announce(c.now, 9*time.Second)
+	if got := l.limit(c.now, 0, false).KeepAlive; got != 3*time.Second {
+		t.Errorf("upstream's value = %v, want the smallest", got)
+	}
+	if got := l.limit(c.now, 9*time.Second, true).KeepAlive; got != 9*time.Second {
+		t.Errorf("connection's value = %v, want its own", got)
+	}
+	c.add(memory)
+	l.announce(c.now, 9*time.Second)
+	if got := l.limit(c.now, 0, false).KeepAlive; got != 3*time.Second {
+		t.Errorf("after 10 minutes = %v, want 3s still", got)
+	}
+	c.add(memory)
+	if got := l.limit(c.now, 0, false).KeepAlive; got != 9*time.Second {
+		t.Errorf("after 20 minutes = %v, want 9s", got)
+	}
+	c.add(2 * memory)
+	if got := l.limit(c.now, 0, false).Source; got != SourceAssumed {
+		t.Errorf("long after = %v, want it forgotten", got)
+	}
+}
+
+func TestLearnerRoundTrip(t *testing.T) {
+	c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: 2 * time.Second})
+	l.connected(c.now, 40*time.Millisecond)
+	l.responded(c.now, 90*time.Millisecond)
+	l.responded(c.now, 50*time.Millisecond)
+	l.connected(c.now, time.Second) // a lost SYN
+	if got := l.limit(c.now, 0, false).Margin; got != 200*time.Millisecond {
+		t.Errorf("margin = %v, want 2 x 50 ms + 100 ms", got)
+	}
+}
+
+func TestLearnerReports(t *testing.T) {
+	var got []learnEvent
+	c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: time.Minute})
+	l.report = func(e learnEvent) { got = append(got, e) }
+	for range 4 {
+		l.sawClose(c.now, 5*time.Second)
+		c.add(time.Minute)
+	}
+	l.value(c)
+	want := learnEvent{keepAlive: 5 * time.Second, broken: time.Minute, source: SourceConfigured}
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("events = %+v, want once %+v", got, want)
+	}
+}

@@ -1,0 +1,71 @@
+package upstreampool
+
+import (
+	"testing"
+	"time"
+)
+
+func TestLimit(t *testing.T) {
+	const (
+		ms = time.Millisecond
+		s  = time.Second
+		m  = time.Minute
+	)
+	for _, tc := range []struct {
+		name   string
+		k      knowledge
+		value  time.Duration
+		source Source
+		text   string
+	}{
+		{"nothing known", knowledge{MaxIdle: 2 * m}, 3800 * ms, SourceAssumed,
+			"idle limit 3.8 s: assumed timeout 4 s minus margin 200 ms"},
+		{"announced", knowledge{MaxIdle: 2 * m, Announced: 5 * s, HasAnnounced: true}, 4750 * ms, SourceAnnounced,
+			"idle limit 4.75 s: announced timeout 5 s minus margin 250 ms"},
+		{"configured beats announced", knowledge{MaxIdle: 2 * m, Configured: 10 * s, Announced: 5 * s, HasAnnounced: true},
+			9500 * ms, SourceConfigured, "idle limit 9.5 s: configured upstream_keep_alive 10 s minus margin 500 ms"},
+		{"announced beats a longer learned one", knowledge{MaxIdle: 2 * m, Announced: 5 * s, HasAnnounced: true, Learned: 6 * s},
+			4750 * ms, SourceAnnounced, "idle limit 4.75 s: announced timeout 5 s minus margin 250 ms"},
+		{"a confirmed earlier close beats announced", knowledge{MaxIdle: 2 * m, Announced: 60 * s, HasAnnounced: true, Learned: 5 * s},
+			4750 * ms, SourceLearned, "idle limit 4.75 s: learned timeout 5 s minus margin 250 ms"},
+		{"and configured", knowledge{MaxIdle: 2 * m, Configured: 60 * s, Learned: 5 * s},
+			4750 * ms, SourceLearned, "idle limit 4.75 s: learned timeout 5 s minus margin 250 ms"},
+		{"max_idle_time is the hard cap", knowledge{MaxIdle: 2 * m, Learned: 10 * m}, 2 * m, SourceLearned,
+			"idle limit 2 m: max_idle_time, below learned timeout 10 m minus margin 30 s"},
+		{"round trips", knowledge{MaxIdle: 2 * m, Learned: 2 * s, Connect: 40 * ms}, 1820 * ms, SourceLearned,
+			"idle limit 1.82 s: learned timeout 2 s minus margin 180 ms"},
+		{"round trips by response times", knowledge{MaxIdle: 2 * m, Learned: 2 * s, Connect: ms, Response: 40 * ms}, 1820 * ms, SourceLearned,
+			"idle limit 1.82 s: learned timeout 2 s minus margin 180 ms"},
+		{"but not the upstream's work", knowledge{MaxIdle: 2 * m, Learned: 2 * s, Connect: ms, Response: 20 * s}, 1400 * ms, SourceLearned,
+			"idle limit 1.4 s: learned timeout 2 s minus margin 600 ms"},
+		{"fixed margin", knowledge{MaxIdle: 2 * m, Learned: 2 * s, Connect: s, FixedMargin: 50 * ms, Races: 8}, 1950 * ms, SourceLearned,
+			"idle limit 1.95 s: learned timeout 2 s minus margin 50 ms"},
+		{"races", knowledge{MaxIdle: 2 * m, Learned: 10 * s, Races: 4}, 8 * s, SourceLearned,
+			"idle limit 8 s: learned timeout 10 s minus margin 2 s (raised by races)"},
+		{"races reach K/2 at most", knowledge{MaxIdle: 2 * m, Learned: 10 * s, Races: 1e9}, 5 * s, SourceLearned,
+			"idle limit 5 s: learned timeout 10 s minus margin 5 s (raised by races)"},
+		{"read_timeout caps", knowledge{MaxIdle: 2 * m, Learned: 75 * s, ReadTimeout: 10 * s}, 9500 * ms, SourceLearned,
+			"idle limit 9.5 s: read_timeout, below learned timeout 75 s minus margin 3.75 s"},
+		{"an unconfirmed early close caps", knowledge{MaxIdle: 2 * m, Learned: 75 * s, EarlyClose: 20 * s}, 16250 * ms, SourceLearned,
+			"idle limit 16.25 s: unconfirmed close after 20 s minus margin 3.75 s, despite learned timeout 75 s"},
+		{"but never below 500 ms", knowledge{MaxIdle: 2 * m, Learned: 75 * s, EarlyClose: 10 * ms}, 500 * ms, SourceLearned,
+			"idle limit 500 ms: unconfirmed close after 10 ms minus margin 3.75 s, despite learned timeout 75 s"},
+		{"and never raises", knowledge{MaxIdle: 2 * m, Learned: 700 * ms, EarlyClose: 650 * ms}, 550 * ms, SourceLearned,
+			"idle limit 550 ms: unconfirmed close after 650 ms minus margin 100 ms, despite learned timeout 700 ms"},
+		{"announced 0", knowledge{MaxIdle: 2 * m, HasAnnounced: true}, 0, SourceAnnounced,
+			"not reused: announced timeout 0 ms is less than twice the margin 100 ms"},
+		{"K below twice the margin", knowledge{MaxIdle: 2 * m, Learned: s, Connect: 300 * ms}, 0, SourceLearned,
+			"not reused: learned timeout 1 s is less than twice the margin 700 ms"},
+		{"K of exactly twice the margin", knowledge{MaxIdle: 2 * m, Learned: 200 * ms}, 100 * ms, SourceLearned,
+			"idle limit 100 ms: learned timeout 200 ms minus margin 100 ms"},
+		{"max_idle_time below everything", knowledge{MaxIdle: 100 * ms, Announced: 5 * s, HasAnnounced: true}, 100 * ms, SourceAnnounced,
+			"idle limit 100 ms: max_idle_time, below announced timeout 5 s minus margin 250 ms"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := tc.k.limit()
+			if l.Value != tc.value || l.Source != tc.source || l.String() != tc.text {
+				t.Errorf("limit = %v (%s)\n  text %q\n  want %v (%s)\n       %q", l.Value, l.Source, l, tc.value, tc.source, tc.text)
+			}
+		})
+	}
+}

@@ -1,0 +1,17 @@
+package upstreampool
+
+import (
+	"io"
+	"log"
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("UPSTREAMPOOL_CHILD") != "" {
+		child()
+		return
+	}
+	log.SetOutput(io.Discard) // net/http reports surplus bytes there
+	os.Exit(m.Run())
+}

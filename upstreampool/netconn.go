@@ -1,0 +1,156 @@
+package upstreampool
+
+import (
+	"errors"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	// waited is how long a Read must take to have waited for data. A shorter
+	// one may have found data that had been there for any time, and must not
+	// move the idle clock; taking a real wait for none only makes a connection
+	// look older than it is.
+	waited = 250 * time.Microsecond
+
+	// tlsNoise is the size of the largest TLS record that is certainly no part
+	// of a request or response: a TLS 1.3 or AEAD alert has 24 or 31 bytes, the
+	// shortest message of HTTP/1 more than 40.
+	tlsNoise = 32
+
+	// rttEvery is how often a connection measures a response time.
+	rttEvery = time.Second
+)
+
+// A netConn is what a connection looks like from below: it counts bytes, keeps
+// the idle clock and tells its conn what it sees. It wraps everything else that
+// is between us and the socket, and TLS comes on top of it.
+type netConn struct {
+	net.Conn
+	owner *conn
+	noise int             // messages of up to so many bytes carry no HTTP
+	raw   syscall.RawConn // nil where the socket cannot be looked into
+
+	connected time.Duration // how long TCP took to connect; 0: unknown
+
+	reading atomic.Bool  // inside Read, so every layer above is out of data
+	sent    atomic.Bool  // something of the request was written
+	got     atomic.Int64 // bytes read since take-out
+	last    atomic.Int64 // bytes of the last Read that had any
+	written atomic.Int64 // end of the last Write, in nanoseconds since started
+	timing  atomic.Bool  // the next byte ends a response time
+	closed  atomic.Bool
+
+	// Owned by whoever reads, which net/http makes one goroutine at a time.
+	waitedAt time.Time // end of the last Read that had to wait
+	timedAt  time.Time // when a response time was last measured
+
+	closing atomic.Pointer[ending]
+
+	peeked peeked
+}
+
+// An ending is how the connection ended, as seen from below.
+type ending struct {
+	at   time.Time
+	err  error // of Read, if it was the first sign
+	last int   // bytes of the last Read
+}
+
+// started is what monotonic times in atomics are relative to.
+var started = time.Now()
+
+// wrap makes c the socket of n.
+func (n *netConn) wrap(c net.Conn) {
+	n.Conn = c
+	if sc, ok := c.(syscall.Conn); ok {
+		n.raw, _ = sc.SyscallConn()
+	}
+	n.peeked.init()
+}
+
+// take prepares for the next request: counters start again, and so does our
+// read_timeout, which has been running since the connection became idle.
+func (n *netConn) take(now time.Time, readTimeout time.Duration, timing bool) {
+	if readTimeout > 0 {
+		_ = n.Conn.SetReadDeadline(now.Add(readTimeout))
+	}
+	n.sent.Store(false)
+	n.got.Store(0)
+	n.timing.Store(timing)
+}
+
+func (n *netConn) Read(p []byte) (int, error) {
+	n.reading.Store(true)
+	n.owner.readEntered()
+	before := time.Now()
+	count, err := n.Conn.Read(p)
+	n.reading.Store(false)
+	now := time.Now()
+	if now.Sub(before) >= waited {
+		n.waitedAt = now
+	}
+	if count > 0 {
+		n.got.Add(int64(count))
+		n.last.Store(int64(count))
+		if n.timing.Swap(false) && now.Sub(n.timedAt) >= rttEvery {
+			n.timedAt = now
+			n.owner.learner.responded(now, now.Sub(started)-time.Duration(n.written.Load()))
+		}
+	}
+	if err != nil {
+		n.end(now, err)
+	}
+	return count, err
+}
+
+func (n *netConn) Write(p []byte) (int, error) {
+	// The response may be here before we are told that the request is gone.
+	n.written.Store(int64(time.Since(started)))
+	count, err := n.Conn.Write(p)
+	if count > n.noise {
+		n.sent.Store(true)
+	}
+	n.written.Store(int64(time.Since(started)))
+	return count, err
+}
+
+// Close closes the socket and has the owner clean up. It may be called with
+// locks of net/http held, so the owner does that on a goroutine of its own.
+func (n *netConn) Close() error {
+	if n.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	n.end(time.Now(), nil)
+	err := n.Conn.Close()
+	n.owner.socketClosed()
+	return err
+}
+
+// CloseWrite lets an upgraded connection be half-closed.
+func (n *netConn) CloseWrite() error {
+	if c, ok := n.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// end records the first sign of the end.
+func (n *netConn) end(at time.Time, err error) {
+	if n.closing.Load() == nil {
+		n.closing.CompareAndSwap(nil, &ending{at: at, err: err, last: int(n.last.Load())})
+	}
+}
+
+// quiet tells whether the socket has neither data nor an end to be read. The
+// goroutine that reads it may not have run yet.
+func (n *netConn) quiet(h2 bool) bool {
+	if n.raw == nil {
+		return true
+	}
+	data, dead := n.peeked.peek(n.raw)
+	// HTTP/2 peers may send frames at any time.
+	return !dead && (h2 || !data)
+}

@@ -1,0 +1,96 @@
+package upstreampool
+
+import "time"
+
+// opened adds the outcome of a dial.
+func (p *pool) opened(c *conn, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	p.dials--
+	if err != nil {
+		p.dialFailed(now, err)
+		p.startDials(now)
+		p.tidy()
+		return
+	}
+	p.open++
+	p.stats.opened++
+	c.idleAt = c.opened
+	c.become(stateIdle)
+	p.idle = append(p.idle, c)
+	p.core.idle.Add(1)
+	if c.net.closed.Load() {
+		go p.removed(c) // before we could be told
+		return
+	}
+	// Those that wait get it as a fresh connection, whatever its protocol.
+	for w := p.queue.first; w != nil && (c.h2 || c.leases == 0); w = p.queue.first {
+		if !c.reserve() {
+			break
+		}
+		p.lease(c, now, w.need)
+		p.queue.remove(w)
+		w.grant <- grant{c: c}
+	}
+	if c.leases == 0 {
+		if p.core.draining.Load() {
+			p.doom(c, CloseDrained)
+		}
+		c.allowed = c.limit(now).Value
+		p.arm(now.Add(c.allowed))
+	}
+	p.startDials(now)
+}
+
+// dialFailed tells a waiter: each has a dial of its own, unless one dial was
+// for all of them.
+func (p *pool) dialFailed(now time.Time, err error) {
+	p.stats.dialErrors++
+	p.retryAt = now.Add(redialAfter)
+	if p.missing(now) > 0 {
+		p.arm(p.retryAt)
+	}
+	all := p.oneDial()
+	for w := p.queue.first; w != nil; w = p.queue.first {
+		p.queue.remove(w)
+		w.grant <- grant{err: err}
+		if !all {
+			break
+		}
+	}
+}
+
+// oneDial tells whether one dial serves many requests.
+func (p *pool) oneDial() bool {
+	if p.key.h1 {
+		return false
+	}
+	if p.key.scheme == "http" {
+		return p.core.cfg.h2c
+	}
+	return p.up.speaksH2.Load()
+}
+
+// startDials starts the dials that those that wait, and min_idle, need.
+func (p *pool) startDials(now time.Time) {
+	want := max(0, p.queue.n-int(p.returning.Load()))
+	if p.oneDial() {
+		want = min(want, 1)
+	}
+	if warm := p.missing(now); warm > 0 && !now.Before(p.retryAt) {
+		want += warm
+	}
+	for p.dials < want && !p.full() {
+		p.dials++
+		go func() { p.opened(p.dial(p)) }()
+	}
+}
+
+// missing returns how many idle connections min_idle lacks.
+func (p *pool) missing(now time.Time) int {
+	if p.core.cfg.minIdle == 0 || p.core.draining.Load() || now.Sub(p.usedAt) >= warmFor {
+		return 0
+	}
+	return p.core.cfg.minIdle - len(p.idle)
+}

@@ -1,0 +1,301 @@
+package upstreampool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// exchange is one request on its way: at most two attempts at it.
+type exchange struct {
+	core *core
+	ctx  context.Context
+	req  *http.Request // as reverse_proxy gave it to us; never changed
+	out  *http.Request // what is sent; req itself while nothing differs
+	body *body         // nil: there is none
+	tg   target
+	need need
+}
+
+// roundTrip sends req to tg.
+func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
+	x := exchange{core: c, ctx: req.Context(), req: req, out: req, tg: tg}
+	if h := withoutH2CUpgrade(req.Header); x.tg.h1 && len(h) != len(req.Header) {
+		x.edit().Header = h
+		x.tg.h1 = upgrades(h)
+	}
+	if req.Body != nil && req.Body != http.NoBody {
+		x.body = newBody(req.Body, req.ContentLength)
+		x.edit().Body = x.body.active
+	}
+	x.need = need{
+		replayable: idempotent(req.Method) && (x.body == nil || x.keepable()),
+		bodyless:   x.body == nil,
+	}
+	resp, err := x.run()
+	x.body.settle(err != nil)
+	if err != nil {
+		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.consumed() {
+			// reverse_proxy would send what is left of the body elsewhere.
+			err = errors.New(err.Error())
+		}
+		return nil, plain(err)
+	}
+	resp.Request = req
+	return resp, nil
+}
+
+// edit returns the request to send, made a copy of its own first.
+func (x *exchange) edit() *http.Request {
+	if x.out == x.req {
+		out := *x.req
+		x.out = &out
+	}
+	return x.out
+}
+
+// keepable tells whether the body is likely to be kept whole. Requests of
+// HTTP/3 clients always have a body of unknown length, most often an empty one.
+func (x *exchange) keepable() bool {
+	if x.req.ContentLength >= 0 {
+		return x.req.ContentLength <= maxKept
+	}
+	switch x.req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// run makes the attempts.
+func (x *exchange) run() (*http.Response, error) {
+	if err := x.lengthFor10(); err != nil {
+		return nil, err
+	}
+	p, g := x.core.get(x.ctx, &x.tg, x.need)
+	if g.err != nil {
+		return nil, unavailable(g.err)
+	}
+	resp, err, o := x.attempt(p, g)
+	reason, again := o.replay()
+	if !again {
+		if err != nil && g.reused && !o.Ours {
+			x.log(p, g, zap.WarnLevel, "request failed on reused connection", "not replayable", err)
+		}
+		return resp, err
+	}
+	if resp != nil {
+		var whole bool
+		if resp, whole = keepResponse(resp); !whole {
+			return resp, nil
+		}
+	}
+	n := x.need
+	n.fresh = true
+	p2, g2 := x.core.get(x.ctx, &x.tg, n)
+	if g2.err != nil {
+		x.log(p, g, zap.WarnLevel, "replaying request failed", string(reason), g2.err)
+		return resp, err
+	}
+	if x.body != nil {
+		v, ok := x.body.rewind()
+		if !ok {
+			p2.giveBack(g2.c)
+			return resp, err
+		}
+		x.out = &*x.out
+		x.edit().Body = v
+	}
+	countReplayed(p.label, reason)
+	p2.replayed(reason)
+	x.log(p, g, zap.DebugLevel, "replaying request", string(reason), err)
+	resp, err, _ = x.attempt(p2, g2)
+	return resp, err
+}
+
+// attempt sends the request on the connection granted and says how that went.
+func (x *exchange) attempt(p *pool, g grant) (*http.Response, error, outcome) {
+	c := g.c
+	p.requests.count(g.reused)
+	out := x.out
+	if !c.h2 && c.requests == 1 && x.core.cfg.reuse && out.Header["Connection"] == nil {
+		// Apache and Tomcat announce their timeout only to those who ask. The
+		// map is shared with reverse_proxy, which may retry elsewhere.
+		asking := *out
+		asking.Header = maps.Clone(out.Header)
+		if asking.Header == nil {
+			asking.Header = make(http.Header, 1)
+		}
+		asking.Header["Connection"] = []string{"keep-alive"}
+		out = &asking
+	}
+	start := time.Now()
+	resp, err := c.cc.RoundTrip(out)
+	o := outcome{Method: x.req.Method, Reused: g.reused, H2: c.h2}
+	if err != nil {
+		x.failed(p, g, err, &o)
+		return nil, err, o
+	}
+	o.Status = resp.StatusCode
+	if o.Status == http.StatusMisdirectedRequest {
+		o.BodyKept = x.body.rewindable()
+	}
+	if c.h2 {
+		c.streamsEnded()
+		if n := c.cc.Available(); n > 0 {
+			p.up.streams.Store(int32(min(n+c.cc.InFlight(), 1<<20)))
+		}
+		if x.need.bodyless {
+			c.learner.responded(start, time.Since(start))
+		}
+		resp.Body = &stream{ReadCloser: resp.Body, c: c}
+		return resp, nil, o
+	}
+	p.answered(c, resp)
+	return resp, nil, o
+}
+
+// failed finds out what an error means, and ends the lease.
+func (x *exchange) failed(p *pool, g grant, err error, o *outcome) {
+	c := g.c
+	var timeout net.Error
+	o.Ours = x.ctx.Err() != nil || x.body.failed() || errors.As(err, &timeout) && timeout.Timeout()
+	o.BodyKept = x.body.rewindable()
+	if c.h2 {
+		o.Refused = refused(err)
+		o.StreamOnly = !o.Refused && c.cc.Err() == nil
+	} else {
+		o.Written = c.net.sent.Load()
+		o.Responded = c.net.got.Load() > int64(c.net.noise)
+		// net/http did not like the request: the connection has not seen it.
+		o.Ours = o.Ours || !o.Written && c.cc.Available() == 1
+	}
+	if g.reused && !o.Ours && !o.Responded && !o.StreamOnly && g.limit.Value > 0 && g.idle >= g.limit.Value/2 {
+		now := time.Now()
+		c.learner.raced(now)
+		c.learner.sawClose(now, g.idle)
+		p.countRace()
+	}
+	p.settle(c)
+}
+
+// lengthFor10 gives a body of unknown length one, if the upstream last answered
+// with HTTP/1.0 and so may not know chunked encoding (RFC 9112 section 6.1).
+func (x *exchange) lengthFor10() error {
+	if x.body == nil || x.req.ContentLength >= 0 {
+		return nil
+	}
+	if !x.core.upstreams.get(x.tg.upstream()).http10.Load() {
+		return nil
+	}
+	length, ok, err := x.body.whole()
+	if err != nil {
+		return fmt.Errorf("reading request body: %w", err)
+	}
+	if !ok {
+		return caddyhttp.Error(http.StatusLengthRequired,
+			fmt.Errorf("sending body of unknown length to an HTTP/1.0 upstream: more than %d bytes", maxKept))
+	}
+	out := x.edit()
+	out.ContentLength = length
+	out.Trailer = nil
+	if length == 0 {
+		out.Body = nil
+	}
+	return nil
+}
+
+// keepResponse reads a short response to its end, so that it can be returned
+// after its connection is gone. It reports false if it is too long for that.
+func keepResponse(resp *http.Response) (*http.Response, bool) {
+	head, err := io.ReadAll(io.LimitReader(resp.Body, maxKept+1))
+	if err != nil || len(head) > maxKept {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
+		return resp, false
+	}
+	_ = resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(head))
+	return resp, true
+}
+
+// unavailable makes the errors of a full pool a 503 that lb_retries may take
+// elsewhere.
+func unavailable(err error) error {
+	if err == errQueueFull || err == errAcquireTimeout {
+		return caddyhttp.Error(http.StatusServiceUnavailable, reverseproxy.NewDialError(err))
+	}
+	return err
+}
+
+// plain takes off the wrappers that http.Transport takes off, too:
+// reverse_proxy looks at the type of what is inside.
+func plain(err error) error {
+	for err != nil {
+		switch reflect.TypeOf(err).String() {
+		case "http.nothingWrittenError", "http.transportReadFromServerError":
+			err = errors.Unwrap(err)
+		default:
+			return err
+		}
+	}
+	return err
+}
+
+func (x *exchange) log(p *pool, g grant, level zapcore.Level, msg, reason string, err error) {
+	ce := x.core.log().Check(level, msg)
+	if ce == nil {
+		return
+	}
+	ce.Write(
+		zap.String("upstream", p.name),
+		zap.String("method", x.req.Method),
+		zap.Bool("reused", g.reused),
+		zap.Duration("idle", g.idle),
+		zap.Duration("age", time.Since(g.c.opened)),
+		zap.String("reason", reason),
+		zap.Error(err),
+	)
+}
+
+// stream is the body of an HTTP/2 response: its end frees the stream.
+type stream struct {
+	io.ReadCloser
+	c    *conn
+	done atomic.Bool
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err != nil {
+		s.end(err == io.EOF)
+	}
+	return n, err
+}
+
+func (s *stream) Close() error {
+	err := s.ReadCloser.Close()
+	s.end(false)
+	return err
+}
+
+func (s *stream) end(read bool) {
+	if !s.done.Swap(true) {
+		s.c.pool.streamEnded(s.c, read)
+	}
+}

@@ -1,0 +1,174 @@
+package upstreampool
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// stats is what a pool counts. It is guarded by the pool's lock.
+type stats struct {
+	opened     int64
+	dialErrors int64
+	refused    int64
+	races      int64
+	upgraded   int // now
+	closes     map[CloseReason]int64
+	replays    map[ReplayReason]int64
+}
+
+func newStats() stats {
+	return stats{closes: make(map[CloseReason]int64), replays: make(map[ReplayReason]int64)}
+}
+
+func (s *stats) closed(reason CloseReason) { s.closes[reason]++ }
+
+// replayed counts a replay.
+func (p *pool) replayed(reason ReplayReason) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats.replays[reason]++
+}
+
+// countRace counts a request that met a connection as it was being closed.
+func (p *pool) countRace() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats.races++
+}
+
+// answered notes what an HTTP/1 response says about its connection and server.
+func (p *pool) answered(c *conn, resp *http.Response) {
+	if old := !resp.ProtoAtLeast(1, 1); old != p.up.http10.Load() {
+		p.up.http10.Store(old)
+	}
+	d, promised := announcedTimeout(resp.Header)
+	if promised {
+		c.learner.announce(time.Now(), d)
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		p.upgraded(c)
+		return
+	}
+	if !promised && !resp.Close {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if promised {
+		c.announced, c.promised = d, true
+		if c.is(stateIdle) { // it was quicker than we are
+			now := time.Now()
+			c.allowed = c.limit(now).Value
+			p.arm(now.Add(c.allowed - c.age(now)))
+		}
+	}
+	if resp.Close && c.is(stateBusy) {
+		c.reason = CloseRequested
+	}
+}
+
+// PoolState describes one pool, for people and for the admin API.
+type PoolState struct {
+	// The address that is dialed, as in the configuration.
+	Upstream string `json:"upstream"`
+	// What else makes a pool: scheme, TLS server name, HTTP/1 only, forward
+	// proxy and PROXY protocol source.
+	Scheme      string `json:"scheme"`
+	ServerName  string `json:"server_name,omitempty"`
+	HTTP1Only   bool   `json:"http1_only,omitempty"`
+	Proxy       string `json:"proxy,omitempty"`
+	ProxySource string `json:"proxy_source,omitempty"`
+
+	// "http/1.1" or "h2", as the upstream last spoke.
+	Protocol string `json:"protocol"`
+	// For how long a connection may be idle and still be used, in seconds;
+	// zero: connections are not reused.
+	IdleLimit float64 `json:"idle_limit"`
+	// When the upstream closes idle connections, in seconds, and how that is
+	// known: configured, announced, learned or assumed.
+	KeepAlive float64 `json:"keep_alive"`
+	Source    Source  `json:"source"`
+	// How far below KeepAlive the pool stays, in seconds.
+	Margin float64 `json:"margin"`
+	// The above in words.
+	Why string `json:"why"`
+
+	// Connections by state: idle, busy, sensor, dialing, upgraded.
+	Connections map[string]int `json:"connections"`
+	// Requests that wait for a connection.
+	Waiting int `json:"waiting"`
+
+	Opened     int64 `json:"opened"`
+	DialErrors int64 `json:"dial_errors"`
+	Refused    int64 `json:"refused"`
+	// Requests, those of them on a connection from the pool, and their ratio.
+	Requests   int64   `json:"requests"`
+	Reused     int64   `json:"reused"`
+	ReuseRatio float64 `json:"reuse_ratio"`
+	Races      int64   `json:"races"`
+
+	Closes  map[CloseReason]int64  `json:"closes,omitempty"`
+	Replays map[ReplayReason]int64 `json:"replays,omitempty"`
+}
+
+// States describes all pools of all running configurations, in a stable order.
+func States() []PoolState {
+	var states []PoolState
+	for _, c := range cores() {
+		for _, p := range c.all() {
+			states = append(states, p.state(time.Now()))
+		}
+	}
+	slices.SortFunc(states, func(a, b PoolState) int {
+		return strings.Compare(a.order(), b.order())
+	})
+	return states
+}
+
+func (s PoolState) order() string {
+	return strings.Join([]string{s.Upstream, s.Scheme, s.ServerName, s.Proxy, s.ProxySource, s.Protocol}, "\x00")
+}
+
+func (p *pool) state(now time.Time) PoolState {
+	h2 := p.oneDial()
+	limit := p.up.learner(h2).limit(now, 0, false)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := PoolState{
+		Upstream: p.name, Scheme: p.key.scheme, ServerName: p.key.sni, HTTP1Only: p.key.h1, Proxy: redacted(p.key.proxy),
+		Protocol:  map[bool]string{false: "http/1.1", true: "h2"}[h2],
+		IdleLimit: limit.Value.Seconds(), KeepAlive: limit.KeepAlive.Seconds(), Source: limit.Source,
+		Margin: limit.Margin.Seconds(), Why: limit.String(),
+		Connections: p.connections(),
+		Waiting:     p.queue.n,
+		Opened:      p.stats.opened, DialErrors: p.stats.dialErrors, Refused: p.stats.refused,
+		Reused: p.requests.reusedHere.Load(), Races: p.stats.races,
+		Closes: maps.Clone(p.stats.closes), Replays: maps.Clone(p.stats.replays),
+	}
+	if p.key.source.IsValid() {
+		s.ProxySource = p.key.source.String()
+	}
+	s.Requests = s.Reused + p.requests.freshHere.Load()
+	if s.Requests > 0 {
+		s.ReuseRatio = float64(s.Reused) / float64(s.Requests)
+	}
+	return s
+}
+
+// connections counts them by state. The lock is held.
+func (p *pool) connections() map[string]int {
+	n := map[string]int{
+		stateNames[stateIdle]:     len(p.idle),
+		stateNames[stateBusy]:     p.busy,
+		stateNames[stateDialing]:  p.dials,
+		stateNames[stateUpgraded]: p.stats.upgraded,
+		stateNames[stateSensor]:   0,
+	}
+	if p.sensor != nil {
+		n[stateNames[stateSensor]] = 1
+	}
+	return n
+}

@@ -1,0 +1,111 @@
+//go:build unix
+
+package upstreampool
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// child is a process that can be stopped: it sends the requests that it is told
+// to, "GET" or "POST", and prints what came of them.
+func child() {
+	addr := os.Getenv("UPSTREAMPOOL_CHILD")
+	host, port, _ := net.SplitHostPort(addr)
+	tr := &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	if err := tr.Provision(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		rctx := context.WithValue(context.Background(), caddyhttp.VarsCtxKey, map[string]any{})
+		rctx = context.WithValue(rctx, dialInfoKey, reverseproxy.DialInfo{Network: "tcp", Address: addr, Host: host, Port: port})
+		req, _ := http.NewRequestWithContext(rctx, in.Text(), "http://"+addr+"/", strings.NewReader("x"))
+		_, body, err := send(tr, req)
+		fmt.Println("answer", body, err)
+	}
+}
+
+// The process stands still for longer than the upstream keeps the connection.
+// Timers that were due and the close that was missed must not matter: what
+// counts is the age at take-out.
+func TestP15StoppedProcess(t *testing.T) {
+	var posts atomic.Int64
+	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+		for {
+			// No FIN after the timeout, to show that age alone decides; a request
+			// that comes too late is never answered.
+			idleSince := time.Now()
+			req := readRequest(r)
+			if req == nil {
+				return
+			}
+			if req.Method == "POST" {
+				posts.Add(1)
+			}
+			if time.Since(idleSince) > time.Second {
+				return
+			}
+			respond(c, strconv.FormatInt(n, 10), "Connection: keep-alive", "Keep-Alive: timeout=1")
+		}
+	})
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "UPSTREAMPOOL_CHILD="+s.addr())
+	in, _ := cmd.StdinPipe()
+	outPipe, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		in.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	out := bufio.NewScanner(outPipe)
+	ask := func(method string) string {
+		fmt.Fprintln(in, method)
+		for out.Scan() {
+			if a, ok := strings.CutPrefix(out.Text(), "answer "); ok {
+				return a
+			}
+		}
+		return "no answer"
+	}
+	if a := ask("GET"); a != "1 <nil>" {
+		t.Fatal(a)
+	}
+	for want := range 3 {
+		_ = cmd.Process.Signal(syscall.SIGSTOP)
+		time.Sleep(1200 * time.Millisecond)
+		fmt.Fprintln(in, "POST") // is there before anything else runs
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		for out.Scan() {
+			if a, ok := strings.CutPrefix(out.Text(), "answer "); ok {
+				if a != fmt.Sprintf("%d <nil>", want+2) {
+					t.Errorf("POST after standing still: %s, want a new connection", a)
+				}
+				break
+			}
+		}
+	}
+	if n := posts.Load(); n != 3 {
+		t.Errorf("%d POSTs arrived, want 3", n)
+	}
+}

@@ -1,0 +1,94 @@
+package upstreampool
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// Requests whose distance is swept over the moment at which the upstream closes
+// idle connections, on real sockets, without configuration: none fails. The
+// control, transport http on the same path, fails.
+func TestP14BoundarySweep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 20 s")
+	}
+	const idle, pools, rounds = time.Second, 128, 10
+	for _, protocol := range []string{"h1", "h2", "h2c"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+			}))
+			srv.Config.IdleTimeout = idle
+			change := func(tr *reverseproxy.HTTPTransport) {}
+			switch protocol {
+			case "h1":
+				srv.Start()
+			case "h2":
+				srv.EnableHTTP2 = true
+				srv.StartTLS()
+				change = func(tr *reverseproxy.HTTPTransport) {
+					tr.TLS = &reverseproxy.TLSConfig{InsecureSkipVerify: true, ServerName: "example.com"}
+				}
+			case "h2c":
+				srv.Config.Protocols = new(http.Protocols)
+				srv.Config.Protocols.SetUnencryptedHTTP2(true)
+				srv.Start()
+				change = func(tr *reverseproxy.HTTPTransport) { tr.Versions = []string{"h2c"} }
+			}
+			t.Cleanup(srv.Close)
+			addr := srv.Listener.Addr().String()
+			sweep := func(make func() http.RoundTripper) (failed, sent int64) {
+				var wg sync.WaitGroup
+				var bad, all atomic.Int64
+				for i := range pools {
+					wg.Go(func() {
+						tr := make()
+						for round := range rounds {
+							_, _, err := send(tr, newRequest(t, "POST", addr, strings.NewReader("x")))
+							all.Add(1)
+							if err != nil {
+								bad.Add(1)
+							}
+							// From 10 ms before to 10 ms after, finely spread.
+							step := (i*rounds + round*37) % 200
+							time.Sleep(idle - 10*time.Millisecond + time.Duration(step)*100*time.Microsecond)
+						}
+					})
+				}
+				wg.Wait()
+				return bad.Load(), all.Load()
+			}
+			control, _ := sweep(func() http.RoundTripper {
+				tr := new(reverseproxy.HTTPTransport)
+				change(tr)
+				ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+				if err := tr.Provision(ctx); err != nil {
+					t.Error(err)
+				}
+				t.Cleanup(func() { tr.Cleanup(); cancel() })
+				return tr
+			})
+			failed, sent := sweep(func() http.RoundTripper {
+				return newTransport(t, func(tr *Transport) { change(tr.HTTPTransport) })
+			})
+			t.Logf("of %d requests each, transport http failed %d, upstreampool %d", sent, control, failed)
+			if failed != 0 {
+				t.Errorf("%d of %d requests failed", failed, sent)
+			}
+			if control == 0 {
+				t.Log("the control did not fail: this machine is too slow, or too fast, to show anything")
+			}
+		})
+	}
+}

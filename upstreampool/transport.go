@@ -1,0 +1,284 @@
+package upstreampool
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddy.RegisterModule(Transport{})
+}
+
+// Transport is `transport http` with a connection pool of its own. It never
+// picks an idle connection that the upstream is about to close, finds out by
+// itself when that is, never sends a request on a connection that was opened
+// for another TLS server name, and repeats a request only when that is safe.
+//
+// It has every option of `transport http`, with the same meaning, except that
+// `keep_alive.idle_timeout` is an upper bound (as `max_idle_time` is) and
+// `keep_alive.max_idle_conns_per_host` is 1024 by default: idle connections
+// leave by age. Handlers with equal transport settings share their pools, and
+// pools survive a reload that does not change them.
+type Transport struct {
+	*reverseproxy.HTTPTransport
+
+	// The longest time that a connection may be idle and still be used,
+	// whatever the upstream would allow. Must be less than
+	// `upstream_keep_alive`, if that is set. Cannot be combined with
+	// `keep_alive.idle_timeout`, which means the same. Default: `2m`.
+	MaxIdleTime caddy.Duration `json:"max_idle_time,omitempty"`
+
+	// When the upstream closes an idle connection: its keep-alive timeout, as
+	// in its own configuration. Default (zero): found out from the Keep-Alive
+	// header field (RFC 2068 section 19.7.1.1) and from the closes that happen.
+	// Connections that the upstream is seen to close earlier than that, twice
+	// at the same age, override the setting.
+	UpstreamKeepAlive caddy.Duration `json:"upstream_keep_alive,omitempty"`
+
+	// How far below the upstream's keep-alive timeout a connection is no
+	// longer used. Must be less than `upstream_keep_alive`, if that is set.
+	// Default (zero): twice the round-trip time plus 100 ms, but at least 5 %
+	// of the timeout; more after requests that met a closing connection.
+	Margin caddy.Duration `json:"margin,omitempty"`
+
+	// How long a connection is used at all. One that carries a request then is
+	// closed afterwards. Default (zero): unlimited.
+	MaxLifetime caddy.Duration `json:"max_lifetime,omitempty"`
+
+	// By how much `max_lifetime` is shortened at most, in percent, at random
+	// for each connection, so that connections opened together do not end
+	// together. From 0 (not at all) to 100. Default: 10.
+	MaxLifetimeJitter *int `json:"max_lifetime_jitter,omitempty"`
+
+	// How many requests a connection carries before it is closed. Default
+	// (zero): unlimited.
+	MaxRequests int `json:"max_requests,omitempty"`
+
+	// How many requests may wait for a connection of a pool that is at
+	// `max_conns_per_host`. Any more are answered with 503, or tried elsewhere
+	// if `lb_retries` or `lb_try_duration` allow. Default (zero): 1000.
+	MaxPending int `json:"max_pending,omitempty"`
+
+	// How long a request waits for a connection of a pool that is at
+	// `max_conns_per_host`, before it is treated as with `max_pending`. The
+	// time to open a connection is bounded by `dial_timeout` and
+	// `tls.handshake_timeout` instead. Default (zero): `5s`.
+	AcquireTimeout caddy.Duration `json:"acquire_timeout,omitempty"`
+
+	// How many idle connections to keep open to each upstream, for an hour
+	// after its last request; they are replaced as they age. The first request
+	// to an upstream starts it. Default (zero): none.
+	MinIdle int `json:"min_idle,omitempty"`
+
+	core *core
+	key  *coreKey
+	h3   bool
+}
+
+// CaddyModule returns the Caddy module information.
+func (Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.upstreampool",
+		New: func() caddy.Module { return &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)} },
+	}
+}
+
+// pools holds the cores of all configurations, so that connections and what was
+// learned survive reloads.
+var pools = caddy.NewUsagePool()
+
+// coreKey says which transports share a core: those of equal JSON, as long as
+// the files it names have not changed, which makes another generation.
+type coreKey struct {
+	config     [sha256.Size]byte
+	generation int
+}
+
+// cores returns the cores in use.
+func cores() []*core {
+	var all []*core
+	pools.Range(func(_, v any) bool {
+		all = append(all, v.(*core))
+		return true
+	})
+	return all
+}
+
+// Provision sets up t.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	if t.HTTPTransport == nil {
+		t.HTTPTransport = new(reverseproxy.HTTPTransport)
+	}
+	// Provisioning the embedded transport changes its settings and wipes the
+	// raw parts of them, so look at them first.
+	if err := t.check(); err != nil {
+		return err
+	}
+	settings, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("encoding transport settings: %v", err)
+	}
+	cfg := t.config()
+	if err := t.HTTPTransport.Provision(ctx); err != nil {
+		return err
+	}
+	t.complete(&cfg)
+	if t.h3 = len(t.Versions) == 1 && t.Versions[0] == "3"; t.h3 {
+		return nil
+	}
+	if reg := ctx.GetMetricsRegistry(); reg != nil {
+		if err := registerMetrics(reg); err != nil {
+			return err
+		}
+	}
+	fresh := t.newCore(cfg)
+	fresh.logger.Store(ctx.Logger())
+	k := coreKey{config: sha256.Sum256(settings)}
+	for ; ; k.generation++ {
+		v, loaded, err := pools.LoadOrNew(k, func() (caddy.Destructor, error) { return fresh, nil })
+		if err != nil {
+			return err
+		}
+		if c := v.(*core); !loaded || c.matches(fresh) {
+			c.logger.Store(ctx.Logger()) // the old one ends with its configuration
+			t.core, t.key = c, &k
+			return nil
+		}
+		if _, err := pools.Delete(k); err != nil {
+			return err
+		}
+	}
+}
+
+// newCore makes pools around the provisioned transport, which from then on is
+// only used to open connections.
+func (t *Transport) newCore(cfg config) *core {
+	tr := t.Transport
+	c := &core{
+		cfg:               cfg,
+		h2Transport:       tr,
+		sniHasPlaceholder: t.TLS != nil && strings.Contains(t.TLS.ServerName, "{"),
+		proxy:             tr.Proxy,
+	}
+	c.upstreams.make = c.newUpstream
+
+	// The pool limits connections, and closes them. net/http would panic as it
+	// counts down connections that it never counted up, and would close idle
+	// HTTP/2 connections behind our back.
+	tr.MaxConnsPerHost = 0
+	tr.IdleConnTimeout = 0
+	tr.MaxIdleConns = 0
+	tr.MaxIdleConnsPerHost = 0
+	if tr.TLSClientConfig == nil {
+		tr.TLSClientConfig = new(tls.Config)
+	}
+	// Connections are retired early and often, so they had better be cheap.
+	tr.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(256)
+	c.tls = tr.TLSClientConfig
+	tr.Proxy = proxyOf
+	dial := c.dialer(tr.DialContext)
+	tr.DialContext = dial
+	tr.DialTLSContext = c.tlsDialer(dial)
+
+	// Upgrade exists in HTTP/1 only (RFC 9113 section 8.6). A second
+	// NewTransport would not do: the settings it needs are gone.
+	h1 := tr.Clone()
+	h1.Protocols = new(http.Protocols)
+	h1.Protocols.SetHTTP1(true)
+	h1.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	h1.TLSClientConfig.NextProtos = nil
+	c.h1Transport = h1
+	return c
+}
+
+// newUpstream makes the memory of one upstream.
+func (c *core) newUpstream(k upstreamKey) *upstream {
+	u := &upstream{key: k}
+	for _, h2 := range []bool{false, true} {
+		l := u.learner(h2)
+		l.base = c.cfg.base
+		l.report = func(e learnEvent) { c.learned(k, h2, e) }
+	}
+	return u
+}
+
+// learned logs what was found out about an upstream.
+func (c *core) learned(k upstreamKey, h2 bool, e learnEvent) {
+	fields := []zap.Field{
+		zap.String("upstream", k.addr),
+		zap.Bool("h2", h2),
+		zap.Duration("keep_alive", e.keepAlive),
+	}
+	switch {
+	case e.broken > 0:
+		c.log().Warn("upstream closes idle connections earlier than it should", append(fields,
+			zap.Duration("promised", e.broken), zap.String("promise", string(e.source)))...)
+	case e.outlived:
+		c.log().Info("upstream keeps idle connections open at least this long", fields...)
+	default:
+		c.log().Info("upstream closes idle connections after this time", append(fields,
+			zap.Duration("max_idle_time", c.cfg.base.MaxIdle))...)
+	}
+}
+
+// Cleanup gives up the pools; the last transport to do so closes them.
+func (t *Transport) Cleanup() error {
+	if t.key != nil {
+		if _, err := pools.Delete(*t.key); err != nil {
+			return err
+		}
+		t.key = nil // t.core stays: requests may still be under way
+	}
+	if t.HTTPTransport == nil {
+		return nil
+	}
+	return t.HTTPTransport.Cleanup()
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	t.setScheme(req)
+	if t.h3 {
+		return t.HTTPTransport.RoundTrip(req)
+	}
+	tg, err := t.target(req)
+	if err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, err
+	}
+	return t.core.roundTrip(req, tg)
+}
+
+// setScheme sets the scheme of the request's URL, as the embedded transport
+// does; with PROXY protocol, the URL it goes by does not hold the port.
+func (t *Transport) setScheme(req *http.Request) {
+	di, ok := reverseproxy.GetDialInfo(req.Context())
+	if req.URL.Scheme == "" && t.TLS != nil && ok && slices.Contains(t.TLS.ExceptPorts, di.Port) {
+		req.URL.Scheme = "http"
+		return
+	}
+	t.SetScheme(req)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner                                = (*Transport)(nil)
+	_ caddy.CleanerUpper                               = (*Transport)(nil)
+	_ http.RoundTripper                                = (*Transport)(nil)
+	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
+	_ reverseproxy.H2CTransport                        = (*Transport)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
+	_ reverseproxy.ProxyProtocolTransport              = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
+)

@@ -1,0 +1,65 @@
+package upstreampool
+
+import (
+	"container/list"
+	"sync"
+	"sync/atomic"
+)
+
+// maxUpstreams bounds the learned state. Clients can choose addresses through
+// placeholders, so it must not grow with what they send.
+const maxUpstreams = 4096
+
+// upstreamKey is what learned state belongs to: what closes a connection is
+// the server at an address, or the proxy in front of it, whatever the SNI.
+type upstreamKey struct {
+	scheme, network, addr, proxy string
+}
+
+// An upstream is what is known about one server, apart from its connections.
+// A pool holds on to its upstream for as long as it has connections.
+type upstream struct {
+	key      upstreamKey
+	speaksH2 atomic.Bool  // its last connection that could choose spoke HTTP/2
+	streams  atomic.Int32 // how many streams its last HTTP/2 connection allowed
+	http10   atomic.Bool  // its last HTTP/1 response was HTTP/1.0
+	h1, h2   learner      // servers have separate timeouts for the two
+}
+
+// learner returns the learned state of one protocol.
+func (u *upstream) learner(h2 bool) *learner {
+	if h2 {
+		return &u.h2
+	}
+	return &u.h1
+}
+
+// upstreams is an LRU of what is known.
+type upstreams struct {
+	make func(upstreamKey) *upstream
+
+	mu    sync.Mutex
+	byKey map[upstreamKey]*list.Element
+	order list.List // of *upstream, most recently used first
+}
+
+// get returns the upstream with the given key, made on first use.
+func (us *upstreams) get(k upstreamKey) *upstream {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	if e := us.byKey[k]; e != nil {
+		us.order.MoveToFront(e)
+		return e.Value.(*upstream)
+	}
+	if us.byKey == nil {
+		us.byKey = make(map[upstreamKey]*list.Element)
+	}
+	if us.order.Len() >= maxUpstreams {
+		oldest := us.order.Back()
+		us.order.Remove(oldest)
+		delete(us.byKey, oldest.Value.(*upstream).key)
+	}
+	u := us.make(k)
+	us.byKey[k] = us.order.PushFront(u)
+	return u
+}
