@@ -10,4 +10,5 @@ import (
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
 	_ "github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"
+	_ "github.com/caddy-connreuse/connreuse/upstreampool"
 )

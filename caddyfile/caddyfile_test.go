@@ -17,6 +17,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-connreuse/connreuse/origin"
+	_ "github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
 var update = flag.Bool("update", false, "write what the Caddyfiles in testdata give into the files next to them")
@@ -89,7 +90,7 @@ var (
 
 // TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
 // README, the docs and the example show, and validates the JSON there: that of a
-// handler, or of a list of listener wrappers.
+// handler, a list of listener wrappers or a transport.
 func TestCaddyfilesOfDocs(t *testing.T) {
 	found := 0
 	check := func(name string, text []byte) {
@@ -126,8 +127,11 @@ func TestCaddyfilesOfDocs(t *testing.T) {
 			}
 			for _, match := range fencedJSON.FindAllSubmatch(text, -1) {
 				server := `"routes":[{"handle":[` + string(match[1]) + `]}]`
-				if match[1][0] == '[' {
+				switch {
+				case match[1][0] == '[':
 					server = `"listener_wrappers":` + string(match[1])
+				case bytes.Contains(match[1], []byte(`"protocol":`)):
+					server = `"routes":[{"handle":[{"handler":"reverse_proxy","transport":` + string(match[1]) + `}]}]`
 				}
 				if err := validate(t, []byte(`{"apps":{"http":{"servers":{"srv0":{"listen":[":8443"],`+server+`}}}}}`)); err != nil {
 					t.Errorf("%s: %v in\n%s", path, err, match[1])

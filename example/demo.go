@@ -117,8 +117,8 @@ One wildcard certificate covers all sites. Try these in another terminal:
 # 200: the vault, with a client certificate
 {{.curl}} --cert {{.client}} https://vault.demo.localhost/
 
-# 200: how often each of these happened, and what connections were told in ORIGIN frames
-curl -s -w ' (%{http_code})\n' http://{{.admin}}/metrics | grep -E '^caddy_(misdirected|origin).* [1-9]|\(200\)'
+# 200: how often each of these happened, what connections were told in ORIGIN frames, and the state of the upstream pool
+curl -s -w ' (%{http_code})\n' http://{{.admin}}/metrics | grep -E '^caddy_(misdirected|origin|upstreampool).* [1-9]|\(200\)'
 
 Refusals are logged here. Ctrl-C ends the demo.
 `))

@@ -73,7 +73,7 @@ func TestDemo(t *testing.T) {
 			}
 			if strings.Contains(line, "/metrics") {
 				// connections for shop and vault are told of blog or of nothing
-				for _, want := range []string{`outcome="misdirected",protocol="h2",server="srv0"} 2`, `caddy_origin_frames_total{server="srv0"} `, `caddy_origin_advertised_origins_total{server="srv0"} `} {
+				for _, want := range []string{`outcome="misdirected",protocol="h2",server="srv0"} 2`, `caddy_origin_frames_total{server="srv0"} `, `caddy_origin_advertised_origins_total{server="srv0"} `, `caddy_upstreampool_requests_total{connection="new",upstream="127.0.0.1:8081"} 1`} {
 					if !strings.Contains(string(out), want) {
 						t.Errorf("metrics lack %s:\n%s", want, out)
 					}
@@ -105,7 +105,7 @@ func TestCommand(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, module := range []string{"http.handlers.misdirected", "caddy.listeners.origin", "connreuse", "http.handlers.reverse_proxy"} {
+	for _, module := range []string{"http.handlers.misdirected", "caddy.listeners.origin", "http.reverse_proxy.transport.upstreampool", "connreuse", "http.handlers.reverse_proxy"} {
 		if !strings.Contains("\n"+string(out), "\n"+module+"\n") {
 			t.Errorf("list-modules does not show %s", module)
 		}
