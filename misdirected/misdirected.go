@@ -134,7 +134,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.server, err = authority.ForServer(ctx); err != nil {
 		return err
 	}
-	h.guard = &authority.Guard{Accepts: h.gate.accepts, BySite: h.gate.scope == ScopeSite, Lenient: h.lenient(), Share: h.Share}
+	h.guard = &authority.Guard{
+		Accepts: h.gate.accepts,
+		BySite:  h.gate.scope == ScopeSite,
+		OwnOnly: h.gate.scope == ScopeSNI,
+		Lenient: h.lenient(),
+		Share:   h.Share,
+	}
 	h.server.AddGuard(h.guard)
 
 	name := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server).Name()

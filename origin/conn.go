@@ -66,9 +66,6 @@ type server interface {
 // prefaceTimeout is how long x/net's HTTP/2 server waits for the preface.
 const prefaceTimeout = 10 * time.Second
 
-// sniffed is how many bytes net/http wants to see before it chooses a protocol.
-const sniffed = len("PRI * HTTP/2.0")
-
 // errProtocol: what the client sends is not what ALPN selected.
 var errProtocol = errors.New("the client does not speak the protocol that ALPN selected")
 
@@ -100,11 +97,6 @@ func (c *conn) readOpening(p []byte) (int, error) {
 			c.opened = true
 			break
 		}
-	}
-	if err != nil && (c.http2 || c.opening < sniffed) && !c.opened {
-		// net/http looks for the preface first, and when that times out it
-		// waits for a request, for as long again.
-		c.failed = err
 	}
 	return n, err
 }

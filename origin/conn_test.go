@@ -216,31 +216,6 @@ func TestOpening(t *testing.T) {
 	}
 }
 
-// What goes wrong before net/http has made up its mind is final.
-func TestFailedOpening(t *testing.T) {
-	for _, test := range []struct {
-		alpn, sent string
-		final      bool
-	}{
-		{"http/1.1", "", true},
-		{"http/1.1", "GET / HTTP/1.", true},
-		{"http/1.1", "GET / HTTP/1.1", false},
-		{"h2", http2.ClientPreface[:20], true},
-		{"h2", http2.ClientPreface, false},
-	} {
-		under := &fakeTLS{alpn: test.alpn, reads: [][]byte{[]byte(test.sent)}, readErr: context.DeadlineExceeded}
-		c := &conn{tlsConn: under, server: new(fakeServer)}
-		buf := make([]byte, 100)
-		for range 2 {
-			_, _ = c.Read(buf)
-		}
-		under.reads = [][]byte{[]byte("x")}
-		if _, err := c.Read(buf); (err != nil) != test.final {
-			t.Errorf("ALPN %s, %q and an error, then more: error = %v, final wanted: %t", test.alpn, test.sent, err, test.final)
-		}
-	}
-}
-
 // pipe returns both ends of a TLS connection in a bubble: a client that is still
 // to shake hands, and a conn. Writes below the server's TLS are counted.
 func pipe(srv *fakeServer, alpn ...string) (client *tls.Conn, server *conn, below *countingConn) {

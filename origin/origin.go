@@ -107,6 +107,9 @@ func (l *ListenerWrapper) Provision(ctx caddy.Context) error {
 	if err := checkOrder(l.server.ListenerWrappersRaw); err != nil {
 		return err
 	}
+	if err := checkProtocols(l.server); err != nil {
+		return err
+	}
 	// one more than needed, since one may be the connection's own
 	l.sets = authority.NewOriginSets(server, names, l.choice.most+1+cutNamed)
 	l.counters, err = newCounters(ctx.GetMetricsRegistry(), l.server.Name())
@@ -129,6 +132,8 @@ func (l *ListenerWrapper) compile() (ch choice, names []string, err error) {
 		if l.MaxOrigins != 0 {
 			fail("reading max_origins '%d': must not be set with origins none", l.MaxOrigins)
 		}
+	case len(l.Origins) > mostMaxOrigins:
+		fail("reading origins: there are %d, must be at most %d", len(l.Origins), mostMaxOrigins)
 	default:
 		ch.ports = make(map[string][]uint16)
 		for _, text := range l.Origins {
@@ -183,6 +188,27 @@ func checkOrder(wrappers []json.RawMessage) error {
 			return errors.New("reading listener_wrappers: origin must be listed only once")
 		}
 		seen = seen || module.Wrapper == "origin"
+	}
+	return nil
+}
+
+// checkProtocols refuses listeners of one server of which some have HTTP/2 and
+// others do not. Caddy lets clients select it on all of them then; behind any
+// listener wrapper it would hang up on those that do where it is not to be had.
+func checkProtocols(srv *caddyhttp.Server) error {
+	with, without := "", ""
+	for i, protocols := range srv.ListenProtocols {
+		if protocols == nil {
+			protocols = srv.Protocols
+		}
+		if slices.Contains(protocols, "h2") {
+			with = srv.Listen[i]
+		} else {
+			without = srv.Listen[i]
+		}
+	}
+	if with != "" && without != "" {
+		return fmt.Errorf("reading listen_protocols: origin must have h2 on all listeners of its server or on none, but '%s' has it and '%s' has not", with, without)
 	}
 	return nil
 }

@@ -73,6 +73,7 @@ func TestProvisionErrors(t *testing.T) {
 		{`{"wrapper":"origin","public_port":65536}`, "reading public_port '65536'"},
 		{`{"wrapper":"origin","public_port":-1}`, "reading public_port '-1'"},
 		{`{"wrapper":"origin","port":1}`, "unknown field"},
+		{`{"wrapper":"origin","origins":["https://a.test"` + strings.Repeat(`,"https://b.test"`, 1000) + `]}`, "there are 1001, must be at most 1000"},
 		{`{"wrapper":"origin"},{"wrapper":"tls"}`, "origin must stand behind tls"},
 		{`{"wrapper":"origin"},{"wrapper":"origin"}`, "origin must be listed only once"},
 		{`{"wrapper":"http_redirect"},{"wrapper":"tls"},{"wrapper":"origin"}`, ""},
@@ -84,6 +85,24 @@ func TestProvisionErrors(t *testing.T) {
 			t.Errorf("%s: %v", test.wrappers, err)
 		case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
 			t.Errorf("%s: error = %v, want one with %q", test.wrappers, err, test.want)
+		}
+	}
+}
+
+// HTTP/2 on some listeners of a server only: Caddy would hang up on clients that
+// select it on the others.
+func TestListenProtocols(t *testing.T) {
+	for _, test := range []struct{ server, want string }{
+		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[["h1"],["h1","h2"]]`, "'127.0.0.1:2' has it and '127.0.0.1:1' has not"},
+		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[null,["h1"]]`, "'127.0.0.1:1' has it and '127.0.0.1:2' has not"},
+		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[["h1"],["h1"]]`, ""},
+		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[["h2"],["h1","h2"]]`, ""},
+		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"protocols":["h1"],"listen_protocols":[null,["h1"]]`, ""},
+		{`"listen":["127.0.0.1:1","127.0.0.1:2"]`, ""},
+	} {
+		_, err := caddy.ProvisionContext(testcaddy.Config(t, `{"http":{"servers":{"srv0":{"automatic_https":{"disable":true},"tls_connection_policies":[{}],"listener_wrappers":[{"wrapper":"origin"}],`+test.server+`}}}}`, ""))
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error = %v, want one with %q", test.server, err, test.want)
 		}
 	}
 }

@@ -19,8 +19,9 @@ func TestO13Warnings(t *testing.T) {
 	port := freePort(t)
 	log := start(t, testcaddy.TLSApp(t, `{}`, []string{"a.warn.test", "b.warn.test", "c.warn.test", "m.warn.test", "g.warn.test", "gone.warn.test"}, []string{"far.warn.test"}),
 		wrapped(port, `,"max_origins":1,"origins":["https://far.warn.test","https://b.warn.test","https://nowhere.test","https://c.warn.test:8443","https://m.warn.test","https://g.warn.test","https://gone.warn.test","https://other.warn.test"]`,
-			`"tls_connection_policies":[{"match":{"sni":["m.warn.test"]},"client_authentication":{"mode":"request"}},{}],"routes":[
+			`"tls_connection_policies":[{"match":{"sni":["m.warn.test"]},"client_authentication":{"mode":"request"}},{"default_sni":"a.warn.test"}],"routes":[
 			{"match":[{"host":["g.warn.test"]}],"handle":[{"handler":"misdirected"}]},`+hostRoutes("a.warn.test", "b.warn.test", "c.warn.test", "m.warn.test", "far.warn.test", "other.warn.test")+`]`))
+	dialH2(t, port, "").origins() // judges no name, and must not use up a warning
 	for range 3 {
 		if got := dialH2(t, port, "a.warn.test").origins(); !slices.Equal(got, []string{"https://b.warn.test"}) {
 			t.Errorf("told %v", got)

@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -21,9 +22,9 @@ type choice struct {
 	most   int
 }
 
-// origins returns what goes into the frame, and what would too if there were
-// room. The name and port of the connection itself are left out: they are in a
-// client's origin set from the start (RFC 8336 section 2.3).
+// origins returns what goes into the frame, and some of what would too if there
+// were room. The name and port of the connection itself are left out: they are in
+// a client's origin set from the start (RFC 8336 section 2.3).
 func (ch *choice) origins(sni string, port uint16, names []string) (in, cut []origin) {
 	for _, name := range names {
 		ports := ch.ports[name]
@@ -35,8 +36,10 @@ func (ch *choice) origins(sni string, port uint16, names []string) (in, cut []or
 			case name == sni && p == port:
 			case len(in) < ch.most:
 				in = append(in, origin{name, p})
-			default:
+			case len(cut) < cutNamed:
 				cut = append(cut, origin{name, p})
+			default:
+				return in, cut
 			}
 		}
 	}
@@ -80,7 +83,7 @@ func (l *ListenerWrapper) frames(serverName string, local net.Addr) frames {
 	port := l.choice.port(local)
 	names := set.Names
 	if port == 0 && l.choice.ports == nil {
-		l.leftOut(noPort, zapcore.WarnLevel, serverName, names)
+		leftOut(l, noPort, zapcore.WarnLevel, serverName, names)
 		names = nil
 	}
 	in, cut := l.choice.origins(sni, port, names)
@@ -91,15 +94,13 @@ func (l *ListenerWrapper) frames(serverName string, local net.Addr) frames {
 	if l.choice.ports == nil {
 		level = zapcore.DebugLevel
 	}
-	for reason, names := range set.Absent {
-		l.leftOut(authority.Absence(reason).String(), level, serverName, names)
+	if sni != "" { // without one, no name was judged
+		for reason, names := range set.Absent {
+			leftOut(l, authority.Absence(reason).String(), level, serverName, names)
+		}
 	}
 	if len(cut) > 0 {
-		texts := make([]string, len(cut))
-		for i, o := range cut {
-			texts[i] = o.String()
-		}
-		l.leftOut(overLimit, zapcore.WarnLevel, serverName, texts)
+		leftOut(l, overLimit, zapcore.WarnLevel, serverName, cut)
 	}
 
 	out := encode(in)
@@ -109,15 +110,19 @@ func (l *ListenerWrapper) frames(serverName string, local net.Addr) frames {
 
 // leftOut logs that names are left out, once for each reason: a client can open
 // as many connections as it likes.
-func (l *ListenerWrapper) leftOut(reason string, level zapcore.Level, serverName string, names []string) {
+func leftOut[N string | origin](l *ListenerWrapper, reason string, level zapcore.Level, serverName string, names []N) {
 	if len(names) == 0 {
 		return
 	}
 	if _, before := l.logged.LoadOrStore(reason, true); before {
 		return
 	}
+	texts := make([]string, len(names))
+	for i, name := range names {
+		texts[i] = fmt.Sprint(name)
+	}
 	l.logger.Log(level, "origins are left out of the ORIGIN frame",
 		zap.String("reason", reason),
 		zap.String("sni", serverName),
-		zap.Strings("origins", names))
+		zap.Strings("origins", texts))
 }

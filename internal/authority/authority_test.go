@@ -21,11 +21,14 @@ func init() {
 	caddy.RegisterModule(testContainer{})
 }
 
-// testGuard is a guard that accepts only hosts equal to the SNI.
+// testGuard is a guard that accepts only hosts equal to the SNI, or of its site.
 type testGuard struct {
 	Name    string     `json:"name,omitempty"`
 	Lenient []string   `json:"lenient,omitempty"`
 	Share   [][]string `json:"share,omitempty"`
+	// OwnOnly and BySite as in Guard.
+	OwnOnly bool `json:"own_only,omitempty"`
+	BySite  bool `json:"by_site,omitempty"`
 	guard   *Guard
 }
 
@@ -39,7 +42,11 @@ func (g *testGuard) Provision(ctx caddy.Context) error {
 		return err
 	}
 	g.guard = &Guard{
-		Accepts: func(_ *Snapshot, sni, host string) bool { return sni == host },
+		Accepts: func(s *Snapshot, sni, host string) bool {
+			return sni == host || g.BySite && s.SameSite(sni, host)
+		},
+		BySite:  g.BySite,
+		OwnOnly: g.OwnOnly,
 		Lenient: g.Lenient,
 		Share:   g.Share,
 	}

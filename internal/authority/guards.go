@@ -18,6 +18,8 @@ type Guard struct {
 	// BySite: the site of the SNI counts as well, in that a host of another
 	// site passes only if Share has both.
 	BySite bool
+	// OwnOnly: no host but the SNI itself passes unless Share has both.
+	OwnOnly bool
 	// Lenient names the options by which it may let requests pass that it
 	// would otherwise refuse, whatever their TLS policy.
 	Lenient []string

@@ -15,22 +15,34 @@ import (
 // site. A list is in alphabetical order.
 type hosts struct {
 	// under holds the names in host matchers, by what a certificate's wildcard
-	// for them ends in.
+	// for them ends in. Those that a guard lets through on their own connection
+	// alone are on no list.
 	under map[string][]string
 	// ofSite holds those that a guard lets through for their own site alone,
-	// which under has not, by what the routes find for them. It is nil if the
-	// server has no such guard.
+	// which under has not, by what the routes find for them.
 	ofSite map[string][]string
+	// guardedBySite tells of each route whether it has such a guard.
+	guardedBySite []bool
 	// shared holds the names in share groups.
 	shared map[string]struct{}
 }
 
 func newHosts(srv *caddyhttp.Server, rs *routes, gs *guards) *hosts {
-	hs := &hosts{under: make(map[string][]string), shared: make(map[string]struct{})}
+	hs := &hosts{
+		under:         make(map[string][]string),
+		ofSite:        make(map[string][]string),
+		guardedBySite: make([]bool, len(rs.sites)),
+		shared:        make(map[string]struct{}),
+	}
+	bySite := func(g *Guard) bool { return g.BySite }
+	everywhere := slices.ContainsFunc(gs.anywhere, bySite)
+	for _, places := range gs.errors.places {
+		everywhere = everywhere || slices.ContainsFunc(places, func(p place) bool { return p.guard.BySite })
+	}
+	for i, places := range gs.main.places {
+		hs.guardedBySite[i] = everywhere || slices.ContainsFunc(places, func(p place) bool { return p.guard.BySite })
+	}
 	for _, g := range gs.all() {
-		if g.BySite && hs.ofSite == nil {
-			hs.ofSite = make(map[string][]string)
-		}
 		for _, name := range slices.Concat(g.Share...) {
 			if name, err := hostname.ParseName(name); err == nil {
 				hs.shared[name] = struct{}{}
@@ -44,20 +56,36 @@ func newHosts(srv *caddyhttp.Server, rs *routes, gs *guards) *hosts {
 	}
 	slices.Sort(names)
 	for _, name := range slices.Compact(names) {
-		bySite := false
+		bySite, ownOnly := false, false
 		gs.each(name, func(g *Guard, _ bool) bool {
-			bySite = g.BySite
-			return !bySite
+			bySite, ownOnly = bySite || g.BySite, ownOnly || g.OwnOnly
+			return true
 		})
 		_, shared := hs.shared[name]
-		if parent := hostname.Parent(name); bySite && !shared {
+		parent := hostname.Parent(name)
+		switch {
+		case parent == "":
+		case shared || !bySite && !ownOnly:
+			hs.under[parent] = append(hs.under[parent], name)
+		case !ownOnly:
 			site := string(appendFound(nil, &rs.byHost, name))
 			hs.ofSite[site] = append(hs.ofSite[site], name)
-		} else if parent != "" {
-			hs.under[parent] = append(hs.under[parent], name)
 		}
 	}
 	return hs
+}
+
+// appendSite adds to b what the routes find for an SNI, if some guard there asks
+// for the site. Where none does, a guard that asks refuses every host of its own
+// site to that SNI, whichever it is.
+func (hs *hosts) appendSite(b []byte, rs *routes, sni string) []byte {
+	c := rs.byHost.find(sni)
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		if hs.guardedBySite[r.index] {
+			return appendFound(b, &rs.byHost, sni)
+		}
+	}
+	return b
 }
 
 // matchedNames returns the names in the host matchers of routes; nested ones as

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"hash/maphash"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -73,8 +74,9 @@ type OriginSets struct {
 	// Sets are kept like certificates are: in places by hash, bounded and
 	// without lock. Nothing in them grows old: a set is used only with the
 	// certificates it was made from, and all else stays as long as the config.
-	seed maphash.Seed
-	kept [1024]atomic.Pointer[OriginSet]
+	seed     maphash.Seed
+	kept     [1024]atomic.Pointer[OriginSet]
+	building sync.Mutex // so that a crowd of connections makes a set once
 }
 
 // NewOriginSets returns the origin sets of a server. Their names come from
@@ -101,24 +103,39 @@ func (os *OriginSets) Find(sni string) *OriginSet {
 	}
 	var buf [512]byte
 	key := os.appendKey(buf[:0], s, sni)
-	slot := &os.kept[maphash.Bytes(os.seed, key)%uint64(len(os.kept))]
-	other := ""
-	if set := slot.Load(); set != nil && set.key == string(key) && slices.Equal(set.leaves, shown.leaves) {
-		if set.alone == "" || set.alone == sni {
-			return set
-		}
-		other = set.alone
+	hash := maphash.Bytes(os.seed, key)
+	for _, leaf := range shown.leaves {
+		hash = hash*31 + maphash.Comparable(os.seed, leaf)
 	}
-	set := os.build(s, sni, other, shown)
-	set.key, set.leaves = string(key), shown.leaves
-	slot.Store(set)
+	slot := &os.kept[hash%uint64(len(os.kept))]
+	look := func() (set *OriginSet, other string) {
+		set = slot.Load()
+		switch {
+		case set == nil || set.key != string(key) || !slices.Equal(set.leaves, shown.leaves):
+			return nil, ""
+		case set.alone != "" && set.alone != sni:
+			return nil, set.alone
+		}
+		return set, ""
+	}
+	if set, _ := look(); set != nil {
+		return set
+	}
+	os.building.Lock()
+	defer os.building.Unlock()
+	set, other := look()
+	if set == nil {
+		set = os.build(s, sni, other, shown)
+		set.key, set.leaves = string(key), shown.leaves
+		slot.Store(set)
+	}
 	return set
 }
 
 // appendKey adds what the set depends on, certificates aside. Server names come
 // to the same (clients can make up as many as they like under a wildcard
-// certificate) if they have the same TLS policies, and the same site where some
-// guard asks for that; see [Guard]. Names that are somewhere named together with
+// certificate) if they have the same TLS policies, and the same site where its
+// guards ask for that; see [Guard]. Names that are somewhere named together with
 // others are on their own.
 func (os *OriginSets) appendKey(b []byte, s *Snapshot, sni string) []byte {
 	_, shared := s.hosts.shared[sni]
@@ -127,10 +144,7 @@ func (os *OriginSets) appendKey(b []byte, s *Snapshot, sni string) []byte {
 		return append(append(b, '='), sni...)
 	}
 	b = append(appendFound(b, &s.policies.bySNI, sni), '|')
-	if s.hosts.ofSite != nil {
-		b = appendFound(b, &s.routes.byHost, sni)
-	}
-	return b
+	return s.hosts.appendSite(b, s.routes, sni)
 }
 
 // build makes the set anew. A name is judged by how a connection with that SNI
@@ -182,7 +196,7 @@ func (s *Snapshot) candidates(sni string, shown *presented) (names []string) {
 	for parent := range c.parents {
 		names = append(names, s.hosts.under[parent]...)
 	}
-	if s.hosts.ofSite != nil && len(c.parents) > 0 {
+	if len(s.hosts.ofSite) > 0 && len(c.parents) > 0 {
 		var buf [256]byte
 		for _, name := range s.hosts.ofSite[string(appendFound(buf[:0], &s.routes.byHost, sni))] {
 			if c.has(name) {

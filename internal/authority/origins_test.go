@@ -166,6 +166,42 @@ func TestOriginSetsAreShared(t *testing.T) {
 	}
 }
 
+// A set is made once, however many certificates and sites there are: a guard that
+// asks for the site makes sets for the sites it stands in alone, and names that
+// pass on their own connection alone are no work for others.
+func TestOriginSetsAreKept(t *testing.T) {
+	const sites = 200
+	routes := []string{hostRoute("one.o5.test two.o5.test", `{"handler":"test_guard","by_site":true}`)}
+	for i := range sites {
+		routes = append(routes, hostRoute(fmt.Sprintf("s%d.o5.test", i)), hostRoute(fmt.Sprintf("s%d.x.o5.test", i), `{"handler":"test_guard","own_only":true}`))
+	}
+	server := originServer(t, testcaddy.TLSApp(t, `{}`, []string{"*.o5.test"}, []string{"*.x.o5.test"}),
+		`"strict_sni_host":false,"tls_connection_policies":[{}],"routes":[`+strings.Join(append(routes, presence), ",")+`]`)
+	sets := NewOriginSets(server, nil, 1000)
+
+	made := make(map[*OriginSet]int)
+	for range 3 {
+		for i := range sites {
+			made[sets.Find(fmt.Sprintf("s%d.o5.test", i))]++
+			made[sets.Find(fmt.Sprintf("s%d.x.o5.test", i))]++
+		}
+		made[sets.Find("one.o5.test")]++
+	}
+	// the first for each certificate is made for its SNI alone
+	if len(made) > 2*2+2 {
+		t.Errorf("%d sets were made for 2 certificates and a site", len(made))
+	}
+	if got := len(sets.Find("s0.o5.test").Names); got != sites {
+		t.Errorf("%d names, want %d", got, sites)
+	}
+	if got := len(sets.Find("s0.x.o5.test").Names); got != 0 {
+		t.Errorf("%d names that pass on their own connection alone, want none", got)
+	}
+	if got := sets.Find("one.o5.test").Names; !slices.Contains(got, "two.o5.test") || slices.Contains(sets.Find("s0.o5.test").Names, "two.o5.test") {
+		t.Errorf("two.o5.test is not told of on its own site alone: %d names there", len(got))
+	}
+}
+
 // Certificates that are replaced change the next set at once, and no guard goes
 // on believing in those before.
 func TestOriginSetsAreNeverStale(t *testing.T) {
