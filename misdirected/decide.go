@@ -108,7 +108,10 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 	// a policy and a certificate, in ways that no lookup here can follow.
 	sni, sniErr := hostname.ParseSNI(req.sni)
 	hasSNI := req.sni != ""
-	host, hostErr := hostname.Parse(req.host)
+	host, hostErr := sni, sniErr
+	if sniErr != nil || req.host != req.sni {
+		host, hostErr = hostname.Parse(req.host)
+	}
 	odd := hostErr == nil && misrouted(s, req.host, host)
 
 	// A forward proxy must not answer 421 (RFC 9110 section 15.5.20). Its
@@ -184,7 +187,7 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 // forms of an IPv6 address. Such a request is judged as one host and would be
 // answered as another.
 func misrouted(s *authority.Snapshot, sent, canonical string) bool {
-	if strings.EqualFold(sent, canonical) {
+	if sent == canonical || strings.EqualFold(sent, canonical) {
 		return false
 	}
 	routed, _, err := net.SplitHostPort(sent) // as caddyhttp.MatchHost does

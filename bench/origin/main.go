@@ -1,6 +1,6 @@
 // Command origin measures what the origin listener wrapper costs.
 //
-//	go run ./bench/origin [-rounds 30] [-requests 20000] [-connections 500]
+//	go run ./bench/origin [-rounds 100] [-requests 10000] [-connections 300]
 //
 // It needs h2load (package nghttp2-client) and loads two servers of one Caddy in
 // turn, with the wrapper and without: many requests on few connections, and one
@@ -24,9 +24,9 @@ func main() {
 	if sidebyside.RunsAsCaddy() {
 		return
 	}
-	rounds := flag.Int("rounds", 30, "rounds; the median counts")
-	requests := flag.Int("requests", 20_000, "requests of one load on few connections")
-	connections := flag.Int("connections", 500, "connections of one load with one request each")
+	rounds := flag.Int("rounds", 100, "rounds; the median counts")
+	requests := flag.Int("requests", 10_000, "requests of one load on few connections")
+	connections := flag.Int("connections", 300, "connections of one load with one request each")
 	flag.Parse()
 
 	missed := false

@@ -28,6 +28,7 @@ var (
 	errIPv6     = errors.New("not an IPv6 address without zone")
 	errIDNA     = errors.New("not a valid internationalised name")
 	errWildcard = errors.New("a wildcard is not allowed here")
+	errNotASCII = errors.New("not all of the name is ASCII")
 	errSNI      = errors.New("a server name in TLS is a plain ASCII name without port or trailing dot")
 )
 
@@ -177,37 +178,60 @@ func dnsName(s string) (string, error) {
 	if len(s) > 4*253 { // no name is longer in UTF-8 either
 		return "", errLength
 	}
-	for i := range len(s) {
-		if s[i] >= utf8.RuneSelf {
-			ascii, err := profile.ToASCII(s)
-			if err != nil || !utf8.ValidString(s) {
-				return "", errIDNA
-			}
-			return asciiName(ascii)
+	name, err := asciiName(s)
+	if err == errNotASCII {
+		ascii, err := profile.ToASCII(s)
+		if err != nil || !utf8.ValidString(s) {
+			return "", errIDNA
+		}
+		return asciiName(ascii)
+	}
+	return name, err
+}
+
+// What a byte is in a name.
+const (
+	invalid = iota
+	plain
+	upper
+	dot
+	notASCII
+)
+
+var class = func() (class [256]uint8) {
+	for c := range class {
+		switch {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_':
+			class[c] = plain
+		case 'A' <= c && c <= 'Z':
+			class[c] = upper
+		case c == '.':
+			class[c] = dot
+		case c >= utf8.RuneSelf:
+			class[c] = notASCII
 		}
 	}
-	return asciiName(s)
-}
+	return class
+}()
 
 func asciiName(s string) (string, error) {
 	s = strings.TrimSuffix(s, ".")
-	switch {
-	case s == "":
+	if s == "" {
 		return "", errEmpty
-	case len(s) > 253:
-		return "", errLength
 	}
-	label, upper := 0, false
+	label, hasUpper := 0, false
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '.':
+		switch class[s[i]] {
+		case plain:
+		case upper:
+			hasUpper = true
+		case dot:
 			if label == 0 {
 				return "", errLabel
 			}
 			label = -1
-		case 'A' <= c && c <= 'Z':
-			upper = true
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_':
+		case notASCII:
+			return "", errNotASCII
 		default:
 			return "", errChar
 		}
@@ -215,10 +239,12 @@ func asciiName(s string) (string, error) {
 			return "", errLabel
 		}
 	}
-	if label == 0 {
+	switch {
+	case label == 0:
 		return "", errLabel
-	}
-	if upper {
+	case len(s) > 253:
+		return "", errLength
+	case hasUpper:
 		return strings.ToLower(s), nil
 	}
 	return s, nil

@@ -7,7 +7,7 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	long := strings.Repeat("a", 63)
+	long, han := strings.Repeat("a", 63), strings.Repeat("中", 30)
 	for _, test := range []struct {
 		in, want string
 		err      error
@@ -29,6 +29,7 @@ func TestParse(t *testing.T) {
 		{in: "r3---sn-x.test", want: "r3---sn-x.test"},
 		{in: "-a-.test", want: "-a-.test"},
 		{in: "localhost", want: "localhost"},
+		{in: strings.Repeat(han+".", 3) + "test", want: strings.Repeat("xn--fiq"+strings.Repeat("a", 29)+".", 3) + "test"}, // 274 octets, 115 of them after all
 		{in: "127.0.0.1", want: "127.0.0.1"},
 		{in: "127.0.0.1:443", want: "127.0.0.1"},
 		{in: "[::1]", want: "::1"},

@@ -140,13 +140,17 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 }
 
 // Compare loads all servers in turn, in an order that rotates from round to
-// round, and compares the server what with the server with. Flags are h2load's.
+// round and turns around every other time, and compares the server what with the
+// server with. Flags are h2load's.
 func (b *Bench) Compare(what, with string, rounds, requests int, flags ...string) (Result, error) {
 	rates := make(map[string][]float64)
 	var ratios, cpus []float64
 	order := slices.Clone(b.names)
-	for range rounds {
+	for round := range rounds {
 		order = append(order[1:], order[0])
+		if round%len(order) == 0 {
+			slices.Reverse(order)
+		}
 		cpu := make(map[string]float64)
 		for _, name := range order {
 			before, err := b.cpuTime()
