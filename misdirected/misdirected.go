@@ -290,12 +290,14 @@ func read(r *http.Request) request {
 	req := request{
 		tls:        r.TLS != nil,
 		host:       r.Host,
-		hostField:  r.Header["Host"],
 		remoteAddr: r.RemoteAddr,
 		http10:     r.ProtoMajor == 1 && r.ProtoMinor == 0,
 	}
 	if r.TLS != nil {
 		req.sni = r.TLS.ServerName
+	}
+	if r.ProtoMajor > 1 { // net/http has compared the fields of HTTP/1 itself
+		req.hostField = r.Header["Host"]
 	}
 	if r.Method == http.MethodConnect {
 		// Extended CONNECT (RFC 8441, RFC 9220) is no request to a proxy. The
