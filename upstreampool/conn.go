@@ -46,11 +46,6 @@ const (
 	CloseUpgraded    CloseReason = "upgraded" // it left the pool as another protocol
 )
 
-var closeReasons = []CloseReason{
-	CloseIdleLimit, CloseUpstream, CloseRequested, CloseFailed, CloseSurplus, CloseMaxRequests, CloseMaxLifetime,
-	CloseMaxIdle, CloseReadTimeout, CloseReplaced, CloseDrained, CloseSensor, CloseUpgraded,
-}
-
 // A conn is one connection of a pool.
 type conn struct {
 	net     netConn

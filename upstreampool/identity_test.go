@@ -212,7 +212,7 @@ func TestForwardProxy(t *testing.T) {
 		tunnels.Store(r.Host, true)
 		up, err := net.Dial("tcp", r.Host)
 		if err != nil {
-			http.Error(w, err.Error(), 502)
+			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
 		}
 		c, rw, _ := http.NewResponseController(w).Hijack()

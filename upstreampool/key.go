@@ -46,9 +46,10 @@ type target struct {
 // Names of variables and context values that reverse_proxy uses towards its own
 // transport. TestCaddyNames pins them.
 const (
-	dialInfoKey      caddy.CtxKey = "reverse_proxy.dial_info"
-	proxyProtocolVar              = "reverse_proxy.proxy_protocol_info"
-	proxyVar                      = "reverse_proxy.proxy"
+	dialInfoKey = caddy.CtxKey("reverse_proxy.dial_info")
+
+	proxyProtocolVar = "reverse_proxy.proxy_protocol_info"
+	proxyVar         = "reverse_proxy.proxy"
 )
 
 // target finds out where req goes. It runs on the goroutine of the request,

@@ -89,7 +89,7 @@ func (x *exchange) run() (*http.Response, error) {
 	if g.err != nil {
 		return nil, unavailable(g.err)
 	}
-	resp, err, o := x.attempt(p, g)
+	resp, o, err := x.attempt(p, g)
 	reason, again := o.replay()
 	if !again {
 		if err != nil && g.reused && !o.Ours {
@@ -116,18 +116,19 @@ func (x *exchange) run() (*http.Response, error) {
 			p2.giveBack(g2.c)
 			return resp, err
 		}
-		x.out = &*x.out
-		x.edit().Body = v
+		out := *x.out // net/http may still look at the first one
+		out.Body = v
+		x.out = &out
 	}
 	countReplayed(p.label, reason)
 	p2.replayed(reason)
 	x.log(p, g, zap.DebugLevel, "replaying request", string(reason), err)
-	resp, err, _ = x.attempt(p2, g2)
+	resp, _, err = x.attempt(p2, g2)
 	return resp, err
 }
 
 // attempt sends the request on the connection granted and says how that went.
-func (x *exchange) attempt(p *pool, g grant) (*http.Response, error, outcome) {
+func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 	c := g.c
 	p.requests.count(g.reused)
 	out := x.out
@@ -147,7 +148,7 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, error, outcome) {
 	o := outcome{Method: x.req.Method, Reused: g.reused, H2: c.h2}
 	if err != nil {
 		x.failed(p, g, err, &o)
-		return nil, err, o
+		return nil, o, err
 	}
 	o.Status = resp.StatusCode
 	if o.Status == http.StatusMisdirectedRequest {
@@ -162,10 +163,10 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, error, outcome) {
 			c.learner.responded(start, time.Since(start))
 		}
 		resp.Body = &stream{ReadCloser: resp.Body, c: c}
-		return resp, nil, o
+		return resp, o, nil
 	}
 	p.answered(c, resp)
-	return resp, nil, o
+	return resp, o, nil
 }
 
 // failed finds out what an error means, and ends the lease.
