@@ -10,15 +10,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
 // binary is Caddy with our modules, built once for all tests.
@@ -238,26 +240,7 @@ func (l *logBuffer) dump(t testing.TB) {
 	t.Logf("Caddy's log:\n%s", strings.Join(lines[max(0, len(lines)-40):], "\n"))
 }
 
-// freePort returns a port that is free for TCP and UDP on 127.0.0.1.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 20 {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := tcp.Addr().String()
-		udp, err := net.ListenPacket("udp", addr)
-		if err := errors.Join(err, tcp.Close()); err == nil {
-			_, port, err := net.SplitHostPort(addr)
-			if err := errors.Join(err, udp.Close()); err == nil {
-				return port
-			}
-		}
-	}
-	t.Fatal("no port is free for TCP and UDP")
-	return ""
-}
+func freePort(t testing.TB) string { return strconv.Itoa(testcaddy.FreePort(t)) }
 
 // within is a context for one exchange with a server.
 func within(t testing.TB) context.Context {

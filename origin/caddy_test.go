@@ -26,15 +26,7 @@ import (
 )
 
 // freePort returns a port that nobody listens on.
-func freePort(t testing.TB) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}
+func freePort(t testing.TB) int { return testcaddy.FreePort(t) }
 
 // serverJSON is the config of a server on a port; more is JSON text.
 func serverJSON(port int, more string) string {

@@ -16,17 +16,12 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
 // freePort returns a port that nobody listens on.
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
+func freePort(t *testing.T) int { return testcaddy.FreePort(t) }
 
 // runCaddy runs, or reloads, a Caddy with one reverse_proxy. Extra goes into
 // the handler, transport into the transport.

@@ -12,7 +12,9 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"math/big"
+	weak "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -140,4 +142,28 @@ func Need(t testing.TB, program, debianPackage string) string {
 	}
 	t.Skipf("%v: install the package %s", err, debianPackage)
 	return ""
+}
+
+// FreePort returns a port that nothing listens on, over TCP or UDP. It is below
+// those that systems give to clients, so that none of the many clients of tests
+// that run at the same time can take it before it is used.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 10_000 + weak.IntN(20_000)
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		tcp, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		udp, err := net.ListenPacket("udp", addr)
+		_ = tcp.Close()
+		if err != nil {
+			continue
+		}
+		_ = udp.Close()
+		return port
+	}
+	t.Fatal("no port is free for TCP and UDP")
+	return 0
 }
