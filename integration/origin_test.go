@@ -3,7 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"encoding/xml"
-	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -153,55 +153,71 @@ func must[T any](v T, err error) T {
 }
 
 // TestO12H2spec: the conformance suite has the same results with the wrapper as
-// without.
+// without. It goes by timeouts, and on a busy machine a case can fail for that
+// alone: one counts as failed if it fails three times.
 func TestO12H2spec(t *testing.T) {
 	h2spec := filepath.Join(t.TempDir(), "h2spec")
 	if out, err := exec.Command("go", "-C", "../tools", "build", "-o", h2spec, "github.com/summerwind/h2spec/cmd/h2spec").CombinedOutput(); err != nil {
 		t.Fatalf("building h2spec: %v: %s", err, out)
 	}
-	results := make(map[string]map[string]bool) // failed, by name of the case
-	for name, options := range map[string]string{"with": withOrigin, "without": strictOff} {
-		c := startCaddy(t, options, "\nlocalhost {\n\trespond \"a body of some length\"\n}\n", []string{"localhost"})
-		report := filepath.Join(t.TempDir(), "report.xml")
-		// exit status 1 is a failed case: stock Caddy has some, too
-		out, err := exec.Command(h2spec, "-t", "-k", "-h", "localhost", "-p", c.port, "-o", "2", "-j", report).CombinedOutput()
-		data, readErr := os.ReadFile(report)
-		if readErr != nil {
-			t.Fatalf("h2spec: %v: %s", err, out)
-		}
-		var parsed struct {
-			Suites []struct {
-				Name  string `xml:"name,attr"`
-				Cases []struct {
-					Package string    `xml:"package,attr"`
-					Name    string    `xml:"classname,attr"`
-					Failure *struct{} `xml:"failure"`
-					Error   *struct{} `xml:"error"`
-				} `xml:"testcase"`
-			} `xml:"testsuite"`
-		}
-		if err := xml.Unmarshal(data, &parsed); err != nil {
-			t.Fatal(err)
-		}
-		results[name] = make(map[string]bool)
-		for _, suite := range parsed.Suites {
-			for _, c := range suite.Cases {
-				results[name][fmt.Sprint(c.Package, " ", c.Name)] = c.Failure != nil || c.Error != nil
-			}
-		}
+	const site = "\nlocalhost {\n\trespond \"a body of some length\"\n}\n"
+	with := startCaddy(t, withOrigin, site, []string{"localhost"})
+	without := startCaddy(t, strictOff, site, []string{"localhost"})
+	withFailed, withoutFailed := conformance(t, h2spec, with), conformance(t, h2spec, without)
+	for try := 0; try < 2 && !maps.Equal(withFailed, withoutFailed); try++ {
+		failedAgain(withFailed, conformance(t, h2spec, with))
+		failedAgain(withoutFailed, conformance(t, h2spec, without))
 	}
-	with, without := results["with"], results["without"]
 	failed := 0
-	for name, failedWithout := range without {
+	for name, failedWithout := range withoutFailed {
 		if failedWithout {
 			failed++
 		}
-		if failedWith, ok := with[name]; !ok || failedWith != failedWithout {
+		if failedWith, ok := withFailed[name]; !ok || failedWith != failedWithout {
 			t.Errorf("%s: fails with the wrapper: %t, without: %t", name, failedWith, failedWithout)
 		}
 	}
-	if len(with) != len(without) || len(with) < 100 {
-		t.Errorf("%d cases with the wrapper, %d without, want the same and more than 100", len(with), len(without))
+	if len(withFailed) != len(withoutFailed) || len(withFailed) < 100 {
+		t.Errorf("%d cases with the wrapper, %d without, want the same and more than 100", len(withFailed), len(withoutFailed))
 	}
-	t.Logf("%d cases, %d of which fail with and without the wrapper", len(with), failed)
+	t.Logf("%d cases, %d of which fail with and without the wrapper", len(withFailed), failed)
+}
+
+// failedAgain leaves as failed what failed in both runs.
+func failedAgain(failed, again map[string]bool) {
+	for name := range failed {
+		failed[name] = failed[name] && again[name]
+	}
+}
+
+// conformance runs h2spec and returns its cases, by name: whether they failed.
+func conformance(t *testing.T, h2spec string, c *caddy) map[string]bool {
+	t.Helper()
+	report := filepath.Join(t.TempDir(), "report.xml")
+	// exit status 1 is a failed case: stock Caddy has some, too
+	out, err := exec.Command(h2spec, "-t", "-k", "-h", "localhost", "-p", c.port, "-o", "2", "-j", report).CombinedOutput()
+	data, readErr := os.ReadFile(report)
+	if readErr != nil {
+		t.Fatalf("h2spec: %v: %s", err, out)
+	}
+	var parsed struct {
+		Suites []struct {
+			Cases []struct {
+				Package string    `xml:"package,attr"`
+				Name    string    `xml:"classname,attr"`
+				Failure *struct{} `xml:"failure"`
+				Error   *struct{} `xml:"error"`
+			} `xml:"testcase"`
+		} `xml:"testsuite"`
+	}
+	if err := xml.Unmarshal(data, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(map[string]bool)
+	for _, suite := range parsed.Suites {
+		for _, c := range suite.Cases {
+			failed[c.Package+" "+c.Name] = c.Failure != nil || c.Error != nil
+		}
+	}
+	return failed
 }
