@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -69,7 +70,7 @@ func browse(t *testing.T, start func(t *testing.T, c *caddy, home, url string, a
 			await fetch("https://" + host + ":" + location.port + "/round-" + round, {method: %q, mode: "no-cors", credentials: "include", body: %s});
 	await fetch("/done", {method: "POST"});
 })();
-</script>`, s.rounds, mustJSON(s.hosts), or(s.method, "GET"), map[bool]string{true: `"x".repeat(3000000)`, false: "undefined"}[s.method == "POST"])
+</script>`, s.rounds, mustJSON(s.hosts), cmp.Or(s.method, "GET"), map[bool]string{true: `"x".repeat(3000000)`, false: "undefined"}[s.method == "POST"])
 	sites := ""
 	for _, host := range slices.Sorted(maps.Keys(byHost)) {
 		sites += fmt.Sprintf(`

@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -95,14 +96,14 @@ func (c *h1) close()        { c.conn.Close() }
 func (c *h1) do(a ask) answer {
 	c.t.Helper()
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s %s HTTP/1.1\r\nHost: %s\r\n", or(a.method, "GET"), or(a.target, "/"), a.authority)
+	fmt.Fprintf(&text, "%s %s HTTP/1.1\r\nHost: %s\r\n", cmp.Or(a.method, "GET"), cmp.Or(a.target, "/"), a.authority)
 	for _, field := range a.header {
 		fmt.Fprintf(&text, "%s: %s\r\n", field[0], field[1])
 	}
 	if a.body != "" {
 		fmt.Fprintf(&text, "Content-Length: %d\r\n", len(a.body))
 	}
-	return c.raw(text.String()+"\r\n"+a.body, or(a.method, "GET"))
+	return c.raw(text.String()+"\r\n"+a.body, cmp.Or(a.method, "GET"))
 }
 
 // raw sends a request as it is and reads one response.
@@ -163,14 +164,14 @@ func (c *h2) close()        { c.conn.Close() }
 
 func (c *h2) do(a ask) answer {
 	c.t.Helper()
-	method := or(a.method, "GET")
+	method := cmp.Or(a.method, "GET")
 	fields := [][2]string{{":method", method}}
 	protocol := false
 	for _, field := range a.header {
 		protocol = protocol || field[0] == ":protocol"
 	}
 	if method != http.MethodConnect || protocol {
-		fields = append(fields, [2]string{":scheme", "https"}, [2]string{":path", or(a.target, "/")})
+		fields = append(fields, [2]string{":scheme", "https"}, [2]string{":path", cmp.Or(a.target, "/")})
 	}
 	if a.authority != "-" { // none at all
 		fields = append(fields, [2]string{":authority", a.authority})
@@ -302,11 +303,11 @@ func (c *h3) do(a ask) answer {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	target, err := url.Parse("https://placeholder" + or(a.target, "/"))
+	target, err := url.Parse("https://placeholder" + cmp.Or(a.target, "/"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	req := (&http.Request{Method: or(a.method, "GET"), URL: target, Host: a.authority, Header: make(http.Header)}).WithContext(ctx)
+	req := (&http.Request{Method: cmp.Or(a.method, "GET"), URL: target, Host: a.authority, Header: make(http.Header)}).WithContext(ctx)
 	for _, field := range a.header {
 		if field[0] == ":protocol" {
 			req.Proto = field[1]
@@ -334,11 +335,4 @@ func (c *h3) do(a ask) answer {
 		return answer{reset: err.Error()}
 	}
 	return answer{status: resp.StatusCode, header: resp.Header, body: string(body)}
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -43,7 +44,7 @@ func sites(gate, backend string) string {
 		{"b.x.test", `respond "b"`},
 		{"o.y.test", `respond "o"`},
 		{"m.x.test", "respond \"SECRET\"\n\ttls {\n\t\tclient_auth {\n\t\t\tmode require_and_verify\n\t\t\ttrust_pool pki_root local\n\t\t}\n\t}"},
-		{"post.x.test", "reverse_proxy " + or(backend, "127.0.0.1:9")},
+		{"post.x.test", "reverse_proxy " + cmp.Or(backend, "127.0.0.1:9")},
 		{"https://", `respond "catch-all"`},
 	} {
 		text += fmt.Sprintf(site, s[0], gate, s[1])
@@ -188,12 +189,12 @@ func TestM15ClientCertificateSites(t *testing.T) {
 							for what, a := range map[string]ask{
 								"plain":                   {authority: host},
 								"CONNECT":                 {method: "CONNECT", authority: host, target: host},
-								"absolute-form, own host": {authority: or(sni, "a.x.test"), target: "https://" + host + "/"},
+								"absolute-form, own host": {authority: cmp.Or(sni, "a.x.test"), target: "https://" + host + "/"},
 								"absolute-form, its host": {authority: host, target: "https://a.x.test/"},
 								"absolute-form, both":     {authority: host, target: "https://" + host + "/"},
-								"Host next to it":         {authority: or(sni, "a.x.test"), header: [][2]string{{"host", host}}},
-								"it next to Host":         {authority: host, header: [][2]string{{"host", or(sni, "a.x.test")}}},
-								"forwarded":               {authority: or(sni, "a.x.test"), header: [][2]string{{"x-forwarded-host", host}, {"forwarded", "host=" + host}}},
+								"Host next to it":         {authority: cmp.Or(sni, "a.x.test"), header: [][2]string{{"host", host}}},
+								"it next to Host":         {authority: host, header: [][2]string{{"host", cmp.Or(sni, "a.x.test")}}},
+								"forwarded":               {authority: cmp.Or(sni, "a.x.test"), header: [][2]string{{"x-forwarded-host", host}, {"forwarded", "host=" + host}}},
 							} {
 								if protocol == "h3" && (strings.Contains(what, "absolute") || strings.ContainsAny(host, " \t%@")) {
 									continue // no such target there, and quic-go's client refuses such hosts
@@ -455,7 +456,7 @@ func TestM7M8AuthorityAndHost(t *testing.T) {
 		conn := dialH2(t, c.addr, clientTLS(test.sni))
 		got := conn.do(ask{authority: test.authority, header: [][2]string{{"host", test.host}}})
 		if got.reset != test.want || test.want == "" && got.body != "a" {
-			t.Errorf("SNI %s, :authority %s, Host %s: %v, want %s", test.sni, test.authority, test.host, got, or(test.want, "200"))
+			t.Errorf("SNI %s, :authority %s, Host %s: %v, want %s", test.sni, test.authority, test.host, got, cmp.Or(test.want, "200"))
 		}
 	}
 	conn := dialH2(t, c.addr, clientTLS("a.x.test"))

@@ -1,6 +1,7 @@
 package misdirected
 
 import (
+	"cmp"
 	"net"
 	"net/http"
 	"net/netip"
@@ -126,7 +127,7 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 	// Step 2. A trusted gateway answers for its clients' connections (RFC 9110
 	// section 7.4).
 	if g.trusts(req.remoteAddr) {
-		return TrustedGateway, firstOf(host, req.host)
+		return TrustedGateway, cmp.Or(host, req.host)
 	}
 
 	// Step 3. What has no single host cannot be right on any connection.
@@ -232,11 +233,4 @@ func (g *gate) accepts(s *authority.Snapshot, sni, host string) bool {
 	peer := gate{scope: g.scope, groups: g.groups, missing: g.missing}
 	reason, _ := peer.decide(s, &request{tls: true, sni: sni, host: host})
 	return reason.Status() == 0
-}
-
-func firstOf(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }

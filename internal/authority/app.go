@@ -48,21 +48,21 @@ func (app *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Start logs what is dangerous in the config.
+// Start logs what is dangerous in the config, on servers without a connreuse
+// module as well: strict_sni_host is often turned off for all of them at once.
 func (app *App) Start() error {
-	for srv, server := range app.servers {
-		for _, w := range server.Snapshot().warnings() {
-			app.logger.Warn(w.message, append(w.fields, zap.String("server", srv.Name()))...)
-		}
-	}
 	http, err := app.ctx.AppIfConfigured("http")
 	if err != nil {
 		return nil //nolint:nilerr // without HTTP there is nothing to warn of
 	}
-	// strict_sni_host is often turned off for all servers at once.
 	for _, srv := range http.(*caddyhttp.App).Servers {
-		if names := unguardedNames(srv); app.servers[srv] == nil && len(names) > 0 {
-			w := warn(unguarded, "sites", names)
+		var found []warning
+		if server, ok := app.servers[srv]; ok {
+			found = server.Snapshot().warnings()
+		} else if names := unguardedNames(srv); len(names) > 0 {
+			found = []warning{warn(unguarded, "sites", names)}
+		}
+		for _, w := range found {
 			app.logger.Warn(w.message, append(w.fields, zap.String("server", srv.Name()))...)
 		}
 	}
