@@ -1,0 +1,254 @@
+// Package upstreams starts the real servers that tests and benchmarks proxy to,
+// each with a keep-alive timeout of the caller's choice.
+//
+// Every server answers GET with "ok", reads the body of any other request, and
+// then notes the request as done, which [Server.Done] reports: a request that
+// was sent twice is seen twice.
+package upstreams
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Kind is a server program and the protocol it speaks.
+type Kind struct {
+	Name string // for people
+	// Protocol is "http/1.1", "h2" (over TLS) or "h2c" (prior knowledge).
+	Protocol string
+	// Program is what must be installed, by the Debian package Package; empty
+	// for the server of this process.
+	Program, Package string
+	// Announces: its Keep-Alive header says when it closes.
+	Announces bool
+	// Late is how much later than its keep-alive timeout it closes.
+	Late time.Duration
+	// Whole: its timeout is of whole seconds.
+	Whole bool
+
+	start func(*Server) error
+}
+
+// The kinds of server. The order is that of tables.
+var (
+	Node     = Kind{Name: "Node", Protocol: "http/1.1", Program: "node", Package: "nodejs", Announces: true, Late: time.Second, start: startNode}
+	NodeH2   = Kind{Name: "Node h2", Protocol: "h2", Program: "node", Package: "nodejs", start: startNode}
+	Go       = Kind{Name: "Go", Protocol: "http/1.1", start: startGo}
+	GoH2     = Kind{Name: "Go h2", Protocol: "h2", start: startGo}
+	GoH2C    = Kind{Name: "Go h2c", Protocol: "h2c", start: startGo}
+	Nginx    = Kind{Name: "nginx", Protocol: "http/1.1", Program: "nginx", Package: "nginx-light", start: startNginx}
+	NginxH2  = Kind{Name: "nginx h2", Protocol: "h2", Program: "nginx", Package: "nginx-light", start: startNginx}
+	Apache   = Kind{Name: "Apache", Protocol: "http/1.1", Program: "apache2", Package: "apache2", Announces: true, start: startApache}
+	Gunicorn = Kind{Name: "gunicorn gthread", Protocol: "http/1.1", Program: "gunicorn", Package: "gunicorn", Whole: true, start: startGunicorn}
+	Uvicorn  = Kind{Name: "uvicorn", Protocol: "http/1.1", Program: "uvicorn", Package: "uvicorn", Whole: true, start: startUvicorn}
+
+	Kinds = []Kind{Node, Go, GoH2, GoH2C, NodeH2, Nginx, NginxH2, Apache, Gunicorn, Uvicorn}
+)
+
+// A Server is a running server on a loopback address that it keeps over
+// restarts.
+type Server struct {
+	Kind
+	// KeepAlive is its keep-alive timeout, as it was configured.
+	KeepAlive time.Duration
+	// Addr is its host:port.
+	Addr string
+
+	dir  string
+	cmd  *exec.Cmd
+	ends chan struct{} // closed when cmd has ended
+	stop func(graceful bool) error
+	cert tls.Certificate
+}
+
+// Start starts a server of a kind in the folder dir, which is the caller's to
+// remove, and waits until it accepts connections.
+func Start(dir string, kind Kind, keepAlive time.Duration) (*Server, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	addr := ln.Addr().String()
+	if err := ln.Close(); err != nil {
+		return nil, err
+	}
+	return StartAt(dir, kind, keepAlive, addr)
+}
+
+// StartAt is Start with an address to listen on.
+func StartAt(dir string, kind Kind, keepAlive time.Duration, addr string) (*Server, error) {
+	s := &Server{Kind: kind, KeepAlive: keepAlive, Addr: addr, dir: dir}
+	if kind.Whole && keepAlive%time.Second != 0 {
+		return nil, fmt.Errorf("starting %s: its keep-alive timeout is of whole seconds, not %v", kind.Name, keepAlive)
+	}
+	if kind.Protocol == "h2" {
+		if err := s.makeCertificate(); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.run()
+}
+
+// Closes is when it closes an idle connection.
+func (s *Server) Closes() time.Duration { return s.KeepAlive + s.Late }
+
+// Announced is what its Keep-Alive header says, or zero.
+func (s *Server) Announced() time.Duration {
+	if !s.Announces {
+		return 0
+	}
+	return s.KeepAlive.Truncate(time.Second)
+}
+
+// URL is the address as a client writes it: h2c as "http".
+func (s *Server) URL() string {
+	if s.Protocol == "h2" {
+		return "https://" + s.Addr
+	}
+	return "http://" + s.Addr
+}
+
+// CA trusts the server.
+func (s *Server) CA() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(s.cert.Leaf)
+	return pool
+}
+
+// CAFile is the name of a PEM file that trusts the server.
+func (s *Server) CAFile() string { return s.path("cert.pem") }
+
+// Done counts the requests it has done, by "METHOD target".
+func (s *Server) Done() (map[string]int, error) {
+	text, err := os.ReadFile(s.path("done"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	done := make(map[string]int)
+	for line := range strings.Lines(string(text)) {
+		done[strings.TrimSpace(line)]++
+	}
+	return done, nil
+}
+
+// Stop ends it: gracefully, as its own documentation says (requests in progress
+// are finished), or at once (SIGKILL).
+func (s *Server) Stop(graceful bool) error {
+	if s.stop == nil {
+		return nil
+	}
+	stop := s.stop
+	s.stop = nil
+	if err := stop(graceful); err != nil {
+		return fmt.Errorf("stopping %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// Restart ends it and starts it anew on the same address.
+func (s *Server) Restart(graceful bool, keepAlive time.Duration) error {
+	if err := s.Stop(graceful); err != nil {
+		return err
+	}
+	s.KeepAlive = keepAlive
+	return s.run()
+}
+
+func (s *Server) path(name string) string { return filepath.Join(s.dir, name) }
+
+// run starts it and waits until it accepts connections.
+func (s *Server) run() error {
+	if err := s.start(s); err != nil {
+		return fmt.Errorf("starting %s: %w", s.Name, err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		conn, err := net.Dial("tcp", s.Addr)
+		if err == nil {
+			return conn.Close()
+		}
+		if s.ended() || time.Now().After(deadline) {
+			_ = s.Stop(false)
+			out, _ := os.ReadFile(s.path("output"))
+			return fmt.Errorf("starting %s: %w: %s", s.Name, err, bytes.TrimSpace(out))
+		}
+		time.Sleep(10 * time.Millisecond) // polls another process
+	}
+}
+
+func (s *Server) ended() bool {
+	if s.cmd == nil {
+		return false
+	}
+	select {
+	case <-s.ends:
+		return true
+	default:
+		return false
+	}
+}
+
+// command runs a program that ends gracefully by a signal. Its processes are a
+// group, so that SIGKILL leaves no worker behind.
+func (s *Server) command(graceful syscall.Signal, program string, args ...string) error {
+	output, err := os.OpenFile(s.path("output"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer output.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("%w (Debian package %s)", err, s.Package)
+	}
+	ends := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ends)
+	}()
+	s.cmd, s.ends = cmd, ends
+	s.stop = func(wait bool) error {
+		if wait {
+			if err := cmd.Process.Signal(graceful); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				return err
+			}
+			select {
+			case <-ends:
+				return nil
+			case <-time.After(20 * time.Second):
+			}
+		}
+		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		<-ends
+		if wait {
+			return errors.New("it did not end within 20 s")
+		}
+		return nil
+	}
+	return nil
+}
+
+// port is the port of its address.
+func (s *Server) port() string {
+	_, port, _ := net.SplitHostPort(s.Addr)
+	return port
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
