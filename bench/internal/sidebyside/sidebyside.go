@@ -3,7 +3,7 @@
 package sidebyside
 
 import (
-	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -20,6 +20,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 )
 
 // Host is the name of the one site that all servers have.
@@ -41,17 +43,34 @@ func Versions() string {
 	return fmt.Sprintf("%s, %s/%s, %d cores, Caddy %s", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), version)
 }
 
+// H2load is the version of the load generator.
+func H2load() string {
+	out, err := exec.Command("h2load", "--version").Output()
+	if err != nil {
+		return "h2load"
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // A Result compares one server with another.
 type Result struct {
 	Rates map[string]float64 // median requests/s of each server
-	Ratio Spread             // of requests/s
-	CPU   Spread             // of Caddy's CPU time for a request
+	Ratio report.Spread      // of requests/s
+	CPU   report.Spread      // of Caddy's CPU time for a request
 }
 
-// A Spread is the median, the least and the most of all rounds.
-type Spread struct{ Median, Min, Max float64 }
+// Table is an empty table of results: rows are from [Result.Row].
+func Table(what, with string) report.Table {
+	return report.Table{
+		Title:   "Requests/s, and the CPU time of Caddy for a request (median, least and most of all rounds):",
+		Columns: []string{"load", with, what, what + " / " + with, "CPU time, " + what + " / " + with},
+	}
+}
 
-func (s Spread) String() string { return fmt.Sprintf("%.3f (%.3f to %.3f)", s.Median, s.Min, s.Max) }
+// Row is the result as a row of a table.
+func (r Result) Row(load, what, with string) []string {
+	return []string{load, fmt.Sprintf("%.0f", r.Rates[with]), fmt.Sprintf("%.0f", r.Rates[what]), r.Ratio.String(), r.CPU.String()}
+}
 
 // A Bench is a running Caddy.
 type Bench struct {
@@ -142,11 +161,14 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 // Compare loads all servers in turn, in an order that rotates from round to
 // round and turns around every other time, and compares the server what with the
 // server with. Flags are h2load's.
-func (b *Bench) Compare(what, with string, rounds, requests int, flags ...string) (Result, error) {
+func (b *Bench) Compare(ctx context.Context, what, with string, rounds, requests int, flags ...string) (Result, error) {
 	rates := make(map[string][]float64)
 	var ratios, cpus []float64
 	order := slices.Clone(b.names)
 	for round := range rounds {
+		if err := ctx.Err(); err != nil {
+			return Result{}, err
+		}
 		order = append(order[1:], order[0])
 		if round%len(order) == 0 {
 			slices.Reverse(order)
@@ -172,9 +194,9 @@ func (b *Bench) Compare(what, with string, rounds, requests int, flags ...string
 		ratios = append(ratios, rates[what][n]/rates[with][n])
 		cpus = append(cpus, cpu[what]/cpu[with])
 	}
-	result := Result{Rates: make(map[string]float64), Ratio: spread(ratios), CPU: spread(cpus)}
+	result := Result{Rates: make(map[string]float64), Ratio: report.SpreadOf(ratios), CPU: report.SpreadOf(cpus)}
 	for name, all := range rates {
-		result.Rates[name] = Median(all)
+		result.Rates[name] = report.Median(all)
 	}
 	return result, nil
 }
@@ -220,14 +242,4 @@ func freePort() (string, error) {
 	defer ln.Close()
 	_, port, err := net.SplitHostPort(ln.Addr().String())
 	return port, err
-}
-
-func spread(values []float64) Spread {
-	return Spread{Median(values), slices.Min(values), slices.Max(values)}
-}
-
-// Median returns the median of values.
-func Median[T cmp.Ordered](values []T) T {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
 }

@@ -1,27 +1,20 @@
-// Command gate measures what misdirected costs: throughput against a handler
+// Package gate measures what misdirected costs: throughput against a handler
 // that only calls the next one, and lookups among many sites.
-//
-//	go run ./bench/gate [-rounds 200] [-requests 10000]
-//
-// It needs h2load (package nghttp2-client), starts one Caddy with two servers that
-// differ in that handler alone, and loads them in turn. Many short rounds give
-// better ratios on a busy machine than few long ones. It fails when a ratio misses
-// its limit.
-package main
+package gate
 
 import (
+	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	_ "github.com/caddy-connreuse/connreuse"
+	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 )
@@ -62,71 +55,73 @@ func (*capture) Provision(ctx caddy.Context) (err error) {
 	return err
 }
 
-func main() {
-	if sidebyside.RunsAsCaddy() {
-		return
+// Run starts one Caddy with two servers that differ in that handler alone, and
+// loads them in turn. Many short rounds give better ratios on a busy machine than
+// few long ones.
+func Run(ctx context.Context, o report.Options) (*report.Result, error) {
+	rounds, requests := 200, 10_000
+	if o.Quick {
+		rounds, requests = 10, 3000
 	}
-	rounds := flag.Int("rounds", 200, "rounds; the median counts")
-	requests := flag.Int("requests", 10_000, "requests of one load")
-	flag.Parse()
-	misses, err := bench(*rounds, *requests)
+	result := &report.Result{
+		Title: "What the 421 gate costs",
+		Text: fmt.Sprintf("`misdirected` against a handler in the same place that only calls the next one, in front of a tiny response: "+
+			"%d rounds of %d requests by h2load, in turn. And the decision's look-ups, among few sites and among many.", rounds, requests),
+		Versions: []string{sidebyside.H2load()},
+	}
+	sizes := []int{10, 100_000}
+	if o.Quick {
+		sizes[1] = 10_000
+	}
+	perName, random, err := lookups(sizes, min(rounds, 30))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "gate:", err)
-		os.Exit(1)
+		return nil, err
 	}
-	if misses > 0 {
-		os.Exit(1)
-	}
-}
-
-func bench(rounds, requests int) (misses int, err error) {
-	verdict := func(ok bool) string {
-		if ok {
-			return "ok"
+	result.AtMost("gate/lookup", fmt.Sprintf("looking up the same 10 names takes as long among %d sites as among %d", sizes[1], sizes[0]),
+		perName[1]/perName[0], mostLookup)
+	table := report.Table{Title: "Looking up the site and TLS policy of two names, ns:", Columns: []string{"names", "10 sites", fmt.Sprintf("%d sites", sizes[1])}}
+	plot := report.Plot{Name: "gate", Title: "Gate: look-up time against the number of sites", X: "sites", Y: "ns", LogX: true}
+	for _, row := range []struct {
+		names string
+		ns    []float64
+	}{{"the same 10", perName}, {"random", random}} {
+		table.Rows = append(table.Rows, []string{row.names, fmt.Sprintf("%.0f", row.ns[0]), fmt.Sprintf("%.0f", row.ns[1])})
+		var points [][2]float64
+		for i, ns := range row.ns {
+			points = append(points, [2]float64{float64(sizes[i]), ns})
 		}
-		misses++
-		return "MISSED"
+		plot.Series = append(plot.Series, report.Series{Name: row.names, Points: points})
 	}
+	result.Tables, result.Plots = append(result.Tables, table), append(result.Plots, plot)
 
-	fmt.Printf("%s\n\n", sidebyside.Versions())
-	perName, random, err := lookups(min(rounds, 30))
-	if err != nil {
-		return 0, err
-	}
-	fmt.Printf("| lookup of site and TLS policy | 10 sites | 100 000 sites | ratio | limit |\n|---|---|---|---|---|\n")
-	ratio := perName[1] / perName[0]
-	fmt.Printf("| the same 10 names | %.0f ns | %.0f ns | %.2f | at most %.1f: %s |\n", perName[0], perName[1], ratio, mostLookup, verdict(ratio <= mostLookup))
-	fmt.Printf("| random names | %.0f ns | %.0f ns | %.2f | |\n\n", random[0], random[1], random[1]/random[0])
-
-	fmt.Printf("| requests/s, median of %d rounds of %d requests | bench_next | misdirected | misdirected / bench_next | limit | CPU time of Caddy for a request, misdirected / bench_next |\n|---|---|---|---|---|---|\n", rounds, requests)
 	servers := map[string]map[string]any{
 		"bench_next":  {"handle": []any{map[string]any{"handler": "bench_next"}}},
 		"misdirected": {"handle": []any{map[string]any{"handler": "misdirected"}}},
 	}
+	throughput := sidebyside.Table("misdirected", "bench_next")
 	err = sidebyside.Run(servers, func(b *sidebyside.Bench) error {
 		for _, protocol := range []struct {
 			name  string
 			flags []string
 		}{{"h2", []string{"-c", "16", "-m", "8"}}, {"h1", []string{"--h1", "-c", "32"}}} {
-			r, err := b.Compare("misdirected", "bench_next", rounds, requests, protocol.flags...)
+			r, err := b.Compare(ctx, "misdirected", "bench_next", rounds, requests, protocol.flags...)
 			if err != nil {
 				return err
 			}
-			fmt.Printf("| %s | %.0f | %.0f | %v | at least %.2f: %s | %v |\n", protocol.name,
-				r.Rates["bench_next"], r.Rates["misdirected"],
-				r.Ratio, leastThroughput, verdict(r.Ratio.Median >= leastThroughput), r.CPU)
+			result.AtLeast("gate/"+protocol.name, "throughput over "+protocol.name+" with the gate, of that without", r.Ratio.Median, o.Loose(leastThroughput))
+			throughput.Rows = append(throughput.Rows, r.Row(protocol.name, "misdirected", "bench_next"))
 		}
 		return nil
 	})
-	return misses, err
+	result.Tables = append(result.Tables, throughput)
+	return result, err
 }
 
-// lookups returns the median nanoseconds of a decision's lookups with 10 and
-// 100 000 sites: of the same ten names, and of random ones.
-func lookups(rounds int) (hot, random [2]float64, err error) {
-	sizes := [2]int{10, 100_000}
-	var names [2][]string
-	var snapshots [2]*authority.Snapshot
+// lookups returns the median nanoseconds of a decision's lookups among so many
+// sites: of the same ten names, and of random ones.
+func lookups(sizes []int, rounds int) (hot, random []float64, err error) {
+	names := make([][]string, len(sizes))
+	snapshots := make([]*authority.Snapshot, len(sizes))
 	for i, size := range sizes {
 		var hosts []string
 		var routes []any
@@ -158,7 +153,7 @@ func lookups(rounds int) (hot, random [2]float64, err error) {
 		}
 		return float64(time.Since(start).Nanoseconds()) / pairs
 	}
-	var hots, randoms [2][]float64
+	hots, randoms := make([][]float64, len(sizes)), make([][]float64, len(sizes))
 	for range rounds {
 		for i, s := range snapshots {
 			hots[i] = append(hots[i], measure(s, names[i][:10]))
@@ -166,7 +161,7 @@ func lookups(rounds int) (hot, random [2]float64, err error) {
 		}
 	}
 	for i := range sizes {
-		hot[i], random[i] = sidebyside.Median(hots[i]), sidebyside.Median(randoms[i])
+		hot, random = append(hot, report.Median(hots[i])), append(random, report.Median(randoms[i]))
 	}
 	return hot, random, nil
 }

@@ -1,0 +1,154 @@
+// Package report is what a benchmark found: claims that hold or not, tables and
+// plots. Benchmarks fill in a [Result]; nothing in docs/results.md is typed by hand.
+package report
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Benchmark measures one part of the project against its peers.
+type Benchmark struct {
+	Name string // as on the command line
+	Run  func(context.Context, Options) (*Result, error)
+}
+
+// Options are what a run was asked for.
+type Options struct {
+	Quick    bool      // a sample: less of everything, for CI
+	Progress io.Writer // for people
+}
+
+// Loose is a limit of a ratio of throughputs: a quick run on a busy machine cannot
+// tell a few per cent, only a disaster.
+func (o Options) Loose(limit float64) float64 {
+	if o.Quick {
+		return limit * 0.7
+	}
+	return limit
+}
+
+// A Result is what one benchmark found.
+type Result struct {
+	Name     string    `json:"name"`
+	Title    string    `json:"title"`
+	Text     string    `json:"text"` // Markdown: what was compared with what, and how
+	Quick    bool      `json:"quick"`
+	Versions []string  `json:"versions"`
+	Started  time.Time `json:"started"`
+	Seconds  float64   `json:"seconds"`
+	Claims   []Claim   `json:"claims"`
+	Tables   []Table   `json:"tables"`
+	Plots    []Plot    `json:"plots"`
+}
+
+// A Claim is a sentence about this project that the figures bear out, or not.
+type Claim struct {
+	Name  string `json:"name"` // unique: "gate/h2"
+	Text  string `json:"text"`
+	Value string `json:"value"` // as measured
+	Limit string `json:"limit"` // what it has to be
+	Holds bool   `json:"holds"`
+}
+
+// A Table is a table of Markdown.
+type Table struct {
+	Title   string     `json:"title"`
+	Columns []string   `json:"columns"`
+	Rows    [][]string `json:"rows"`
+}
+
+// A Plot is a plot of lines.
+type Plot struct {
+	Name   string   `json:"name"` // of its file
+	Title  string   `json:"title"`
+	X      string   `json:"x"` // what the axes show, with units
+	Y      string   `json:"y"`
+	LogX   bool     `json:"log_x,omitempty"`
+	Bars   bool     `json:"bars,omitempty"` // X are indices of Labels
+	Labels []string `json:"labels,omitempty"`
+	Series []Series `json:"series"`
+}
+
+// A Series is one line of a plot, or the bars of one colour.
+type Series struct {
+	Name   string       `json:"name"`
+	Points [][2]float64 `json:"points"`
+}
+
+// AtLeast and AtMost add a claim on a number.
+func (r *Result) AtLeast(name, text string, value, limit float64) {
+	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%.3f", value), fmt.Sprintf("at least %.3g", limit), value >= limit})
+}
+
+// AtMost is the other way round.
+func (r *Result) AtMost(name, text string, value, limit float64) {
+	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%.3f", value), fmt.Sprintf("at most %.3g", limit), value <= limit})
+}
+
+// Broken returns the claims that do not hold.
+func (r *Result) Broken() []Claim {
+	return slices.DeleteFunc(slices.Clone(r.Claims), func(c Claim) bool { return c.Holds })
+}
+
+// Markdown writes the result as a section; plots are in the folder plots.
+func (r *Result) Markdown(w io.Writer, plots string) {
+	fmt.Fprintf(w, "## %s\n\n%s\n\n", r.Title, strings.TrimSpace(r.Text))
+	if len(r.Claims) > 0 {
+		Table{Columns: []string{"claim", "measured", "limit", "holds"}, Rows: claimRows(r.Claims)}.markdown(w)
+	}
+	for _, t := range r.Tables {
+		t.markdown(w)
+	}
+	for _, p := range r.Plots {
+		fmt.Fprintf(w, "![%s](%s/%s.svg)\n\n", p.Title, plots, p.Name)
+	}
+	fmt.Fprintf(w, "Measured on %s in %.0f s with %s.\n\n", r.Started.UTC().Format(time.DateOnly), r.Seconds, strings.Join(r.Versions, ", "))
+}
+
+func claimRows(claims []Claim) (rows [][]string) {
+	for _, c := range claims {
+		holds := "yes"
+		if !c.Holds {
+			holds = "**NO**"
+		}
+		rows = append(rows, []string{c.Text, c.Value, c.Limit, holds})
+	}
+	return rows
+}
+
+func (t Table) markdown(w io.Writer) {
+	if t.Title != "" {
+		fmt.Fprintf(w, "%s\n\n", t.Title)
+	}
+	row := func(cells []string) {
+		fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
+	}
+	row(t.Columns)
+	row(slices.Repeat([]string{"---"}, len(t.Columns)))
+	for _, cells := range t.Rows {
+		row(cells)
+	}
+	fmt.Fprintln(w)
+}
+
+// A Spread is the median, the least and the most of some values.
+type Spread struct{ Median, Min, Max float64 }
+
+// SpreadOf returns the spread of values.
+func SpreadOf(values []float64) Spread {
+	return Spread{Median(values), slices.Min(values), slices.Max(values)}
+}
+
+func (s Spread) String() string { return fmt.Sprintf("%.3f (%.3f to %.3f)", s.Median, s.Min, s.Max) }
+
+// Median returns the median of values.
+func Median[T cmp.Ordered](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}

@@ -1,0 +1,89 @@
+// Command bench measures what this project claims, side by side with its peers.
+//
+//	go run ./bench [-quick] [-write] [<benchmark>...]
+//
+// Without names it runs all benchmarks. It names the claims that do not hold, and
+// fails then. With -write it puts the results into docs/results, and writes
+// docs/results.md anew from all that are there.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
+	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+)
+
+// benchmarks, in the order of docs/results.md.
+var benchmarks = []report.Benchmark{
+	{Name: "gate", Run: gate.Run},
+	{Name: "origin", Run: origin.Run},
+}
+
+func main() {
+	if sidebyside.RunsAsCaddy() {
+		return
+	}
+	quick := flag.Bool("quick", false, "measure a sample only")
+	write := flag.Bool("write", false, "write docs/results and docs/results.md")
+	flag.Usage = func() {
+		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./bench [-quick] [-write] [%s]\n", strings.Join(names(), "] ["))
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *quick, *write, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func names() (names []string) {
+	for _, b := range benchmarks {
+		names = append(names, b.Name)
+	}
+	return names
+}
+
+func run(ctx context.Context, quick, write bool, chosen []string) error {
+	for _, name := range chosen {
+		if !slices.Contains(names(), name) {
+			return fmt.Errorf("there is no benchmark %q, only %s", name, strings.Join(names(), ", "))
+		}
+	}
+	var broken []error
+	for _, b := range benchmarks {
+		if len(chosen) > 0 && !slices.Contains(chosen, b.Name) {
+			continue
+		}
+		started := time.Now()
+		result, err := b.Run(ctx, report.Options{Quick: quick, Progress: os.Stderr})
+		if err != nil {
+			return fmt.Errorf("%s: %w", b.Name, err)
+		}
+		result.Name, result.Quick = b.Name, quick
+		result.Started, result.Seconds = started, time.Since(started).Seconds()
+		result.Versions = append([]string{sidebyside.Versions()}, result.Versions...)
+		result.Markdown(os.Stdout, "results")
+		for _, c := range result.Broken() {
+			broken = append(broken, fmt.Errorf("%s does not hold: %s: %s, not %s", c.Name, c.Text, c.Value, c.Limit))
+		}
+		if write {
+			if err := report.Write("docs", result, names()); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(broken...)
+}
