@@ -12,9 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"math/big"
-	weak "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -26,6 +24,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
+
+	"github.com/caddy-connreuse/connreuse/internal/freeport"
 )
 
 // NoRedirects are the settings of a server that listens for TLS alone and
@@ -144,26 +144,12 @@ func Need(t testing.TB, program, debianPackage string) string {
 	return ""
 }
 
-// FreePort returns a port that nothing listens on, over TCP or UDP. It is below
-// those that systems give to clients, so that none of the many clients of tests
-// that run at the same time can take it before it is used.
+// FreePort returns a port of 127.0.0.1 that nothing listens on.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
-		port := 10_000 + weak.IntN(20_000)
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		tcp, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		udp, err := net.ListenPacket("udp", addr)
-		_ = tcp.Close()
-		if err != nil {
-			continue
-		}
-		_ = udp.Close()
-		return port
+	port, err := freeport.Find()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free for TCP and UDP")
-	return 0
+	return port
 }

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/freeport"
 )
 
 // A Kind is a server program and the protocol it speaks.
@@ -75,15 +77,11 @@ type Server struct {
 // Start starts a server of a kind in the folder dir, which is the caller's to
 // remove, and waits until it accepts connections.
 func Start(dir string, kind Kind, keepAlive time.Duration) (*Server, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Find()
 	if err != nil {
 		return nil, err
 	}
-	addr := ln.Addr().String()
-	if err := ln.Close(); err != nil {
-		return nil, err
-	}
-	return StartAt(dir, kind, keepAlive, addr)
+	return StartAt(dir, kind, keepAlive, fmt.Sprintf("127.0.0.1:%d", port))
 }
 
 // StartAt is Start with an address to listen on.
@@ -129,7 +127,8 @@ func (s *Server) CA() *x509.CertPool {
 // CAFile is the name of a PEM file that trusts the server.
 func (s *Server) CAFile() string { return s.path("cert.pem") }
 
-// Done counts the requests it has done, by "METHOD target".
+// Done counts the requests it has done, by "METHOD target". It may note one just
+// after it has answered.
 func (s *Server) Done() (map[string]int, error) {
 	text, err := os.ReadFile(s.path("done"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

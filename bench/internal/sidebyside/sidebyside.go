@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/internal/freeport"
 )
 
 // Host is the name of the one site that all servers have.
@@ -92,9 +92,11 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 	config := make(map[string]any)
 	for name, settings := range servers {
 		b.names = append(b.names, name)
-		if b.ports[name], err = freePort(); err != nil {
+		port, err := freeport.Find()
+		if err != nil {
 			return err
 		}
+		b.ports[name] = strconv.Itoa(port)
 		server := map[string]any{
 			"listen":                  []string{"127.0.0.1:" + b.ports[name]},
 			"protocols":               []string{"h1", "h2"},
@@ -232,14 +234,4 @@ func (b *Bench) load(name string, requests int, flags ...string) (float64, error
 		return 0, fmt.Errorf("h2load: not all requests were answered: %s", out)
 	}
 	return strconv.ParseFloat(string(match[1]), 64)
-}
-
-func freePort() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	return port, err
 }
