@@ -17,52 +17,55 @@ type Reason uint8
 
 // The reasons, in the order of the decision's steps.
 const (
-	NoTLS          Reason = iota // 1: there is no SNI to judge by
-	ForwardProxy                 // 1: a request to a forward proxy
-	TrustedGateway               // 2: the peer is a trusted gateway
-	EmptyHost                    // 3: no host, or none that routes to the SNI's site
-	InvalidHost                  // 3: the host is no host name
-	OddHost                      // 3: Caddy routes the host as it is spelled elsewhere
-	TwoHosts                     // 3: :authority and Host name different hosts
-	NoSNI                        // 4: no SNI, which missing_sni lets pass
-	NoSNIRefused                 // 4: no SNI, and missing_sni is reject
-	NoSNIPolicy                  // 4: no SNI, and the host has another TLS policy
-	SameHost                     // 5: host and SNI are equal
-	Shared                       // 6: one share group has both
-	OtherHost                    // 7: scope sni, and the host is not the SNI
-	SameSite                     // 7: scope site
-	OtherSite                    // 7: scope site, and the sites differ
-	Covered                      // 7: scope certificate
-	NotCovered                   // 7: scope certificate, and it does not cover the host
-	OtherPolicy                  // 7: the TLS policies differ
+	NoTLS Reason = iota
+	ForwardProxy
+	TrustedGateway
+	EmptyHost
+	InvalidHost
+	OddHost
+	TwoHosts
+	NoSNI
+	NoSNIRefused
+	NoSNIPolicy
+	SameHost
+	Shared
+	OtherHost
+	SameSite
+	OtherSite
+	Covered
+	NotCovered
+	OtherPolicy
 	reasonCount
 )
 
-// reasons holds what follows from each reason: the status to refuse with, 0 to
-// pass, and the outcome it is counted as.
+// reasons holds what follows from each reason: the step of the decision that
+// finds it, the status to refuse with, 0 to pass, the outcome it is counted as,
+// and what it means.
 var reasons = [reasonCount]struct {
 	text    string
+	step    int
 	status  int
 	outcome outcome
+	meaning string
 }{
-	NoTLS:          {"no_tls", 0, uncounted},
-	ForwardProxy:   {"forward_proxy", 0, exempt},
-	TrustedGateway: {"trusted_gateway", 0, exempt},
-	EmptyHost:      {"empty_host", http.StatusBadRequest, badHost},
-	InvalidHost:    {"invalid_host", http.StatusBadRequest, badHost},
-	OddHost:        {"odd_host", http.StatusBadRequest, badHost},
-	TwoHosts:       {"two_hosts", http.StatusBadRequest, badHost},
-	NoSNI:          {"no_sni", 0, noSNI},
-	NoSNIRefused:   {"no_sni_refused", http.StatusMisdirectedRequest, misdirected},
-	NoSNIPolicy:    {"no_sni_other_policy", http.StatusMisdirectedRequest, misdirected},
-	SameHost:       {"same_host", 0, direct},
-	Shared:         {"shared", 0, shared},
-	OtherHost:      {"other_host", http.StatusMisdirectedRequest, misdirected},
-	SameSite:       {"same_site", 0, coalescedSite},
-	OtherSite:      {"other_site", http.StatusMisdirectedRequest, misdirected},
-	Covered:        {"covered", 0, coalescedCertificate},
-	NotCovered:     {"not_covered", http.StatusMisdirectedRequest, misdirected},
-	OtherPolicy:    {"other_policy", http.StatusMisdirectedRequest, misdirected},
+	NoTLS:          {"no_tls", 1, 0, uncounted, "there is no SNI to judge by"},
+	ForwardProxy:   {"forward_proxy", 1, 0, exempt, "it is a request to a forward proxy"},
+	TrustedGateway: {"trusted_gateway", 2, 0, exempt, "the peer is a trusted gateway"},
+	EmptyHost:      {"empty_host", 3, http.StatusBadRequest, badHost, "there is no host, or none that Caddy routes to the site of the SNI"},
+	InvalidHost:    {"invalid_host", 3, http.StatusBadRequest, badHost, "the host is no host name"},
+	OddHost:        {"odd_host", 3, http.StatusBadRequest, badHost, "the host is spelled so that Caddy routes it to another site than its canonical name"},
+	TwoHosts:       {"two_hosts", 3, http.StatusBadRequest, badHost, ":authority and Host name different hosts"},
+	NoSNI:          {"no_sni", 4, 0, noSNI, "there is no SNI, and missing_sni lets the host pass"},
+	NoSNIRefused:   {"no_sni_refused", 4, http.StatusMisdirectedRequest, misdirected, "there is no SNI, and missing_sni is reject"},
+	NoSNIPolicy:    {"no_sni_other_policy", 4, http.StatusMisdirectedRequest, misdirected, "there is no SNI, and the host has another TLS connection policy"},
+	SameHost:       {"same_host", 5, 0, direct, "host and SNI are equal"},
+	Shared:         {"shared", 6, 0, shared, "one share group has both"},
+	OtherHost:      {"other_host", 7, http.StatusMisdirectedRequest, misdirected, "the host is not the SNI"},
+	SameSite:       {"same_site", 7, 0, coalescedSite, "both have the same site and TLS connection policy"},
+	OtherSite:      {"other_site", 7, http.StatusMisdirectedRequest, misdirected, "they have different sites"},
+	Covered:        {"covered", 7, 0, coalescedCertificate, "the certificate for the SNI covers the host, and both have the same TLS connection policy"},
+	NotCovered:     {"not_covered", 7, http.StatusMisdirectedRequest, misdirected, "the certificate for the SNI does not cover the host"},
+	OtherPolicy:    {"other_policy", 7, http.StatusMisdirectedRequest, misdirected, "they have different TLS connection policies"},
 }
 
 // String is the reason as placeholders and logs have it.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -140,11 +141,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		OwnOnly: h.gate.scope == ScopeSNI,
 		Lenient: h.lenient(),
 		Share:   h.Share,
+		Explain: h.explain,
 	}
 	h.server.AddGuard(h.guard)
-
-	name := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server).Name()
-	h.counters, err = newCounters(ctx.GetMetricsRegistry(), name)
+	h.counters, err = newCounters(ctx.GetMetricsRegistry(), h.server.Name())
 	return err
 }
 
@@ -258,6 +258,17 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) error {
 		repl.Set(key, value)
 	}
 	h.log(r, v)
+	recent.add(Refusal{
+		Time:       time.Now(),
+		Server:     h.server.Name(),
+		SNI:        v.sni,
+		Host:       v.host,
+		RemoteAddr: r.RemoteAddr,
+		Protocol:   protocols[protocol(r.ProtoMajor)],
+		Reason:     reason.String(),
+		Status:     reason.Status(),
+		ReportOnly: h.ReportOnly,
+	})
 	if h.ReportOnly {
 		return nil
 	}

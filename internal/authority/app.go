@@ -75,9 +75,14 @@ func (App) Stop() error { return nil }
 // A Server gathers what is needed for a [Snapshot] while one HTTP server is
 // being provisioned.
 type Server struct {
+	http     *caddyhttp.Server
 	snapshot func() *Snapshot
 	guards   []*Guard
+	origins  OriginExplainer
 }
+
+// Name is its name in the config.
+func (s *Server) Name() string { return s.http.Name() }
 
 // ForServer returns the Server for the HTTP server whose handler or listener
 // wrapper is being provisioned with ctx.
@@ -98,7 +103,7 @@ func ForServer(ctx caddy.Context) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := new(Server)
+	server := &Server{http: srv}
 	server.snapshot = sync.OnceValue(func() *Snapshot { return newSnapshot(srv, ps, app.tls, server.guards) })
 	app.servers[srv] = server
 	return server, nil
@@ -107,6 +112,11 @@ func ForServer(ctx caddy.Context) (*Server, error) {
 // AddGuard makes a guard known. It is for Provision only.
 func (s *Server) AddGuard(g *Guard) {
 	s.guards = append(s.guards, g)
+}
+
+// SetOrigins makes known what tells clients of origins. It is for Provision only.
+func (s *Server) SetOrigins(o OriginExplainer) {
+	s.origins = o
 }
 
 // Snapshot returns what is true on the server. It must not be called before all

@@ -25,6 +25,9 @@ type Guard struct {
 	Lenient []string
 	// Share lists its groups of names.
 	Share [][]string
+	// Explain says what it does with a request for host on a connection with
+	// that SNI, both as they would be sent, by a peer that is no trusted gateway.
+	Explain func(s *Snapshot, sni, host string) Verdict
 }
 
 // A GuardHandler is an HTTP handler that is a guard.

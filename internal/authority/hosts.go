@@ -25,6 +25,8 @@ type hosts struct {
 	guardedBySite []bool
 	// shared holds the names in share groups.
 	shared map[string]struct{}
+	// all holds the names in host matchers.
+	all []string
 }
 
 func newHosts(srv *caddyhttp.Server, rs *routes, gs *guards) *hosts {
@@ -55,7 +57,8 @@ func newHosts(srv *caddyhttp.Server, rs *routes, gs *guards) *hosts {
 		names = append(names, matchedNames(caddyhttp.RouteList{*route})...)
 	}
 	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
+	hs.all = slices.Clip(slices.Compact(names))
+	for _, name := range hs.all {
 		bySite, ownOnly := false, false
 		gs.each(name, func(g *Guard, _ bool) bool {
 			bySite, ownOnly = bySite || g.BySite, ownOnly || g.OwnOnly

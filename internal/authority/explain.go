@@ -1,0 +1,231 @@
+package authority
+
+import (
+	"cmp"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-connreuse/connreuse/internal/hostname"
+)
+
+// Active returns the servers of the running config that have connreuse modules,
+// by name.
+func Active() []*Server {
+	loaded, err := caddy.ActiveContext().AppIfConfigured("connreuse")
+	if err != nil {
+		return nil
+	}
+	var servers []*Server
+	for _, server := range loaded.(*App).servers {
+		servers = append(servers, server)
+	}
+	slices.SortFunc(servers, func(a, b *Server) int { return cmp.Compare(a.Name(), b.Name()) })
+	return servers
+}
+
+// A Verdict is what a guard does with a request.
+type Verdict struct {
+	// Whether the guard runs for every request to the host, or perhaps: other
+	// matchers than those on the host, or handlers in front of it, may keep
+	// requests from it.
+	Runs string `json:"runs"`
+	// 421, 400, or 0 if the request passes.
+	Status int `json:"status"`
+	// Of the closed list of reasons.
+	Reason string `json:"reason"`
+	// The request would pass all the same.
+	ReportOnly bool `json:"report_only"`
+	// The guard's configuration.
+	Options string `json:"options"`
+	// The decision, rule by rule, in order.
+	Rules []Rule `json:"rules"`
+}
+
+// A Rule is one step of a decision.
+type Rule struct {
+	Step    int    `json:"step"`
+	Rule    string `json:"rule"`
+	Outcome string `json:"outcome"`
+}
+
+// An Explanation says what happens to a request on a connection, and why.
+type Explanation struct {
+	Server string `json:"server"`
+	SNI    string `json:"sni"`
+	Host   string `json:"host"`
+
+	// "pass", "421", "400", or "depends" on what else is in the request.
+	Answer string `json:"answer"`
+	// The answer in words.
+	Why string `json:"why"`
+
+	// Caddy's own check, which comes before all guards, is on.
+	StrictSNIHost bool `json:"strict_sni_host"`
+	// The sites that Caddy routes the two names to, "none" if there is none.
+	SNISite  string `json:"sni_site"`
+	HostSite string `json:"host_site"`
+	// Whether both have the same TLS connection policy.
+	SameTLSPolicy bool `json:"same_tls_policy"`
+	// Whether a connection for the host is, or may be, asked for a client
+	// certificate.
+	AsksClientCertificate bool `json:"asks_client_certificate"`
+	// Whether the certificate for the SNI covers the host.
+	CertificateCovers bool `json:"certificate_covers"`
+	// Whether an ORIGIN frame may tell clients of the host, and why (not).
+	Advertised    bool   `json:"advertised"`
+	AdvertisedWhy string `json:"advertised_why"`
+
+	// What each guard does that can run for the host, in order.
+	Guards []Verdict `json:"guards"`
+}
+
+// Explain says what happens to a request for host on a TLS connection with that
+// SNI, both as a client would send them.
+func (s *Server) Explain(sni, host string) Explanation {
+	snap := s.Snapshot()
+	e := Explanation{Server: s.Name(), SNI: sni, Host: host, StrictSNIHost: snap.strictSNIHost, Guards: []Verdict{}}
+	name, nameErr := hostname.Parse(host)
+	sniName, sniErr := hostname.ParseSNI(sni)
+	if sni == "" {
+		sniName, sniErr = "", nil
+	}
+	// What Caddy routes by is the host as it was sent.
+	routed := strings.ToLower(host)
+	if h, _, err := net.SplitHostPort(routed); err == nil {
+		routed = h
+	}
+	e.SNISite, e.HostSite = snap.Site(sniName), snap.Site(routed)
+	e.AdvertisedWhy = "the names are not both valid"
+	if nameErr == nil && sniErr == nil {
+		e.SameTLSPolicy = snap.SamePolicy(sniName, name)
+		e.AsksClientCertificate = snap.AsksClientCert(name)
+		e.CertificateCovers = snap.CertificateCovers(sniName, name)
+		absent := snap.absence(sniName, name, e.CertificateCovers)
+		e.Advertised, e.AdvertisedWhy = absent == Advertised, absent.String()
+	}
+
+	refused, depends, reported := "", false, false
+	snap.guards.each(routed, func(g *Guard, certain bool) bool {
+		v := g.Explain(snap, sni, host)
+		v.Runs = map[bool]string{true: "always", false: "perhaps"}[certain]
+		e.Guards = append(e.Guards, v)
+		switch {
+		case v.Status == 0:
+		case v.ReportOnly:
+			reported = true
+		case certain && refused == "" && !depends:
+			refused = map[int]string{400: "400", 421: "421"}[v.Status]
+		default:
+			depends = true
+		}
+		return true
+	})
+	switch {
+	case snap.strictSNIHost && !strings.EqualFold(sni, routed):
+		e.Answer, e.Why = "421", "strict_sni_host is on, and the host is not the SNI: no guard is asked"
+	case refused != "":
+		e.Answer, e.Why = refused, "a guard refuses it"
+	case depends:
+		e.Answer, e.Why = "depends", "a guard refuses it if it runs, which depends on what else is in the request"
+	case len(e.Guards) == 0 && e.HostSite == "none":
+		e.Answer, e.Why = "pass", "no guard runs for this host, and no site is there for it: Caddy answers with an empty response"
+	case len(e.Guards) == 0:
+		e.Answer, e.Why = "pass", "no guard runs for this host"
+	case reported:
+		e.Answer, e.Why = "pass", "a guard would refuse it, but only reports"
+	default:
+		e.Answer, e.Why = "pass", "every guard that runs for this host lets it pass"
+	}
+	return e
+}
+
+// An OriginExplainer tells clients of origins.
+type OriginExplainer interface {
+	// ExplainOrigins says what a new connection with that SNI, as sent, is told,
+	// and if leftOut, what it is not.
+	ExplainOrigins(sni string, leftOut bool) OriginExplanation
+}
+
+// An OriginExplanation is what a connection is told, and what it is not.
+type OriginExplanation struct {
+	Server string `json:"server"`
+	SNI    string `json:"sni"`
+	// How the origins are chosen.
+	Why string `json:"why"`
+	// The origins in the ORIGIN frame, besides that of the SNI itself.
+	Origins []string `json:"origins"`
+	// The origins that are left out, and why: those listed, or else one for each
+	// exact name of the sites and of the certificate. At most 1000. Nil if not
+	// asked for.
+	LeftOut []LeftOut `json:"left_out,omitzero"`
+	// How many are left out, by reason. Nil if not asked for.
+	LeftOutCounts map[string]int `json:"left_out_counts,omitzero"`
+}
+
+// LeftOut is an origin that a connection is not told of.
+type LeftOut struct {
+	Origin string `json:"origin"`
+	Why    string `json:"why"`
+}
+
+// mostLeftOut is how many origins an explanation lists.
+const mostLeftOut = 1000
+
+// LeaveOut adds an origin that is left out.
+func (e *OriginExplanation) LeaveOut(origin, why string) {
+	e.LeftOutCounts[why]++
+	if len(e.LeftOut) < mostLeftOut {
+		e.LeftOut = append(e.LeftOut, LeftOut{origin, why})
+	}
+}
+
+// SendsOrigins tells whether the server sends ORIGIN frames.
+func (s *Server) SendsOrigins() bool { return s.origins != nil }
+
+// ExplainOrigins says what a new connection with that SNI, as sent, is told by
+// ORIGIN frames, and if leftOut, what it is not. The server must send some.
+func (s *Server) ExplainOrigins(sni string, leftOut bool) OriginExplanation {
+	e := s.origins.ExplainOrigins(sni, leftOut)
+	e.Server, e.SNI = s.Name(), sni
+	return e
+}
+
+// Names returns the exact names in the host matchers of the server's sites, in
+// alphabetical order. It is not to be changed.
+func (s *Server) Names() []string { return s.Snapshot().hosts.all }
+
+// Judge calls f with every name that the origin set for an SNI, canonical or "",
+// could have, and says why it has or has not: for each of list, or if that is nil
+// for each name of the certificate and of the sites, in alphabetical order.
+func (os *OriginSets) Judge(sni string, f func(name string, why Absence)) {
+	snap := os.server.Snapshot()
+	shown := new(presented)
+	if sni != "" {
+		shown = snap.certificates.present(sni)
+	}
+	names := os.list
+	if names == nil {
+		names = slices.Concat(snap.hosts.all, shown.names())
+		slices.Sort(names)
+		names = slices.Compact(names)
+	}
+	for _, name := range names {
+		f(name, snap.absence(sni, name, shown.cover(name)))
+	}
+}
+
+// names are the exact names in the certificates.
+func (p *presented) names() (names []string) {
+	for _, c := range p.covers {
+		for name := range c.names {
+			names = append(names, name)
+		}
+		for addr := range c.addrs {
+			names = append(names, addr)
+		}
+	}
+	return names
+}

@@ -1,0 +1,72 @@
+package misdirected
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+)
+
+// TestHostileNames refuses 100 000 requests with as many server names and hosts,
+// long ones: the memory in use, the metrics and what is remembered stay bounded.
+func TestHostileNames(t *testing.T) {
+	apps := `{` + testcaddy.TLSApp(t, `{}`, []string{"*.hostile.test"}) + `,"http":{"servers":{"srv0":{` + testcaddy.NoRedirects + `,
+		"tls_connection_policies":[{}],
+		"routes":[{"handle":[{"handler":"misdirected","scope":"certificate"}]}]}}}}`
+	srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, apps, ""))
+	ask := func(i int) {
+		r := httptest.NewRequest("GET", "/", nil)
+		// as large as a header may be; the host is a part of it
+		header := strings.Repeat("x", 16<<10) + fmt.Sprintf("host-%d.%s.test", i, strings.Repeat("y", 60))
+		r.Host = header[16<<10:]
+		r.TLS = &tls.ConnectionState{ServerName: fmt.Sprintf("sni-%d.hostile.test", i)}
+		srv.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	series := func() (n int) {
+		ch := make(chan prometheus.Metric, 1000)
+		requests.Collect(ch)
+		return len(ch)
+	}
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for i := range 1000 {
+		ask(i)
+	}
+	memory, metrics := inUse(), series()
+	for i := range 100_000 {
+		ask(10_000 + i)
+	}
+	if after := inUse(); after > memory+1<<20 {
+		t.Errorf("%d KiB are in use after 100 000 more names, %d before", after>>10, memory>>10)
+	}
+	if after := series(); after != metrics {
+		t.Errorf("%d metrics after 100 000 more names, %d before", after, metrics)
+	}
+	refused := Recent()
+	if len(refused) != recentRefusals || refused[0].SNI != "sni-109999.hostile.test" || refused[99].SNI != "sni-109900.hostile.test" {
+		t.Errorf("%d refusals are remembered, from %s to %s", len(refused), refused[0].SNI, refused[len(refused)-1].SNI)
+	}
+}
+
+// TestRefusals: the ring holds the last ones, the latest first, and cuts names.
+func TestRefusals(t *testing.T) {
+	var r refusals
+	if list := r.list(); list == nil || len(list) != 0 {
+		t.Errorf("an empty one lists %v", list)
+	}
+	r.add(Refusal{Host: strings.Repeat("a", 1000), SNI: "first"})
+	r.add(Refusal{SNI: "second"})
+	if list := r.list(); len(list) != 2 || list[0].SNI != "second" || list[1].SNI != "first" || len(list[1].Host) != longestName {
+		t.Errorf("got %v", list)
+	}
+}
