@@ -112,6 +112,7 @@ func (l *ListenerWrapper) Provision(ctx caddy.Context) error {
 	}
 	// one more than needed, since one may be the connection's own
 	l.sets = authority.NewOriginSets(server, names, l.choice.most+1+cutNamed)
+	server.SetOrigins(l)
 	l.counters, err = newCounters(ctx.GetMetricsRegistry(), l.server.Name())
 	return err
 }
@@ -248,4 +249,6 @@ var (
 	_ caddy.Provisioner     = (*ListenerWrapper)(nil)
 	_ caddy.ListenerWrapper = (*ListenerWrapper)(nil)
 	_ server                = (*ListenerWrapper)(nil)
+
+	_ authority.OriginExplainer = (*ListenerWrapper)(nil)
 )

@@ -81,10 +81,9 @@ func (l *ListenerWrapper) frames(serverName string, local net.Addr) frames {
 	}
 	set := l.sets.Find(sni)
 	port := l.choice.port(local)
-	names := set.Names
-	if port == 0 && l.choice.ports == nil {
-		leftOut(l, noPort, zapcore.WarnLevel, serverName, names)
-		names = nil
+	names := l.names(set, port)
+	if names == nil {
+		leftOut(l, noPort, zapcore.WarnLevel, serverName, set.Names)
 	}
 	in, cut := l.choice.origins(sni, port, names)
 
@@ -106,6 +105,14 @@ func (l *ListenerWrapper) frames(serverName string, local net.Addr) frames {
 	out := encode(in)
 	out.cut = len(cut) > 0
 	return out
+}
+
+// names are those of a set that can be made origins of.
+func (l *ListenerWrapper) names(set *authority.OriginSet, port uint16) []string {
+	if port == 0 && l.choice.ports == nil {
+		return nil
+	}
+	return set.Names
 }
 
 // leftOut logs that names are left out, once for each reason: a client can open
