@@ -41,7 +41,7 @@ const (
 	CloseMaxIdle     CloseReason = "max_idle_conns"
 	CloseReadTimeout CloseReason = "read_timeout"
 	CloseReplaced    CloseReason = "replaced" // to make room under max_conns_per_host
-	CloseDrained     CloseReason = "drained"  // its configuration is gone
+	CloseDrained     CloseReason = "drained"  // its configuration is gone, or an operator asked for it
 	CloseSensor      CloseReason = "sensor"   // a sensor that has seen enough
 	CloseUpgraded    CloseReason = "upgraded" // it left the pool as another protocol
 )

@@ -190,17 +190,19 @@ func (p *pool) upgraded(c *conn) {
 	p.startDials(time.Now())
 }
 
-// drain closes what is idle; what is busy is closed when it becomes idle.
-func (p *pool) drain() {
+// drain closes what is idle, and returns how many connections that were.
+func (p *pool) drain() (closed int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.idle) > 0 {
+	for ; len(p.idle) > 0; closed++ {
 		p.doom(p.idle[len(p.idle)-1], CloseDrained)
 	}
 	if p.sensor != nil {
 		p.doom(p.sensor, CloseDrained)
+		closed++
 	}
 	p.tidy()
+	return closed
 }
 
 // tidy stops the timer of a pool that has nothing to wait for, and removes a

@@ -98,6 +98,9 @@ type PoolState struct {
 
 	// Connections by state: idle, busy, sensor, dialing, upgraded.
 	Connections map[string]int `json:"connections"`
+	// For how long connections have been idle, in seconds, youngest first; at
+	// most 100.
+	IdleAges []float64 `json:"idle_ages"`
 	// Requests that wait for a connection.
 	Waiting int `json:"waiting"`
 
@@ -110,13 +113,16 @@ type PoolState struct {
 	ReuseRatio float64 `json:"reuse_ratio"`
 	Races      int64   `json:"races"`
 
-	Closes  map[CloseReason]int64  `json:"closes,omitempty"`
-	Replays map[ReplayReason]int64 `json:"replays,omitempty"`
+	Closes  map[CloseReason]int64  `json:"closes"`
+	Replays map[ReplayReason]int64 `json:"replays"`
 }
+
+// mostAges is how many ages a state lists.
+const mostAges = 100
 
 // States describes all pools of all running configurations, in a stable order.
 func States() []PoolState {
-	var states []PoolState
+	states := []PoolState{}
 	for _, c := range cores() {
 		for _, p := range c.all() {
 			states = append(states, p.state(time.Now()))
@@ -126,6 +132,22 @@ func States() []PoolState {
 		return strings.Compare(a.order(), b.order())
 	})
 	return states
+}
+
+// Drain closes the idle connections of all pools, or if upstream is not empty, of
+// the pools whose [PoolState.Upstream] it is. Requests under way are not touched,
+// and nothing is forgotten of what was learned. It returns how many pools that
+// were, and how many connections.
+func Drain(upstream string) (pools, connections int) {
+	for _, c := range cores() {
+		for _, p := range c.all() {
+			if upstream == "" || p.name == upstream {
+				pools++
+				connections += p.drain()
+			}
+		}
+	}
+	return pools, connections
 }
 
 func (s PoolState) order() string {
@@ -142,14 +164,17 @@ func (p *pool) state(now time.Time) PoolState {
 		Protocol:  map[bool]string{false: "http/1.1", true: "h2"}[h2],
 		IdleLimit: limit.Value.Seconds(), KeepAlive: limit.KeepAlive.Seconds(), Source: limit.Source,
 		Margin: limit.Margin.Seconds(), Why: limit.String(),
-		Connections: p.connections(),
-		Waiting:     p.queue.n,
-		Opened:      p.stats.opened, DialErrors: p.stats.dialErrors, Refused: p.stats.refused,
+		Connections: p.connections(), IdleAges: []float64{},
+		Waiting: p.queue.n,
+		Opened:  p.stats.opened, DialErrors: p.stats.dialErrors, Refused: p.stats.refused,
 		Reused: p.requests.reusedHere.Load(), Races: p.stats.races,
 		Closes: maps.Clone(p.stats.closes), Replays: maps.Clone(p.stats.replays),
 	}
 	if p.key.source.IsValid() {
 		s.ProxySource = p.key.source.String()
+	}
+	for _, c := range slices.Backward(p.idle[max(0, len(p.idle)-mostAges):]) {
+		s.IdleAges = append(s.IdleAges, c.age(now).Seconds())
 	}
 	s.Requests = s.Reused + p.requests.freshHere.Load()
 	if s.Requests > 0 {
