@@ -7,6 +7,7 @@
 package connreuse
 
 import (
+	_ "github.com/caddy-connreuse/connreuse/admin"
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
 	_ "github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"

@@ -79,6 +79,9 @@ func TestDemo(t *testing.T) {
 					}
 				}
 			}
+			if strings.Contains(line, "/explain") && !strings.Contains(string(out), `"answer":"421"`) {
+				t.Errorf("%s\n%s", line, out)
+			}
 		case strings.Contains(line, "Ctrl-C"):
 			if err := demo.Process.Signal(os.Interrupt); err != nil {
 				t.Fatal(err)
@@ -88,8 +91,8 @@ func TestDemo(t *testing.T) {
 	if err := demo.Wait(); err != nil {
 		t.Errorf("after Ctrl-C: %v\n%s", err, &stderr)
 	}
-	if ran != 6 {
-		t.Errorf("%d commands were printed, want 6", ran)
+	if ran != 7 {
+		t.Errorf("%d commands were printed, want 7", ran)
 	}
 	if n := strings.Count(stderr.String(), "misdirected request"); n != 2 {
 		t.Errorf("%d refusals were logged, want 2:\n%s", n, &stderr)
@@ -105,7 +108,7 @@ func TestCommand(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, module := range []string{"http.handlers.misdirected", "caddy.listeners.origin", "http.reverse_proxy.transport.upstreampool", "connreuse", "http.handlers.reverse_proxy"} {
+	for _, module := range []string{"http.handlers.misdirected", "caddy.listeners.origin", "admin.api.connreuse", "http.reverse_proxy.transport.upstreampool", "connreuse", "http.handlers.reverse_proxy"} {
 		if !strings.Contains("\n"+string(out), "\n"+module+"\n") {
 			t.Errorf("list-modules does not show %s", module)
 		}

@@ -1,0 +1,341 @@
+package admin
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"flag"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
+
+	_ "github.com/caddy-connreuse/connreuse/caddyfile"
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	"github.com/caddy-connreuse/connreuse/misdirected"
+	_ "github.com/caddy-connreuse/connreuse/origin"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// A live is a running Caddy with testdata/Caddyfile.
+type live struct {
+	t            *testing.T
+	admin, https string
+	normal       *strings.Replacer // ports are not the same from run to run
+}
+
+func start(t *testing.T) *live {
+	t.Helper()
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "The shop.")
+	}))
+	t.Cleanup(upstream.Close)
+	ports := map[string]string{}
+	for _, name := range []string{"ADMIN_PORT", "HTTPS_PORT", "OTHER_PORT"} {
+		ports[name] = strconv.Itoa(testcaddy.FreePort(t))
+		t.Setenv(name, ports[name])
+	}
+	// What is counted stays for the life of the process, by the server's name.
+	main, other := "main"+ports["ADMIN_PORT"], "other"+ports["ADMIN_PORT"]
+	t.Setenv("MAIN_SERVER", main)
+	t.Setenv("OTHER_SERVER", other)
+	t.Setenv("STORAGE", t.TempDir())
+	t.Setenv("UPSTREAM", upstream.Listener.Addr().String())
+	file, err := os.ReadFile("testdata/Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(file, map[string]any{"filename": "testdata/Caddyfile"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(config, true); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	l := &live{
+		t: t, admin: "http://127.0.0.1:" + ports["ADMIN_PORT"], https: "127.0.0.1:" + ports["HTTPS_PORT"],
+		normal: strings.NewReplacer(main, "main", other, "other", upstream.Listener.Addr().String(), "UPSTREAM", ":"+ports["HTTPS_PORT"], ":HTTPS"),
+	}
+	// Certificates are made in the background.
+	for _, name := range []string{"shop", "blog", "lenient"} {
+		for try := 0; ; try++ {
+			conn, err := tls.Dial("tcp", l.https, &tls.Config{ServerName: name + ".admin.test", InsecureSkipVerify: true})
+			if err == nil {
+				conn.Close()
+				break
+			}
+			if try == 300 {
+				t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond) // polls
+		}
+	}
+	return l
+}
+
+// request sends a request over a connection of its own with that SNI.
+func (l *live) request(sni, host string) int {
+	l.t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{ServerName: sni, InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequest("GET", "https://"+l.https+"/", nil)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	req.Host = host
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
+}
+
+// ask asks the admin API, with the ports and times of the answer made normal.
+func (l *live) ask(method, path string) (status int, body string) {
+	l.t.Helper()
+	req, err := http.NewRequest(method, l.admin+path, nil)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if path == "/connreuse/misdirected" && resp.StatusCode == http.StatusOK {
+		text = l.ofThisTest(text)
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, text, "", "\t"); err != nil {
+		l.t.Fatalf("%s %s: %v: %s", method, path, err, text)
+	}
+	answer := l.normal.Replace(indented.String())
+	answer = regexp.MustCompile(`"time": "20[^"]+Z"`).ReplaceAllString(answer, `"time": "TIME"`)
+	answer = regexp.MustCompile(`"remote_addr": "127.0.0.1:\d+"`).ReplaceAllString(answer, `"remote_addr": "CLIENT"`)
+	answer = regexp.MustCompile(`(\n\t+)\d+\.\d{3,}(e-\d+)?`).ReplaceAllString(answer, `${1}AGE`)
+	return resp.StatusCode, answer
+}
+
+// ofThisTest leaves out what other tests have counted.
+func (l *live) ofThisTest(text []byte) []byte {
+	l.t.Helper()
+	var m Misdirected
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&m); err != nil {
+		l.t.Fatal(err)
+	}
+	ours := os.Getenv("MAIN_SERVER")
+	m.Requests = slices.DeleteFunc(m.Requests, func(c misdirected.Count) bool { return c.Server != ours })
+	m.Refusals = slices.DeleteFunc(m.Refusals, func(r misdirected.Refusal) bool { return r.Server != ours })
+	text, err := json.Marshal(m)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return text
+}
+
+// TestEndpoints compares the answers of a live Caddy with testdata/*.json; -update
+// writes those.
+func TestEndpoints(t *testing.T) {
+	l := start(t)
+	server := strings.NewReplacer("MAIN", os.Getenv("MAIN_SERVER"), "OTHER", os.Getenv("OTHER_SERVER"))
+	for _, r := range []struct {
+		sni, host string
+		want      int
+	}{
+		{"shop.admin.test", "shop.admin.test", 200},
+		{"shop.admin.test", "blog.admin.test", 200},
+		{"blog.admin.test", "shop.admin.test", 421},
+		{"blog.admin.test", "vault.admin.test", 421},
+		{"blog.admin.test", "lenient.admin.test", 200},
+		{"<img/src=x/onerror=alert(1)>.admin.test", "shop.admin.test", 421},
+	} {
+		if got := l.request(r.sni, r.host); got != r.want {
+			_, why := l.ask("GET", "/connreuse/explain?server="+os.Getenv("MAIN_SERVER")+"&sni="+url.QueryEscape(r.sni)+"&host="+r.host)
+			t.Fatalf("a request for %s on a connection for %s: %d, want %d: %s", r.host, r.sni, got, r.want, why)
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		method string
+		path   string
+		status int
+	}{
+		{"upstreams", "GET", "upstreams", 200},
+		{"upstreams-one", "GET", "upstreams?upstream=" + os.Getenv("UPSTREAM"), 200},
+		{"upstreams-unknown", "GET", "upstreams?upstream=nowhere:80", 404},
+		{"upstreams-post", "POST", "upstreams", 405},
+		{"upstreams-other-parameter", "GET", "upstreams?upstreams=a", 400},
+		{"origins", "GET", "origins", 200},
+		{"origins-server", "GET", "origins?server=MAIN", 200},
+		{"origins-other-server", "GET", "origins?server=OTHER", 404},
+		{"origins-shop", "GET", "origins?sni=shop.admin.test", 200},
+		{"origins-blog", "GET", "origins?server=MAIN&sni=BLOG.admin.test", 200},
+		{"origins-no-sni", "GET", "origins?sni=", 200},
+		{"origins-invalid-sni", "GET", "origins?sni=a%20b", 200},
+		{"origins-twice", "GET", "origins?sni=a&sni=b", 400},
+		{"origins-delete", "DELETE", "origins", 405},
+		{"misdirected", "GET", "misdirected", 200},
+		{"misdirected-parameter", "GET", "misdirected?n=5", 400},
+		{"misdirected-put", "PUT", "misdirected", 405},
+		{"explain-same", "GET", "explain?server=MAIN&sni=shop.admin.test&host=shop.admin.test", 200},
+		{"explain-covered", "GET", "explain?server=MAIN&sni=shop.admin.test&host=blog.admin.test:8443", 200},
+		{"explain-other-host", "GET", "explain?server=MAIN&sni=blog.admin.test&host=shop.admin.test", 200},
+		{"explain-vault", "GET", "explain?server=MAIN&sni=blog.admin.test&host=vault.admin.test", 200},
+		{"explain-reported", "GET", "explain?server=MAIN&sni=blog.admin.test&host=lenient.admin.test", 200},
+		{"explain-no-sni", "GET", "explain?server=MAIN&host=vault.admin.test", 200},
+		{"explain-odd-host", "GET", "explain?server=OTHER&sni=apart.test&host=apart.test.", 200},
+		{"explain-no-site", "GET", "explain?server=MAIN&sni=blog.admin.test&host=elsewhere.test", 200},
+		{"explain-shared", "GET", "explain?server=OTHER&sni=together.test&host=apart.test", 200},
+		{"explain-no-host", "GET", "explain?server=MAIN&sni=a", 400},
+		{"explain-which-server", "GET", "explain?host=a", 400},
+		{"explain-unknown-server", "GET", "explain?server=nix&host=a", 404},
+		{"explain-bad-query", "GET", "explain?host=%zz", 400},
+		{"explain-post", "POST", "explain?host=a", 405},
+		{"drain-get", "GET", "upstreams/drain", 405},
+		{"drain-unknown", "POST", "upstreams/drain?upstream=nowhere:80", 404},
+		{"drain-one", "POST", "upstreams/drain?upstream=" + os.Getenv("UPSTREAM"), 200},
+		{"drain-all", "POST", "upstreams/drain", 200},
+		{"unknown", "GET", "unknown", 404},
+		{"page-post", "POST", "", 405},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l.t = t
+			status, got := l.ask(test.method, "/connreuse/"+server.Replace(test.path))
+			if status != test.status {
+				t.Errorf("%d, want %d: %s", status, test.status, got)
+			}
+			golden := filepath.Join("testdata", test.name+".json")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got %s\nwant %s", got, want)
+			}
+		})
+	}
+	l.t = t
+	t.Run("page", func(t *testing.T) { testPage(t, l) })
+}
+
+// TestEmpty asks where no Caddy runs: lists are empty, not null.
+func TestEmpty(t *testing.T) {
+	for path, want := range map[string]string{
+		"upstreams": `{"pools":[]}`,
+		"origins":   `{"connections":[],"more":0}`,
+	} {
+		w := httptest.NewRecorder()
+		if err := endpointAt(t, path).ServeHTTP(w, httptest.NewRequest("GET", base+path, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimSpace(w.Body.String()); got != want {
+			t.Errorf("%s: got %s, want %s", path, got, want)
+		}
+	}
+	err := endpointAt(t, "explain").ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", base+"explain?host=a", nil))
+	if apiErr, ok := err.(caddy.APIError); !ok || apiErr.HTTPStatus != http.StatusNotFound {
+		t.Errorf("explain without a server: %v, want 404", err)
+	}
+}
+
+func endpointAt(t testing.TB, path string) endpoint {
+	t.Helper()
+	for _, e := range endpoints {
+		if e.path == path {
+			return e
+		}
+	}
+	t.Fatalf("there is no endpoint %s", path)
+	return endpoint{}
+}
+
+// testPage opens the status page in Chromium: it shows what the endpoints say,
+// markup from the network as text, and breaks no rule of its policy.
+func testPage(t *testing.T, l *live) {
+	chromium := testcaddy.Need(t, "chromium", "chromium")
+	l.request("shop.admin.test", "shop.admin.test") // a pool to show
+	resp, err := http.Get(l.admin + base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if csp := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'; ") || strings.Contains(csp, "unsafe") {
+		t.Errorf("Content-Security-Policy: %s", csp)
+	}
+	dom, console := browse(t, chromium, l.admin+base)
+	dom = l.normal.Replace(dom)
+	for _, want := range []string{
+		"<title>connreuse</title>",
+		`<th scope="row">UPSTREAM`,
+		"idle limit 4.5 s: configured upstream_keep_alive 5 s minus margin 500 ms",
+		`aria-label="idle limit 4.5 s of keep-alive 5 s (configured), 1 idle connections"`,
+		"(main): https://blog.admin.test:HTTPS<",
+		"&lt;img/src=x/onerror=alert(1)&gt;.admin.test",
+		"passed, 421 reported",
+		">other_host<",
+	} {
+		if !strings.Contains(dom, want) {
+			t.Errorf("the page lacks %s", want)
+		}
+	}
+	if strings.Contains(dom, "<img") {
+		t.Error("markup from the network became an element")
+	}
+	if strings.Contains(console, "CONSOLE") {
+		t.Errorf("the browser complains: %s", console)
+	}
+	if t.Failed() {
+		t.Log(dom)
+	}
+}
+
+// browse returns what a page became, and what Chromium had to say.
+func browse(t *testing.T, chromium, address string) (dom, console string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+		"--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(), "--enable-logging=stderr",
+		"--virtual-time-budget=3000", "--dump-dom", address)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v: %s", err, stderr.String())
+	}
+	for line := range strings.Lines(stderr.String()) {
+		if strings.Contains(line, "CONSOLE") {
+			console += line
+		}
+	}
+	return stdout.String(), console
+}

@@ -1,0 +1,53 @@
+package admin
+
+import (
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/authority"
+)
+
+// TestDocs: docs/admin.md names every endpoint, parameter and field.
+func TestDocs(t *testing.T) {
+	text, err := os.ReadFile("../docs/admin.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := string(text)
+	for _, e := range endpoints {
+		line := e.method + " " + base + e.path
+		if len(e.params) > 0 {
+			line += "?" + strings.Join(e.params, "=&") + "="
+		}
+		if !strings.Contains(docs, "`"+line+"`") {
+			t.Errorf("docs/admin.md lacks `%s`", line)
+		}
+	}
+	for _, answer := range []any{Upstreams{}, Drained{}, Origins{}, Misdirected{}, authority.Explanation{}} {
+		for _, field := range fields(reflect.TypeOf(answer)) {
+			if field != "pools" && !strings.Contains(docs, "`"+field+"`") {
+				t.Errorf("docs/admin.md lacks the field `%s`", field)
+			}
+		}
+	}
+}
+
+// fields returns the names of all JSON fields in a type.
+func fields(t reflect.Type) (names []string) {
+	switch t.Kind() {
+	case reflect.Slice, reflect.Pointer:
+		return fields(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			tag, ok := t.Field(i).Tag.Lookup("json")
+			if !ok {
+				continue
+			}
+			name, _, _ := strings.Cut(tag, ",")
+			names = append(append(names, name), fields(t.Field(i).Type)...)
+		}
+	}
+	return names
+}
