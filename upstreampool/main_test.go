@@ -12,6 +12,12 @@ func TestMain(m *testing.M) {
 		child()
 		return
 	}
+	if addresses := os.Getenv(serverVariable); addresses != "" {
+		if err := runServer(addresses); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	log.SetOutput(io.Discard) // net/http reports surplus bytes there
 	os.Exit(m.Run())
 }

@@ -1,0 +1,172 @@
+package upstreampool
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// serverVariable lets the test program be a server in a process of its own, on as
+// many addresses as it says, so that its memory and descriptors do not count.
+const serverVariable = "UPSTREAMPOOL_TEST_SERVER"
+
+// runServer prints its addresses and serves until its standard input ends.
+func runServer(addresses string) error {
+	var n int
+	if _, err := fmt.Sscan(addresses, &n); err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "ok")
+	})}
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		go srv.Serve(ln)
+		fmt.Println(ln.Addr())
+	}
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// startServer starts such a server.
+func startServer(t testing.TB, addresses int) (addrs []string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", serverVariable, addresses))
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	for scanner := bufio.NewScanner(stdout); len(addrs) < addresses; {
+		if !scanner.Scan() {
+			t.Fatalf("the server ended: %v", scanner.Err())
+		}
+		addrs = append(addrs, scanner.Text())
+	}
+	return addrs
+}
+
+// fill leaves n idle connections to addr: responses are read only when all have
+// begun.
+func fill(t testing.TB, tr http.RoundTripper, addr string, n int) {
+	t.Helper()
+	var bodies []io.ReadCloser
+	for range n {
+		resp, err := tr.RoundTrip(requestTo(t, context.Background(), "GET", "tcp", addr, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bodies = append(bodies, resp.Body)
+	}
+	for _, body := range bodies {
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}
+}
+
+// A thousand upstreams with ten idle connections each: the pools have no goroutine
+// of their own, only net/http's two for each connection, and one timer each.
+func TestManyIdleConnections(t *testing.T) {
+	upstreams, connections := 1000, 10
+	if raceEnabled {
+		upstreams = 100 // the detector has room for 8128 goroutines
+	}
+	addrs := startServer(t, upstreams)
+	tr := newTransport(t, known)
+	before := runtime.NumGoroutine()
+	for _, addr := range addrs {
+		fill(t, tr, addr, connections)
+	}
+	eventually(t, "all connections idle", func() bool { return tr.core.idle.Load() == int64(upstreams*connections) })
+	if got := runtime.NumGoroutine() - before; got > 2*upstreams*connections {
+		t.Errorf("%d goroutines for %d connections, want 2 for each", got, upstreams*connections)
+	}
+	var stacks strings.Builder
+	if err := pprof.Lookup("goroutine").WriteTo(&stacks, 1); err != nil {
+		t.Fatal(err)
+	}
+	for stack := range strings.SplitSeq(stacks.String(), "\n\n") {
+		frames := strings.Split(strings.TrimSpace(stack), "\n")
+		if start := frames[len(frames)-1]; strings.Contains(start, "/upstreampool.(*") {
+			t.Errorf("a goroutine of ours:\n%s", stack)
+		}
+	}
+	timers := 0
+	for _, p := range tr.core.all() {
+		p.mu.Lock()
+		if p.timer != nil && !p.timerAt.IsZero() {
+			timers++
+		}
+		p.mu.Unlock()
+	}
+	if timers != upstreams {
+		t.Errorf("%d timers run, want one for each of %d pools", timers, upstreams)
+	}
+}
+
+// An idle connection takes at most 1 KiB more than one of transport http.
+func TestMemoryOfIdleConnections(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has memory of its own")
+	}
+	const connections, most = 2000, 1024
+	inUse := func() int64 {
+		debug.FreeOSMemory() // collects garbage, stacks too
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc + m.StackInuse)
+	}
+	addr := startServer(t, 1)[0]
+	measure := func(tr http.RoundTripper) int64 {
+		fill(t, tr, addr, 10) // what is made once
+		before := inUse()
+		fill(t, tr, addr, connections)
+		return (inUse() - before) / (connections - 10)
+	}
+	stock := &reverseproxy.HTTPTransport{KeepAlive: &reverseproxy.KeepAlive{MaxIdleConnsPerHost: 2 * connections}}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	if err := stock.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	theirs := measure(stock)
+	_ = stock.Cleanup()
+	ours := measure(newTransport(t, func(tr *Transport) {
+		known(tr)
+		tr.KeepAlive = &reverseproxy.KeepAlive{MaxIdleConnsPerHost: 2 * connections}
+	}))
+	t.Logf("an idle connection takes %d bytes, with transport http %d", ours, theirs)
+	if ours > theirs+most {
+		t.Errorf("an idle connection takes %d bytes more than with transport http, want at most %d", ours-theirs, most)
+	}
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package upstreampool
+
+const raceEnabled = true
