@@ -22,12 +22,14 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/bench/internal/throughput"
 )
 
 // benchmarks, in the order of docs/results.md.
 var benchmarks = []report.Benchmark{
 	{Name: "gate", Run: gate.Run},
 	{Name: "origin", Run: origin.Run},
+	{Name: "throughput", Run: throughput.Run},
 }
 
 func main() {

@@ -161,46 +161,54 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 }
 
 // Compare loads all servers in turn, in an order that rotates from round to
-// round and turns around every other time, and compares the server what with the
-// server with. Flags are h2load's.
-func (b *Bench) Compare(ctx context.Context, what, with string, rounds, requests int, flags ...string) (Result, error) {
-	rates := make(map[string][]float64)
-	var ratios, cpus []float64
+// round and turns around every other time, and compares the server what with
+// each of with. Flags are h2load's.
+func (b *Bench) Compare(ctx context.Context, what string, with []string, rounds, requests int, flags ...string) ([]Result, error) {
+	rates, cpu := make(map[string][]float64), make(map[string][]float64)
 	order := slices.Clone(b.names)
 	for round := range rounds {
 		if err := ctx.Err(); err != nil {
-			return Result{}, err
+			return nil, err
 		}
 		order = append(order[1:], order[0])
 		if round%len(order) == 0 {
 			slices.Reverse(order)
 		}
-		cpu := make(map[string]float64)
 		for _, name := range order {
 			before, err := b.cpuTime()
 			if err != nil {
-				return Result{}, err
+				return nil, err
 			}
 			rate, err := b.load(name, requests, flags...)
 			if err != nil {
-				return Result{}, err
+				return nil, err
 			}
 			after, err := b.cpuTime()
 			if err != nil {
-				return Result{}, err
+				return nil, err
 			}
 			rates[name] = append(rates[name], rate)
-			cpu[name] = float64(after - before)
+			cpu[name] = append(cpu[name], float64(after-before))
 		}
-		n := len(ratios)
-		ratios = append(ratios, rates[what][n]/rates[with][n])
-		cpus = append(cpus, cpu[what]/cpu[with])
 	}
-	result := Result{Rates: make(map[string]float64), Ratio: report.SpreadOf(ratios), CPU: report.SpreadOf(cpus)}
-	for name, all := range rates {
-		result.Rates[name] = report.Median(all)
+	var results []Result
+	for _, other := range with {
+		results = append(results, Result{
+			Rates: map[string]float64{what: report.Median(rates[what]), other: report.Median(rates[other])},
+			Ratio: ratios(rates[what], rates[other]),
+			CPU:   ratios(cpu[what], cpu[other]),
+		})
 	}
-	return result, nil
+	return results, nil
+}
+
+// ratios are those of each round.
+func ratios(what, with []float64) report.Spread {
+	all := make([]float64, len(what))
+	for i := range what {
+		all[i] = what[i] / with[i]
+	}
+	return report.SpreadOf(all)
 }
 
 // cpuTime returns the CPU time Caddy has used, in clock ticks

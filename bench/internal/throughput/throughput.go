@@ -1,0 +1,84 @@
+// Package throughput measures how many requests a second pass through a
+// reverse_proxy with each transport.
+package throughput
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+)
+
+// The servers, by what their transport is called in tables.
+const (
+	ours     = "upstreampool"
+	stock    = "transport http"
+	stock512 = "transport http with 512 idle"
+)
+
+// Run loads three servers of one Caddy in turn, which differ in the transport to
+// one nginx.
+func Run(ctx context.Context, o report.Options) (*report.Result, error) {
+	rounds, requests := 30, 20_000
+	if o.Quick {
+		rounds, requests = 5, 4000
+	}
+	result := &report.Result{
+		Title: "Throughput to an upstream",
+		Text: fmt.Sprintf("`upstreampool` against Caddy's own `transport http`, with its defaults (32 idle connections) and with "+
+			"`keepalive_idle_conns_per_host 512`: tiny answers from nginx over HTTP/1.1, %d rounds of %d requests by h2load, in turn.", rounds, requests),
+		Versions: []string{sidebyside.H2load()},
+	}
+	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	nginx, err := upstreams.Start(dir, upstreams.Nginx, 75*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = nginx.Stop(false) }()
+
+	proxy := func(transport map[string]any) map[string]any {
+		return map[string]any{"handle": []any{map[string]any{
+			"handler":   "reverse_proxy",
+			"upstreams": []any{map[string]any{"dial": nginx.Addr}},
+			"transport": transport,
+		}}}
+	}
+	servers := map[string]map[string]any{
+		ours:     proxy(map[string]any{"protocol": "upstreampool"}),
+		stock:    proxy(map[string]any{"protocol": "http"}),
+		stock512: proxy(map[string]any{"protocol": "http", "keep_alive": map[string]any{"max_idle_conns_per_host": 512}}),
+	}
+	err = sidebyside.Run(servers, func(b *sidebyside.Bench) error {
+		for _, load := range []struct {
+			name, what string
+			flags      []string
+			least      map[string]float64
+		}{
+			{"h2", "TLS, HTTP/2, 128 concurrent requests", []string{"-c", "16", "-m", "8"}, map[string]float64{stock: 1.2, stock512: 1}},
+			{"h1", "TLS, HTTP/1.1, 64 connections", []string{"--h1", "-c", "64"}, map[string]float64{stock: 1, stock512: 1}},
+		} {
+			results, err := b.Compare(ctx, ours, []string{stock, stock512}, rounds, requests, load.flags...)
+			if err != nil {
+				return err
+			}
+			for i, with := range []string{stock, stock512} {
+				claim := fmt.Sprintf("throughput/%s-%d", load.name, []int{32, 512}[i])
+				result.AtLeast(claim, load.what+": throughput of `upstreampool`, of that of "+with, results[i].Ratio.Median, o.Loose(load.least[with]))
+				table := sidebyside.Table(ours, with)
+				table.Rows = append(table.Rows, results[i].Row(load.what, ours, with))
+				result.Tables = append(result.Tables, table)
+			}
+		}
+		return nil
+	})
+	return result, err
+}
