@@ -289,45 +289,48 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// metric returns the value of the first counter or gauge that has these labels.
+func metric(t testing.TB, name string, labels map[string]string) (float64, bool) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	for range 2 { // each handler of a config does it
+		if err := registerMetrics(reg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+	next:
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if want, ok := labels[l.GetName()]; ok && l.GetValue() != want {
+					continue next
+				}
+			}
+			if m.GetCounter() != nil {
+				return m.GetCounter().GetValue(), true
+			}
+			return m.GetGauge().GetValue(), true
+		}
+	}
+	return 0, false
+}
+
 // Metrics are registered with every configuration, count on over reloads, and
 // have no label that a client can choose without bound.
 func TestMetrics(t *testing.T) {
 	s := serveRaw(t, echo)
 	tr := newTransport(t, known)
-	reg := prometheus.NewRegistry()
-	for range 2 {
-		if err := registerMetrics(reg); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for range 3 {
 		mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 	}
 	name := s.addr()
-	value := func(metric string, labels map[string]string) (float64, bool) {
-		families, err := reg.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range families {
-			if f.GetName() != metric {
-				continue
-			}
-		next:
-			for _, m := range f.GetMetric() {
-				for _, l := range m.GetLabel() {
-					if want, ok := labels[l.GetName()]; ok && l.GetValue() != want {
-						continue next
-					}
-				}
-				if m.GetCounter() != nil {
-					return m.GetCounter().GetValue(), true
-				}
-				return m.GetGauge().GetValue(), true
-			}
-		}
-		return 0, false
-	}
 	for _, tc := range []struct {
 		metric string
 		labels map[string]string
@@ -336,13 +339,15 @@ func TestMetrics(t *testing.T) {
 		{"caddy_upstreampool_connections_opened_total", map[string]string{"upstream": name}, 1},
 		{"caddy_upstreampool_requests_total", map[string]string{"upstream": name, "connection": "new"}, 1},
 		{"caddy_upstreampool_requests_total", map[string]string{"upstream": name, "connection": "reused"}, 2},
+		{"caddy_upstreampool_refusals_total", map[string]string{"upstream": name, "reason": "queue_full"}, 0},
+		{"caddy_upstreampool_refusals_total", map[string]string{"upstream": name, "reason": "timeout"}, 0},
 		{"caddy_upstreampool_connections", map[string]string{"upstream": name, "state": "idle"}, 1},
 		{"caddy_upstreampool_connections", map[string]string{"upstream": name, "state": "busy"}, 0},
 		{"caddy_upstreampool_waiting_requests", map[string]string{"upstream": name}, 0},
 		{"caddy_upstreampool_idle_limit_seconds", map[string]string{"upstream": name, "source": "configured"}, 120},
 		{"caddy_upstreampool_keep_alive_seconds", map[string]string{"upstream": name, "source": "configured"}, 3600},
 	} {
-		eventually(t, fmt.Sprint(tc), func() bool { v, ok := value(tc.metric, tc.labels); return ok && v == tc.want })
+		eventually(t, fmt.Sprint(tc), func() bool { v, ok := metric(t, tc.metric, tc.labels); return ok && v == tc.want })
 	}
 	var l labelSet
 	for i := range maxLabels {

@@ -43,14 +43,16 @@ func (l *labelSet) of(name string) string {
 // collectors are made once: each configuration registers the same ones, so
 // that counts go on over reloads.
 var collectors = struct {
-	opened, closed, requests, replays, refusals *prometheus.CounterVec
-	wait                                        *prometheus.HistogramVec
-	pools                                       poolCollector
+	opened, closed, requests, races, replays, refusals *prometheus.CounterVec
+	wait                                               *prometheus.HistogramVec
+	pools                                              poolCollector
 }{
 	opened: counter("connections_opened_total", "Connections opened.", "upstream"),
 	closed: counter("connections_closed_total", "Connections closed, by reason.", "upstream", "reason"),
 	requests: counter("requests_total",
 		"Attempts at requests, by connection: new (dialed for it) or reused (from the pool).", "upstream", "connection"),
+	races: counter("races_total",
+		"Requests that met a connection as the upstream was closing it, by outcome: replayed or failed.", "upstream", "outcome"),
 	replays:  counter("replays_total", "Requests sent a second time, by reason.", "upstream", "reason"),
 	refusals: counter("refusals_total", "Requests that got no connection, by reason: queue_full or timeout.", "upstream", "reason"),
 	wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -69,8 +71,8 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 // registerMetrics makes the collectors part of a configuration's registry.
 func registerMetrics(reg prometheus.Registerer) error {
 	for _, c := range []prometheus.Collector{
-		collectors.opened, collectors.closed, collectors.requests, collectors.replays, collectors.refusals,
-		collectors.wait, collectors.pools,
+		collectors.opened, collectors.closed, collectors.requests, collectors.races, collectors.replays,
+		collectors.refusals, collectors.wait, collectors.pools,
 	} {
 		if _, err := metrics.Register(reg, c); err != nil {
 			return err
@@ -79,9 +81,14 @@ func registerMetrics(reg prometheus.Registerer) error {
 	return nil
 }
 
-// requestCounters are a pool's own, so that a request looks up no labels.
+// requestCounters are a pool's own, so that a request looks up no labels. They
+// are there from 0 on: Prometheus sees no increase in a counter that is 1 at
+// first sight, and an alert has to go off on the first failure.
 type requestCounters struct {
-	fresh, reused         prometheus.Counter
+	fresh, reused                prometheus.Counter
+	raceReplayed, raceFailed     prometheus.Counter
+	refusedQueue, refusedTimeout prometheus.Counter
+
 	freshHere, reusedHere atomic.Int64 // of this pool, for its state
 }
 
@@ -89,6 +96,12 @@ func newRequestCounters(upstream string) requestCounters {
 	return requestCounters{
 		fresh:  collectors.requests.WithLabelValues(upstream, "new"),
 		reused: collectors.requests.WithLabelValues(upstream, "reused"),
+
+		raceReplayed: collectors.races.WithLabelValues(upstream, "replayed"),
+		raceFailed:   collectors.races.WithLabelValues(upstream, "failed"),
+
+		refusedQueue:   collectors.refusals.WithLabelValues(upstream, "queue_full"),
+		refusedTimeout: collectors.refusals.WithLabelValues(upstream, "timeout"),
 	}
 }
 
@@ -113,10 +126,6 @@ func countClosed(upstream string, reason CloseReason) {
 
 func countReplayed(upstream string, reason ReplayReason) {
 	collectors.replays.WithLabelValues(upstream, string(reason)).Inc()
-}
-
-func countRefused(upstream, reason string) {
-	collectors.refusals.WithLabelValues(upstream, reason).Inc()
 }
 
 func countWaited(upstream string, d time.Duration) {

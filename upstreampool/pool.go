@@ -90,7 +90,7 @@ func (p *pool) get(ctx context.Context, n need) grant {
 			p.waiting.Add(-1)
 			p.stats.refused++
 			p.mu.Unlock()
-			countRefused(p.label, "queue_full")
+			p.requests.refusedQueue.Inc()
 			return grant{err: errQueueFull}
 		}
 	}
@@ -134,7 +134,7 @@ func (p *pool) await(ctx context.Context, w *waiter) grant {
 			}
 			p.mu.Unlock()
 			if err == errAcquireTimeout {
-				countRefused(p.label, "timeout")
+				p.requests.refusedTimeout.Inc()
 			}
 			return grant{err: err}
 		}

@@ -27,6 +27,7 @@ type outcome struct {
 	Responded  bool // bytes of a response arrived (HTTP/1)
 	Refused    bool // certainly not processed (HTTP/2)
 	StreamOnly bool // the upstream reset this stream, the connection is well (HTTP/2)
+	Raced      bool // the connection was idle for so long that the upstream may have closed it for that
 
 	BodyKept bool // no body, or all that was read of it can be sent again
 	Status   int  // 0: there is no response

@@ -90,6 +90,10 @@ func (x *exchange) run() (*http.Response, error) {
 		return nil, unavailable(g.err)
 	}
 	resp, o, err := x.attempt(p, g)
+	replayed := false
+	if o.Raced {
+		defer func() { p.countRace(replayed) }()
+	}
 	reason, again := o.replay()
 	if !again {
 		if err != nil && g.reused && !o.Ours {
@@ -120,6 +124,7 @@ func (x *exchange) run() (*http.Response, error) {
 		out.Body = v
 		x.out = &out
 	}
+	replayed = true
 	countReplayed(p.label, reason)
 	p2.replayed(reason)
 	x.log(p, g, zap.DebugLevel, "replaying request", string(reason), err)
@@ -188,7 +193,7 @@ func (x *exchange) failed(p *pool, g grant, err error, o *outcome) {
 		now := time.Now()
 		c.learner.raced(now)
 		c.learner.sawClose(now, g.idle)
-		p.countRace()
+		o.Raced = true
 	}
 	p.settle(c)
 }

@@ -33,7 +33,12 @@ func (p *pool) replayed(reason ReplayReason) {
 }
 
 // countRace counts a request that met a connection as it was being closed.
-func (p *pool) countRace() {
+func (p *pool) countRace(replayed bool) {
+	if replayed {
+		p.requests.raceReplayed.Inc()
+	} else {
+		p.requests.raceFailed.Inc()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.races++

@@ -29,6 +29,7 @@ type pipeServer struct {
 	served    atomic.Int64
 	latency   atomic.Int64 // between a request and its response
 	refuse    atomic.Bool
+	drop      atomic.Bool  // the next request gets no response, but a close
 	asked     atomic.Bool  // the last request had Connection: keep-alive
 	delay     atomic.Int64 // of a connection
 	open      atomic.Int64
@@ -96,6 +97,9 @@ func (s *pipeServer) serve(n int64, c net.Conn) {
 			return
 		}
 		s.served.Add(1)
+		if s.drop.CompareAndSwap(true, false) {
+			return
+		}
 		s.asked.Store(req.Header.Get("Connection") == "keep-alive")
 		if d := time.Duration(s.latency.Load()); d > 0 {
 			time.Sleep(d)
@@ -305,6 +309,52 @@ func TestLearning(t *testing.T) {
 func (t *Transport) learnedLimit() Limit {
 	u := t.core.upstreams.get(upstreamKey{scheme: "http", network: "tcp", addr: pipeAddr})
 	return u.h1.limit(time.Now(), 0, false)
+}
+
+// A race is a request that met a connection as the upstream was closing it. It
+// counts as failed unless it was sent again.
+func TestRaces(t *testing.T) {
+	const limit = 10 * time.Second
+	for _, tc := range []struct {
+		name             string
+		idle             time.Duration
+		req              func(testing.TB) *http.Request
+		refuse           bool // no connection for a second attempt
+		failed, replayed float64
+	}{
+		{"a GET is sent again", limit - 1, get, false, 0, 1},
+		{"a POST is not", limit - 1, post, false, 1, 0},
+		{"a GET that gets no other connection", limit - 1, get, true, 1, 0},
+		{"half of the idle limit", limit / 2, post, false, 1, 0},
+		{"on a connection that was used just now, something else is wrong", limit/2 - 1, post, false, 0, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(tr *Transport) {
+				known(tr)
+				tr.MaxIdleTime = caddy.Duration(limit)
+			}, func(t *testing.T, tr *Transport, s *pipeServer) {
+				count := func(outcome string) float64 {
+					v, ok := metric(t, "caddy_upstreampool_races_total", map[string]string{"upstream": pipeAddr, "outcome": outcome})
+					if !ok {
+						t.Fatalf("races that %s are not there before the first one", outcome)
+					}
+					return v
+				}
+				mustSend(t, tr, get(t))
+				failed, replayed := count("failed"), count("replayed")
+				time.Sleep(tc.idle)
+				s.drop.Store(true)
+				s.refuse.Store(tc.refuse)
+				_, _, err := send(tr, tc.req(t))
+				if got := count("failed") - failed; got != tc.failed {
+					t.Errorf("%v failed, want %v; the request: %v", got, tc.failed, err)
+				}
+				if got := count("replayed") - replayed; got != tc.replayed {
+					t.Errorf("%v replayed, want %v; the request: %v", got, tc.replayed, err)
+				}
+			})
+		})
+	}
 }
 
 func TestLearningFollowsChanges(t *testing.T) {
@@ -542,6 +592,11 @@ func TestMaxConnsQueue(t *testing.T) {
 func TestQueueFullAndTimeout(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost, tr.MaxPending = 1, 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
 		s.setLatency(time.Minute)
+		refusals := func(reason string) float64 {
+			v, _ := metric(t, "caddy_upstreampool_refusals_total", map[string]string{"upstream": pipeAddr, "reason": reason})
+			return v
+		}
+		before := map[string]float64{"queue_full": refusals("queue_full"), "timeout": refusals("timeout")}
 		errs := make(chan error, 4)
 		ask := func() { _, _, err := send(tr, get(t)); errs <- err }
 		for range 3 { // one served, two waiting
@@ -575,6 +630,11 @@ func TestQueueFullAndTimeout(t *testing.T) {
 		}
 		if st := onlyPool(t, tr).snapshot(); st.Refused != 3 || st.Waiting != 0 {
 			t.Errorf("state = %+v", st)
+		}
+		for reason, want := range map[string]float64{"queue_full": 1, "timeout": 2} {
+			if got := refusals(reason) - before[reason]; got != want {
+				t.Errorf("%s was counted %v times, want %v", reason, got, want)
+			}
 		}
 	})
 }
