@@ -116,12 +116,19 @@ func (l *learner) sawClose(now time.Time, age time.Duration) {
 	}
 }
 
-// outlived records that a sensor reached the ceiling without being closed.
+// outlived records that a sensor reached the ceiling without being closed: the
+// upstream's timeout is at least that. A promise of more stands, or stands again.
 func (l *learner) outlived(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.settle(now)
-	l.learn(now, l.base.ceiling(), true)
+	ceiling := l.base.ceiling()
+	if promised, source := l.promise(now); source != SourceAssumed && promised >= ceiling {
+		l.learned, l.early = 0, closing{}
+		l.witnesses = l.witnesses[:0]
+		return
+	}
+	l.learn(now, ceiling, true)
 }
 
 // raced records that a request met a connection which was being closed, and
@@ -219,6 +226,13 @@ func (l *learner) knowledge(now time.Time) knowledge {
 	return k
 }
 
+// promise returns what K would be if nothing had been learned.
+func (l *learner) promise(now time.Time) (time.Duration, Source) {
+	k := l.knowledge(now)
+	k.Learned = 0
+	return k.keepAlive()
+}
+
 // settle lets time have its effect: batches are judged, caps and raised
 // margins age.
 func (l *learner) settle(now time.Time) {
@@ -268,9 +282,7 @@ func (l *learner) learn(now time.Time, d time.Duration, outlived bool) {
 		return
 	}
 	e := learnEvent{keepAlive: d, outlived: outlived}
-	k := l.knowledge(now)
-	k.Learned = 0
-	if promised, source := k.keepAlive(); source != SourceAssumed && d < promised {
+	if promised, source := l.promise(now); source != SourceAssumed && d < promised {
 		e.broken, e.source = promised, source
 	}
 	l.report(e)

@@ -177,6 +177,30 @@ func TestLearnerSensor(t *testing.T) {
 			t.Errorf("limit = %v, want at least 2 m learned", got)
 		}
 	})
+	t.Run("outliving max_idle_time breaks no promise", func(t *testing.T) {
+		for _, promised := range []time.Duration{65 * second, 30 * second} {
+			c, l := newClock(), newLearner(knowledge{MaxIdle: time.Minute})
+			l.report = func(e learnEvent) {
+				if e.broken > 0 {
+					t.Errorf("promised %v: event %+v, but nothing was closed early", promised, e)
+				}
+			}
+			l.announce(c.now, promised)
+			want := l.limit(c.now, 0, false)
+			l.sawClose(c.now, 10*second) // a restart
+			c.add(2 * second)
+			if !l.startSensor(c.now) {
+				t.Fatal("no sensor after an early close")
+			}
+			c.add(time.Minute)
+			l.announce(c.now, promised)
+			l.outlived(c.now)
+			l.endSensor()
+			if got := l.limit(c.now, 0, false); got != want {
+				t.Errorf("promised %v: limit = %v, want %v as before", promised, got, want)
+			}
+		}
+	})
 	t.Run("none while the value is announced", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		l.announce(c.now, 5*second)
