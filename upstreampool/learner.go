@@ -84,9 +84,12 @@ type learnEvent struct {
 	source    Source // of the promise that the upstream broke, if broken > 0
 }
 
-// sameAge tells whether two closes can have one timeout as their cause.
+// sameAge tells whether two closes can have one timeout as their cause: they are
+// within 300 ms or 10 %. Of short ages any two would be, and a busy upstream that
+// restarts twice would lose all reuse, so they must be within a quarter as well.
 func sameAge(a, b time.Duration) bool {
-	return (a - b).Abs() <= max(300*time.Millisecond, max(a, b)/10)
+	larger := max(a, b)
+	return (a - b).Abs() <= max(min(300*time.Millisecond, larger/4), larger/10)
 }
 
 // sawClose records that the upstream closed a connection after age.

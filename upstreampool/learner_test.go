@@ -30,6 +30,8 @@ func TestLearnerConfirms(t *testing.T) {
 		{"the earlier one counts", []time.Duration{2 * s, 1900 * ms}, 1900 * ms, SourceLearned},
 		{"300 ms apart agree", []time.Duration{s, 1300 * ms}, s, SourceLearned},
 		{"301 ms apart do not", []time.Duration{s, 1301 * ms}, safeKeepAlive, SourceAssumed},
+		{"of short ones a quarter apart, or all would", []time.Duration{60 * ms, 180 * ms, 320 * ms}, safeKeepAlive, SourceAssumed},
+		{"and no more", []time.Duration{150 * ms, 200 * ms}, 150 * ms, SourceLearned},
 		{"10 % apart agree", []time.Duration{75 * s, 70 * s}, 70 * s, SourceLearned},
 		{"a stray close in between", []time.Duration{2 * s, 700 * ms, 2 * s}, 2 * s, SourceLearned},
 		{"four strays in between are too many", []time.Duration{2 * s, 400 * ms, 800 * ms, 1200 * ms, 3 * s, 2 * s}, safeKeepAlive, SourceAssumed},
@@ -102,6 +104,19 @@ func TestLearnerRestart(t *testing.T) {
 		l.sawClose(c.now, 2*time.Second)
 		if got := l.value(c); got != 2800*time.Millisecond {
 			t.Errorf("limit = %v, want 2.8s", got)
+		}
+	})
+	t.Run("of a busy upstream, whose connections are all idle for a short time", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for range 3 {
+			for age := 60 * time.Millisecond; age < 300*time.Millisecond; age += 20 * time.Millisecond {
+				l.sawClose(c.now, age)
+				c.add(time.Millisecond)
+			}
+			c.add(5 * time.Minute)
+		}
+		if got := l.limit(c.now, 0, false); got.Source != SourceAssumed || got.bound != boundKeepAlive {
+			t.Errorf("limit = %v, want nothing learned", got)
 		}
 	})
 	t.Run("after the value is known", func(t *testing.T) {
