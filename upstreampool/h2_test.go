@@ -125,6 +125,34 @@ func TestP8Refused(t *testing.T) {
 	}
 }
 
+// An upstream that refuses a stream keeps the connection: that tells nothing
+// about when it closes idle ones.
+func TestRefusalIsNoRace(t *testing.T) {
+	s := serveFrames(t, func(c *frameConn) {
+		for i := 0; ; i++ {
+			stream, _ := c.request()
+			switch {
+			case stream == 0:
+				return
+			case i > 0 && c.n == 1:
+				c.WriteRSTStream(stream, http2.ErrCodeRefusedStream)
+			default:
+				c.respond(stream, fmt.Sprint(c.n))
+			}
+		}
+	})
+	tr := newTransport(t, func(tr *Transport) { h2c(tr); tr.UpstreamKeepAlive = caddy.Duration(time.Second) })
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	time.Sleep(500 * time.Millisecond) // more than half of the limit
+	if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), strings.NewReader("x"))); got != "2" {
+		t.Errorf("connection %s", got)
+	}
+	p := onlyPool(t, tr)
+	if l := p.up.h2.limit(time.Now(), 0, false); p.snapshot().Races != 0 || l.raised || l.bound == boundEarlyClose {
+		t.Errorf("taken for a race: %v", l)
+	}
+}
+
 func TestP8GoAwayAboveTheLastStream(t *testing.T) {
 	// The stream is not above the last one: it may have been processed.
 	s := serveFrames(t, func(c *frameConn) {

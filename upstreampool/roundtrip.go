@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/http2"
 )
 
 // exchange is one request on its way: at most two attempts at it.
@@ -152,7 +153,7 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 	resp, err := c.cc.RoundTrip(out)
 	o := outcome{Method: x.req.Method, Reused: g.reused, H2: c.h2}
 	if err != nil {
-		x.failed(p, g, err, &o)
+		x.failed(p, g, start, err, &o)
 		return nil, o, err
 	}
 	o.Status = resp.StatusCode
@@ -174,23 +175,29 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 	return resp, o, nil
 }
 
+// raceShows is how soon a request fails that met a connection being closed: it
+// takes a round trip. Later failures are about the request.
+const raceShows = time.Second
+
 // failed finds out what an error means, and ends the lease.
-func (x *exchange) failed(p *pool, g grant, err error, o *outcome) {
+func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *outcome) {
 	c := g.c
+	now := time.Now()
 	var timeout net.Error
 	o.Ours = x.ctx.Err() != nil || x.body.failed() || errors.As(err, &timeout) && timeout.Timeout()
 	o.BodyKept = x.body.rewindable()
 	if c.h2 {
 		o.Refused = refused(err)
-		o.StreamOnly = !o.Refused && c.cc.Err() == nil
+		_, reset := errors.AsType[http2.StreamError](err)
+		o.StreamOnly = (reset || !o.Refused) && c.cc.Err() == nil
 	} else {
 		o.Written = c.net.sent.Load()
 		o.Responded = c.net.got.Load() > int64(c.net.noise)
 		// net/http did not like the request: the connection has not seen it.
 		o.Ours = o.Ours || !o.Written && c.cc.Available() == 1
 	}
-	if g.reused && !o.Ours && !o.Responded && !o.StreamOnly && g.limit.Value > 0 && g.idle >= g.limit.Value/2 {
-		now := time.Now()
+	if g.reused && !o.Ours && !o.Responded && !o.StreamOnly && now.Sub(start) < raceShows &&
+		g.limit.Value > 0 && g.idle >= g.limit.Value/2 {
 		c.learner.raced(now)
 		c.learner.sawClose(now, g.idle)
 		o.Raced = true

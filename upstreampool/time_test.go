@@ -126,6 +126,20 @@ func bubble(t *testing.T, change func(*Transport), f func(t *testing.T, tr *Tran
 	})
 }
 
+// scripted makes connections of tr, which must be in a bubble, end in serve.
+func scripted(tr *Transport, serve func(n int64, c net.Conn, r *bufio.Reader)) {
+	var conns atomic.Int64
+	tr.core.h2Transport.DialContext = tr.core.dialer(func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		n := conns.Add(1)
+		go func() {
+			defer server.Close()
+			serve(n, server, bufio.NewReader(server))
+		}()
+		return client, nil
+	})
+}
+
 const pipeAddr = "upstream.test:80"
 
 func get(t testing.TB) *http.Request { return newRequest(t, "GET", pipeAddr, nil) }
@@ -443,6 +457,46 @@ func TestSensor(t *testing.T) {
 			t.Errorf("limit = %v, want at least 2 m", l)
 		}
 	})
+}
+
+// A request that fails on a connection which was idle for long has met its end,
+// if that shows at once, and if it is one.
+func TestWhatIsARace(t *testing.T) {
+	hangUp := func(after time.Duration) func(int64, net.Conn, *bufio.Reader) {
+		return func(n int64, c net.Conn, r *bufio.Reader) {
+			for i := 0; readRequest(r) != nil; i++ {
+				if i > 0 && n == 1 {
+					time.Sleep(after)
+					return
+				}
+				respond(c, "")
+			}
+		}
+	}
+	for _, tc := range []struct {
+		name  string
+		idle  time.Duration
+		serve func(int64, net.Conn, *bufio.Reader)
+		race  bool
+	}{
+		{"the upstream hangs up", 3 * time.Second, hangUp(50 * time.Millisecond), true},
+		{"on a connection used just before", 100 * time.Millisecond, hangUp(50 * time.Millisecond), false},
+		{"after it has worked on the request for long", 3 * time.Second, hangUp(30 * time.Second), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(tr *Transport) {
+				tr.UpstreamKeepAlive = caddy.Duration(5 * time.Second)
+			}, func(t *testing.T, tr *Transport, _ *pipeServer) {
+				scripted(tr, tc.serve)
+				mustSend(t, tr, get(t))
+				time.Sleep(tc.idle)
+				mustSend(t, tr, get(t)) // replayed
+				if l := tr.learnedLimit(); l.raised != tc.race || (l.bound == boundEarlyClose) != tc.race {
+					t.Errorf("taken for a race: %v, want %v; %v", l.raised, tc.race, l)
+				}
+			})
+		})
+	}
 }
 
 // Until the timeout is known, a POST takes a connection that was idle for less
