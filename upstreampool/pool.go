@@ -372,7 +372,6 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 		p.retire(c, now, age, limit)
 		return
 	}
-	c.allowed = limit.Value
 	p.serve(c, now)
 	if c.leases > 0 {
 		return
@@ -385,7 +384,7 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 	if len(p.idle) > p.core.cfg.maxIdlePerHost || p.core.cfg.maxIdle > 0 && p.core.idle.Load() > int64(p.core.cfg.maxIdle) {
 		p.doom(p.idle[0], CloseMaxIdle)
 	}
-	p.arm(now.Add(limit.Value - age))
+	p.watchIdle(c, now, age, limit)
 }
 
 // serve hands c to those that wait, as long as it can take requests.

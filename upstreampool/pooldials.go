@@ -37,8 +37,7 @@ func (p *pool) opened(c *conn, err error) {
 		if p.core.draining.Load() {
 			p.doom(c, CloseDrained)
 		}
-		c.allowed = c.limit(now).Value
-		p.arm(now.Add(c.allowed))
+		p.watchIdle(c, now, c.age(now), c.limit(now))
 	}
 	p.startDials(now)
 }

@@ -50,6 +50,16 @@ func (p *pool) arm(t time.Time) {
 	}
 }
 
+// watchIdle has the timer run when c, which is idle, reaches its limit or the
+// end of its lifetime.
+func (p *pool) watchIdle(c *conn, now time.Time, age time.Duration, limit Limit) {
+	c.allowed = limit.Value
+	p.arm(now.Add(limit.Value - age))
+	if c.life > 0 {
+		p.arm(now.Add(c.life - elapsed(c.opened, now)))
+	}
+}
+
 // tick retires what has been idle for long enough.
 func (p *pool) tick() {
 	p.mu.Lock()
@@ -65,11 +75,7 @@ func (p *pool) tick() {
 		case age >= limit.Value:
 			p.retire(c, now, age, limit)
 		default:
-			c.allowed = limit.Value
-			p.arm(now.Add(limit.Value - age))
-			if c.life > 0 {
-				p.arm(now.Add(c.life - elapsed(c.opened, now)))
-			}
+			p.watchIdle(c, now, age, limit)
 		}
 	}
 	if c := p.sensor; c != nil {

@@ -557,9 +557,17 @@ func TestMaxLifetime(t *testing.T) {
 		if got := mustSend(t, tr, get(t)); got != "2" {
 			t.Errorf("after 10 s: connection %s, want a new one", got)
 		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s.open.Load() != 0 {
+			t.Error("an idle one is still open after its lifetime")
+		}
+		if got := mustSend(t, tr, get(t)); got != "3" {
+			t.Errorf("connection %s, want a new one", got)
+		}
 		// One that carries a request is not interrupted.
 		s.setLatency(time.Minute)
-		if got := mustSend(t, tr, get(t)); got != "2" {
+		if got := mustSend(t, tr, get(t)); got != "3" {
 			t.Errorf("connection %s", got)
 		}
 		synctest.Wait()
