@@ -274,6 +274,7 @@ func (p *pool) doom(c *conn, reason CloseReason) {
 	p.leaveIdle(c)
 	p.leaveBusy(c)
 	p.leaveSensor(c)
+	p.lost(c, time.Now())
 	c.become(stateClosing)
 	c.reason = reason
 	c.close()

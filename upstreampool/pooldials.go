@@ -46,10 +46,7 @@ func (p *pool) opened(c *conn, err error) {
 // for all of them.
 func (p *pool) dialFailed(now time.Time, err error) {
 	p.stats.dialErrors++
-	p.retryAt = now.Add(redialAfter)
-	if p.missing(now) > 0 {
-		p.arm(p.retryAt)
-	}
+	p.rest(now)
 	all := p.oneDial()
 	for w := p.queue.first; w != nil; w = p.queue.first {
 		p.queue.remove(w)
@@ -83,6 +80,22 @@ func (p *pool) startDials(now time.Time) {
 	for p.dials < want && !p.full() {
 		p.dials++
 		go func() { p.opened(p.dial(p)) }()
+	}
+}
+
+// rest has min_idle wait before it dials again.
+func (p *pool) rest(now time.Time) {
+	p.retryAt = now.Add(redialAfter)
+	if p.missing(now) > 0 {
+		p.arm(p.retryAt)
+	}
+}
+
+// lost notes that c is gone. What was of no use to anyone within redialAfter
+// would be followed by more of the same, as fast as they can be dialed.
+func (p *pool) lost(c *conn, now time.Time) {
+	if c.requests == 0 && elapsed(c.opened, now) < redialAfter {
+		p.rest(now)
 	}
 }
 

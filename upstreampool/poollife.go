@@ -174,9 +174,13 @@ func (p *pool) removed(c *conn) {
 	} else {
 		p.open--
 	}
+	now := time.Now()
+	if !c.is(stateClosing) {
+		p.lost(c, now)
+	}
 	c.become(stateClosed)
 	p.stats.closed(reason)
-	p.startDials(time.Now())
+	p.startDials(now)
 	p.tidy()
 	p.mu.Unlock()
 	countClosed(p.label, reason)

@@ -624,6 +624,39 @@ func TestMinIdle(t *testing.T) {
 	})
 }
 
+// Connections for min_idle that are of no use are not opened again and again.
+func TestMinIdleInVain(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		header string
+		idle   time.Duration
+		change func(*Transport)
+	}{
+		{"nothing is reused", "Connection: keep-alive\r\nKeep-Alive: timeout=0", 0, nil},
+		{"they are closed at once", "", time.Millisecond, nil},
+		{"max_lifetime is over at once", "", 0, func(tr *Transport) { tr.MaxLifetime = caddy.Duration(time.Millisecond) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(tr *Transport) {
+				tr.MinIdle = 3
+				if tc.change != nil {
+					tc.change(tr)
+				}
+			}, func(t *testing.T, tr *Transport, s *pipeServer) {
+				s.header.Store(tc.header)
+				s.setIdle(tc.idle)
+				s.delay.Store(int64(10 * time.Millisecond)) // or the clock would stand still
+				mustSend(t, tr, get(t))
+				before := s.conns.Load()
+				time.Sleep(10 * time.Second)
+				if n := s.conns.Load() - before; n > 3*11 {
+					t.Errorf("%d connections opened in 10 s", n)
+				}
+			})
+		})
+	}
+}
+
 func TestMaxConnsQueue(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
 		s.setLatency(time.Second)
