@@ -113,6 +113,9 @@ func (c *conn) worn(now time.Time) (CloseReason, bool) {
 
 // limit returns the connection's idle limit.
 func (c *conn) limit(now time.Time) Limit {
+	if c.requests == 0 {
+		return c.learner.unusedLimit(now)
+	}
 	return c.learner.limit(now, c.announced, c.promised)
 }
 

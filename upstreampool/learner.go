@@ -183,6 +183,16 @@ func (l *learner) limit(now time.Time, own time.Duration, has bool) Limit {
 	return k.limit()
 }
 
+// unusedLimit returns the idle limit of a connection that has carried no request.
+func (l *learner) unusedLimit(now time.Time) Limit {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settle(now)
+	k := l.knowledge(now)
+	k.Unused = true
+	return k.limit()
+}
+
 // startSensor tells whether a connection that reached its limit is to be kept
 // aside, to see when the upstream closes it. There is at most one; whoever gets
 // true calls endSensor.

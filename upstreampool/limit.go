@@ -56,6 +56,7 @@ const (
 	boundMaxIdle
 	boundReadTimeout
 	boundEarlyClose
+	boundUnused
 	boundTooShort
 )
 
@@ -70,6 +71,7 @@ type knowledge struct {
 	HasAnnounced bool
 	Learned      time.Duration
 	EarlyClose   time.Duration // age of an early close that nothing has confirmed yet
+	Unused       bool          // for a connection that has not carried a request yet
 
 	FixedMargin time.Duration // margin
 	Connect     time.Duration // a round trip, by TCP
@@ -143,6 +145,14 @@ func (k knowledge) limit() Limit {
 			l.Value, l.bound, l.age = c, boundEarlyClose, k.EarlyClose
 		}
 	}
+	if k.Unused {
+		// Keep-alive begins with the first response. Until then upstreams wait for
+		// a request, by timeouts of which nobody tells us and often shorter ones.
+		k.FixedMargin = 0
+		if c := max(safeKeepAlive-k.margin(safeKeepAlive), 0); c < l.Value {
+			l.Value, l.bound = c, boundUnused
+		}
+	}
 	return l
 }
 
@@ -180,6 +190,8 @@ func (l Limit) String() string {
 		return fmt.Sprintf("idle limit %s: read_timeout, below %s minus %s", seconds(l.Value), from, margin)
 	case boundEarlyClose:
 		return fmt.Sprintf("idle limit %s: unconfirmed close after %s minus %s, despite %s", seconds(l.Value), seconds(l.age), margin, from)
+	case boundUnused:
+		return fmt.Sprintf("idle limit %s: never used, below %s minus %s", seconds(l.Value), from, margin)
 	default:
 		return fmt.Sprintf("idle limit %s: %s minus %s", seconds(l.Value), from, margin)
 	}

@@ -624,6 +624,27 @@ func TestMinIdle(t *testing.T) {
 	})
 }
 
+// Upstreams close a connection that has not brought a request yet by another,
+// often shorter timeout (nginx: 60 s instead of 75 s, Apache: 20 s).
+func TestUnusedConnectionsAreNotKeptAlive(t *testing.T) {
+	bubble(t, known, func(t *testing.T, tr *Transport, s *pipeServer) {
+		s.delay.Store(int64(time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := tr.RoundTrip(requestTo(t, ctx, "GET", "tcp", pipeAddr, nil)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("err = %v", err)
+		}
+		time.Sleep(5 * time.Second)
+		if got := mustSend(t, tr, post(t)); got != "2" {
+			t.Errorf("a POST went out on connection %s, idle for 4 s since it was opened", got)
+		}
+		time.Sleep(time.Minute)
+		if got := mustSend(t, tr, post(t)); got != "2" {
+			t.Errorf("connection %s, want the one that is kept alive", got)
+		}
+	})
+}
+
 // Connections for min_idle that are of no use are not opened again and again.
 func TestMinIdleInVain(t *testing.T) {
 	for _, tc := range []struct {
