@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -196,6 +197,30 @@ func TestUnixSocket(t *testing.T) {
 	}
 	if s.conns.Load() != 1 {
 		t.Errorf("%d connections", s.conns.Load())
+	}
+}
+
+// transport http has no read_timeout on Unix sockets: there is nothing that would
+// extend it with each Read, so a long response would be cut off.
+func TestUnixSocketHasNoReadTimeout(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Skip(err)
+	}
+	serveListener(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
+		for readRequest(r) != nil {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+			for range 6 {
+				time.Sleep(50 * time.Millisecond)
+				io.WriteString(c, "a")
+			}
+		}
+	})
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(200 * time.Millisecond) })
+	for range 2 {
+		if got := mustSend(t, tr, requestTo(t, t.Context(), "GET", "unix", l.Addr().String(), nil)); got != "aaaaaa" {
+			t.Errorf("body %q", got)
+		}
 	}
 }
 

@@ -74,7 +74,8 @@ func (n *netConn) wrap(c net.Conn) {
 // take prepares for the next request: counters start again, and so does our
 // read_timeout, which has been running since the connection became idle.
 func (n *netConn) take(now time.Time, readTimeout time.Duration, timing bool) {
-	if readTimeout > 0 {
+	// transport http renews it with each Read, but for Unix sockets, where there is none.
+	if _, unix := n.Conn.(*net.UnixConn); readTimeout > 0 && !unix {
 		_ = n.Conn.SetReadDeadline(now.Add(readTimeout))
 	}
 	n.sent.Store(false)
