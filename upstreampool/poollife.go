@@ -11,8 +11,9 @@ import (
 // request, and is closed otherwise.
 func (p *pool) retire(c *conn, now time.Time, age time.Duration, limit Limit) {
 	late := age - limit.Value
-	only := p.core.cfg.maxConns == 1 // a sensor would take the place of all requests
-	if p.sensor != nil || only || c.requests == 0 || late > tolerance(age) ||
+	// A sensor must not take the place of all requests, or of one that waits for it.
+	noRoom := p.core.cfg.maxConns == 1 || p.queue.n > 0 && p.full()
+	if p.sensor != nil || noRoom || c.requests == 0 || late > tolerance(age) ||
 		p.core.draining.Load() || !c.learner.startSensor(now) {
 		p.doom(c, CloseIdleLimit)
 		return

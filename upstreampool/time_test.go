@@ -799,6 +799,32 @@ func TestSensorGivesWay(t *testing.T) {
 	})
 }
 
+// While requests wait for a full pool, no connection becomes a sensor: here one
+// whose response was read so slowly that it is at its limit already.
+func TestNoSensorWhileRequestsWait(t *testing.T) {
+	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
+		slow, err := tr.RoundTrip(get(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.setLatency(time.Minute)
+		long := make(chan string)
+		go func() { long <- mustSend(t, tr, get(t)) }()
+		synctest.Wait()
+		time.Sleep(4 * time.Second)
+		s.setLatency(0)
+		start, done := time.Now(), make(chan string)
+		go func() { done <- mustSend(t, tr, get(t)) }()
+		synctest.Wait()
+		io.Copy(io.Discard, slow.Body)
+		slow.Body.Close()
+		if got := <-done; got != "3" || time.Since(start) != 0 {
+			t.Errorf("connection %s after %v, want a new one at once", got, time.Since(start))
+		}
+		<-long
+	})
+}
+
 // A cancelled wait leaves nothing behind; its dial joins the pool.
 func TestDialOutlivesItsRequest(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Transport, s *pipeServer) {
