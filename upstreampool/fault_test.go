@@ -166,6 +166,47 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// An upstream that ends each connection before it can be used fails requests as
+// one that cannot be dialed; they do not dial again and again.
+func TestConnectionsUnusableFromTheStart(t *testing.T) {
+	for name, change := range map[string]func(*Transport){"HTTP/1": known, "HTTP/2": h2c} {
+		for how, end := range map[string]func(c *conn){
+			"closed": func(c *conn) { c.cc.Close() },
+			"in use": func(c *conn) { // stands for a GOAWAY, or SETTINGS that allow no stream
+				for c.cc.Reserve() == nil {
+				}
+			},
+		} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				var dials atomic.Int64
+				s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+					io.Copy(io.Discard, r)
+				})
+				tr := newTransport(t, change)
+				tg := tr.mustTarget(t, s.addr())
+				p := tr.core.pool(&tg)
+				dial := p.dial
+				p.dial = func(p *pool) (*conn, error) {
+					dials.Add(1)
+					c, err := dial(p)
+					if err == nil {
+						end(c)
+					}
+					return c, err
+				}
+				ctx, cancel := contextWithTimeout(t, time.Second)
+				defer cancel()
+				_, _, err := send(tr, requestTo(t, ctx, "POST", "tcp", s.addr(), strings.NewReader("x")))
+				var de reverseproxy.DialError
+				if !errors.As(err, &de) || dials.Load() != 1 {
+					t.Errorf("%d dials, error %v; want a DialError after the first", dials.Load(), err)
+				}
+				eventually(t, "nothing is left", func() bool { return len(tr.core.all()) == 0 })
+			})
+		}
+	}
+}
+
 // An upstream that never reads holds up its own request only.
 func TestUpstreamThatNeverReads(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {

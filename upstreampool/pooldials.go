@@ -1,6 +1,15 @@
 package upstreampool
 
-import "time"
+import (
+	"errors"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// errUnusable is as good as a failed dial: nothing was sent. Dialing again for
+// the same request could go on for as long as the client waits.
+var errUnusable = reverseproxy.NewDialError(errors.New("opening connection: the upstream ended it before it could be used"))
 
 // opened adds the outcome of a dial.
 func (p *pool) opened(c *conn, err error) {
@@ -22,11 +31,18 @@ func (p *pool) opened(c *conn, err error) {
 	p.core.idle.Add(1)
 	if c.net.closed.Load() {
 		go p.removed(c) // before we could be told
+		p.dialFailed(now, errUnusable)
 		return
 	}
 	// Those that wait get it as a fresh connection, whatever its protocol.
 	for w := p.queue.first; w != nil && (c.h2 || c.leases == 0); w = p.queue.first {
 		if !c.reserve() {
+			if c.leases == 0 {
+				p.doom(c, CloseFailed)
+				p.dialFailed(now, errUnusable)
+				p.startDials(now)
+				return
+			}
 			break
 		}
 		p.lease(c, now, w.need)
