@@ -17,12 +17,13 @@ import (
 
 // Requests whose distance is swept over the moment at which the upstream closes
 // idle connections, on real sockets, without configuration: none fails. The
-// control, transport http on the same path, fails.
+// control, transport http on the same path, must fail: it shows that the sweep
+// meets that moment, for which a busy machine may need more than one try.
 func TestP14BoundarySweep(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 20 s")
 	}
-	const idle, pools, rounds = time.Second, 128, 10
+	const idle, pools, rounds, tries = time.Second, 128, 10, 5
 	for _, protocol := range []string{"h1", "h2", "h2c"} {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
@@ -69,7 +70,7 @@ func TestP14BoundarySweep(t *testing.T) {
 				wg.Wait()
 				return bad.Load(), all.Load()
 			}
-			control, _ := sweep(func() http.RoundTripper {
+			stock := func() http.RoundTripper {
 				tr := new(reverseproxy.HTTPTransport)
 				change(tr)
 				ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
@@ -78,7 +79,11 @@ func TestP14BoundarySweep(t *testing.T) {
 				}
 				t.Cleanup(func() { tr.Cleanup(); cancel() })
 				return tr
-			})
+			}
+			var control int64
+			for try := 0; try < tries && control == 0; try++ {
+				control, _ = sweep(stock)
+			}
 			failed, sent := sweep(func() http.RoundTripper {
 				return newTransport(t, func(tr *Transport) { change(tr.HTTPTransport) })
 			})
@@ -87,7 +92,7 @@ func TestP14BoundarySweep(t *testing.T) {
 				t.Errorf("%d of %d requests failed", failed, sent)
 			}
 			if control == 0 {
-				t.Log("the control did not fail: this machine is too slow, or too fast, to show anything")
+				t.Errorf("the control did not fail in %d tries: the sweep shows nothing", tries)
 			}
 		})
 	}
