@@ -26,6 +26,7 @@ type frameConn struct {
 	net.Conn
 	*http2.Framer
 	n    int64
+	id   string // the Id field of the last request
 	hbuf bytes.Buffer
 	henc *hpack.Encoder
 }
@@ -63,6 +64,12 @@ func (c *frameConn) request() (uint32, string) {
 				c.WritePing(true, f.Data)
 			}
 		case *http2.MetaHeadersFrame:
+			c.id = ""
+			for _, h := range f.RegularFields() {
+				if h.Name == "id" {
+					c.id = h.Value
+				}
+			}
 			return f.StreamID, f.PseudoValue("method")
 		}
 	}
