@@ -3,15 +3,23 @@ package upstreampool
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -221,6 +229,57 @@ func TestUnixSocketHasNoReadTimeout(t *testing.T) {
 		if got := mustSend(t, tr, requestTo(t, t.Context(), "GET", "unix", l.Addr().String(), nil)); got != "aaaaaa" {
 			t.Errorf("body %q", got)
 		}
+	}
+}
+
+// Files that the settings name belong to a pool's identity: when one changes, the
+// next configuration gets pools of its own, and the ones after that share those.
+func TestReloadAfterFilesChanged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	load := func() *Transport {
+		tr := &Transport{HTTPTransport: &reverseproxy.HTTPTransport{MaxResponseHeaderSize: 9 << 20}}
+		ca, err := json.Marshal(map[string]any{"provider": "file", "pem_files": []string{file}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr.TLS = &reverseproxy.TLSConfig{CARaw: ca}
+		provision(t, tr)
+		return tr
+	}
+	writeCA(t, file)
+	first := load()
+	again := load()
+	if again.core != first.core {
+		t.Error("a reload that changes nothing gets pools of its own")
+	}
+	writeCA(t, file)
+	second := load()
+	if second.core == first.core {
+		t.Error("the pools are shared although the CA has changed")
+	}
+	for _, old := range []*Transport{first, again} {
+		if err := old.Cleanup(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if third := load(); third.core != second.core {
+		t.Error("a reload that changes nothing gets pools of its own, after one that did")
+	}
+}
+
+// writeCA writes a new self-signed certificate.
+func writeCA(t *testing.T, file string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{}, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -96,6 +97,9 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 // learned survive reloads.
 var pools = caddy.NewUsagePool()
 
+// provisioning is held from the choice of a key to its use.
+var provisioning sync.Mutex
+
 // coreKey says which transports share a core: those of equal JSON, as long as
 // the files it names have not changed, which makes another generation.
 type coreKey struct {
@@ -142,21 +146,34 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	fresh := t.newCore(cfg)
 	fresh.logger.Store(ctx.Logger())
-	k := coreKey{config: sha256.Sum256(settings)}
-	for ; ; k.generation++ {
-		v, loaded, err := pools.LoadOrNew(k, func() (caddy.Destructor, error) { return fresh, nil })
-		if err != nil {
-			return err
-		}
-		if c := v.(*core); !loaded || c.matches(fresh) {
-			c.logger.Store(ctx.Logger()) // the old one ends with its configuration
-			t.core, t.key = c, &k
-			return nil
-		}
-		if _, err := pools.Delete(k); err != nil {
-			return err
-		}
+	provisioning.Lock()
+	defer provisioning.Unlock()
+	k := keyFor(sha256.Sum256(settings), fresh)
+	v, _, err := pools.LoadOrNew(k, func() (caddy.Destructor, error) { return fresh, nil })
+	if err != nil {
+		return err
 	}
+	t.core, t.key = v.(*core), &k
+	t.core.logger.Store(ctx.Logger()) // the old one ends with its configuration
+	return nil
+}
+
+// keyFor returns the key of the core that can stand for fresh, or else one that
+// is not in use, so that LoadOrNew takes fresh.
+func keyFor(config [sha256.Size]byte, fresh *core) coreKey {
+	free := coreKey{config: config}
+	match, found := free, false
+	pools.Range(func(used, v any) bool {
+		if k := used.(coreKey); k.config == config {
+			match, found = k, v.(*core).matches(fresh)
+			free.generation = max(free.generation, k.generation+1)
+		}
+		return !found
+	})
+	if found {
+		return match
+	}
+	return free
 }
 
 // newCore makes pools around the provisioned transport, which from then on is
