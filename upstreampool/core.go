@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"go.uber.org/zap"
 )
 
@@ -19,6 +21,7 @@ type core struct {
 	h2Transport       *http.Transport // negotiates, or speaks h2c
 	h1Transport       *http.Transport // HTTP/1 only
 	tls               *tls.Config
+	identity          []string // hashes of the client certificates that Caddy manages
 	sniHasPlaceholder bool
 	proxy             func(*http.Request) (*url.URL, error)
 	logger            atomic.Pointer[zap.Logger]
@@ -115,9 +118,26 @@ func (c *core) Destruct() error {
 	return nil
 }
 
+// identity returns the hashes of the certificates that client_certificate_automate
+// chooses from.
+func identity(name string) []string {
+	if name == "" {
+		return nil
+	}
+	var hashes []string
+	for _, cert := range caddytls.AllMatchingCertificates(name) {
+		hashes = append(hashes, cert.Hash())
+	}
+	slices.Sort(hashes)
+	return hashes
+}
+
 // matches tells whether the TLS material of two cores is the same. Their JSON
-// is, but files it names may have changed.
+// is, but files and names in it may stand for other certificates than before.
 func (c *core) matches(other *core) bool {
+	if !slices.Equal(c.identity, other.identity) {
+		return false
+	}
 	a, b := c.tls, other.tls
 	if a == nil || b == nil {
 		return a == b

@@ -267,20 +267,64 @@ func TestReloadAfterFilesChanged(t *testing.T) {
 	}
 }
 
+// So does the certificate that client_certificate_automate stands for.
+func TestClientCertificateOfAName(t *testing.T) {
+	const name = "client.test"
+	stopCaddy(t)
+	load := func() *core {
+		cert, key := selfSigned(t, name)
+		loader, err := json.Marshal([]map[string]string{{"certificate": cert, "key": key}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = caddy.Run(&caddy.Config{
+			Admin:   &caddy.AdminConfig{Disabled: true},
+			Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "PANIC"}}}},
+			AppsRaw: caddy.ModuleMap{"tls": []byte(`{"certificates":{"load_pem":` + string(loader) + `}}`)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &core{identity: identity(name)}
+	}
+	first, same, second := load(), &core{identity: identity(name)}, load()
+	if len(first.identity) == 0 || !first.matches(same) {
+		t.Errorf("%v does not match %v", first.identity, same.identity)
+	}
+	if first.matches(second) {
+		t.Errorf("%v matches %v", first.identity, second.identity)
+	}
+}
+
 // writeCA writes a new self-signed certificate.
 func writeCA(t *testing.T, file string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, _ := selfSigned(t, "ca.test")
+	if err := os.WriteFile(file, []byte(cert), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// selfSigned returns a new certificate for name, and its key, as PEM.
+func selfSigned(t *testing.T, name string) (cert, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{}, key.Public(), key)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
+	c, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+	d, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
 		t.Fatal(err)
 	}
+	block := func(kind string, b []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
+	}
+	return block("CERTIFICATE", c), block("PRIVATE KEY", d)
 }
 
 // A forward proxy is asked for a tunnel towards https, and used as such

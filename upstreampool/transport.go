@@ -186,6 +186,9 @@ func (t *Transport) newCore(cfg config) *core {
 		sniHasPlaceholder: t.TLS != nil && strings.Contains(t.TLS.ServerName, "{"),
 		proxy:             tr.Proxy,
 	}
+	if t.TLS != nil {
+		c.identity = identity(t.TLS.ClientCertificateAutomate)
+	}
 	c.upstreams.make = c.newUpstream
 
 	// The pool limits connections, and closes them. net/http would panic as it
