@@ -49,6 +49,7 @@ func TestP14BoundarySweep(t *testing.T) {
 			}
 			t.Cleanup(srv.Close)
 			addr := srv.Listener.Addr().String()
+			var last atomic.Value // error
 			sweep := func(make func() http.RoundTripper) (failed, sent int64) {
 				var wg sync.WaitGroup
 				var bad, all atomic.Int64
@@ -60,6 +61,7 @@ func TestP14BoundarySweep(t *testing.T) {
 							all.Add(1)
 							if err != nil {
 								bad.Add(1)
+								last.Store(err.Error())
 							}
 							// From 10 ms before to 10 ms after, finely spread.
 							step := (i*rounds + round*37) % 200
@@ -89,7 +91,7 @@ func TestP14BoundarySweep(t *testing.T) {
 			})
 			t.Logf("of %d requests each, transport http failed %d, upstreampool %d", sent, control, failed)
 			if failed != 0 {
-				t.Errorf("%d of %d requests failed", failed, sent)
+				t.Errorf("%d of %d requests failed, the last one with: %v", failed, sent, last.Load())
 			}
 			if control == 0 {
 				t.Errorf("the control did not fail in %d tries: the sweep shows nothing", tries)
