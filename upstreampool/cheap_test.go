@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -101,14 +102,22 @@ func TestManyIdleConnections(t *testing.T) {
 	if raceEnabled {
 		upstreams = 100 // the detector has room for 8128 goroutines
 	}
+	labels.mu.Lock()
+	before := maps.Clone(labels.seen)
+	labels.mu.Unlock()
+	t.Cleanup(func() { // leave names for the metrics of other tests
+		labels.mu.Lock()
+		labels.seen = before
+		labels.mu.Unlock()
+	})
 	addrs := startServer(t, upstreams)
 	tr := newTransport(t, known)
-	before := runtime.NumGoroutine()
+	goroutines := runtime.NumGoroutine()
 	for _, addr := range addrs {
 		fill(t, tr, addr, connections)
 	}
 	eventually(t, "all connections idle", func() bool { return tr.core.idle.Load() == int64(upstreams*connections) })
-	if got := runtime.NumGoroutine() - before; got > 2*upstreams*connections {
+	if got := runtime.NumGoroutine() - goroutines; got > 2*upstreams*connections {
 		t.Errorf("%d goroutines for %d connections, want 2 for each", got, upstreams*connections)
 	}
 	var stacks strings.Builder
