@@ -3,12 +3,34 @@ package origin
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 
 	"golang.org/x/net/http2"
 )
 
 // frameType is the type of an ORIGIN frame (RFC 8336 section 2.1).
 const frameType http2.FrameType = 0x0c
+
+// ParseFrame returns the origins in frame, as they are, and whether it is an
+// ORIGIN frame at all: one on another stream or with flags is none to a client
+// (RFC 8336 sections 2.1 and 2.2). An error is about its last entry, which is
+// cut short; those before it are returned.
+func ParseFrame(frame http2.Frame) (origins []string, ok bool, err error) {
+	header := frame.Header()
+	raw, unknown := frame.(*http2.UnknownFrame)
+	if !unknown || header.Type != frameType || header.StreamID != 0 || header.Flags != 0 {
+		return nil, false, nil
+	}
+	for payload := raw.Payload(); len(payload) > 0; {
+		if len(payload) < 2 || len(payload)-2 < int(binary.BigEndian.Uint16(payload)) {
+			return origins, true, fmt.Errorf("reading ORIGIN frame: entry %d is longer than the frame", len(origins)+1)
+		}
+		end := 2 + int(binary.BigEndian.Uint16(payload))
+		origins = append(origins, string(payload[2:end]))
+		payload = payload[end:]
+	}
+	return origins, true, nil
+}
 
 // maxPayload is the length of the largest frame that every client takes, the
 // initial value of SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 4.2): the client's

@@ -2,8 +2,8 @@ package origin
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -29,22 +29,15 @@ func decode(t testing.TB, data []byte) (origins [][]string) {
 	}
 }
 
-// decodeFrame reads an ORIGIN frame as a client does (RFC 8336 section 2.2).
+// decodeFrame reads a frame that must be an ORIGIN frame.
 func decodeFrame(t testing.TB, frame http2.Frame) []string {
 	t.Helper()
-	h := frame.Header()
-	raw, ok := frame.(*http2.UnknownFrame)
-	if !ok || h.Type != 0x0c || h.StreamID != 0 || h.Flags != 0 {
-		t.Fatalf("%v is no ORIGIN frame on stream 0 without flags", h)
+	origins, ok, err := ParseFrame(frame)
+	if !ok {
+		t.Fatalf("%v is no ORIGIN frame on stream 0 without flags", frame.Header())
 	}
-	origins, payload := []string{}, raw.Payload()
-	for len(payload) > 0 {
-		if len(payload) < 2 || len(payload)-2 < int(binary.BigEndian.Uint16(payload)) {
-			t.Fatalf("the last entry is cut: %x", payload)
-		}
-		end := 2 + int(binary.BigEndian.Uint16(payload))
-		origins = append(origins, string(payload[2:end]))
-		payload = payload[end:]
+	if err != nil {
+		t.Fatal(err)
 	}
 	return origins
 }
@@ -117,6 +110,48 @@ func TestO11Split(t *testing.T) {
 		}
 		if !slices.Equal(names, want) {
 			t.Errorf("%d origins come back as %d, or changed", len(want), len(names))
+		}
+	}
+}
+
+// TestParseFrame: what a client makes of a frame (RFC 8336 section 2.2).
+func TestParseFrame(t *testing.T) {
+	const a, b = "\x00\x0ehttps://a.test", "\x00\x0ehttps://b.test"
+	for _, test := range []struct {
+		name    string
+		kind    http2.FrameType
+		flags   http2.Flags
+		stream  uint32
+		payload string
+		want    []string
+		ok      bool
+		err     string
+	}{
+		{"empty", 0x0c, 0, 0, "", nil, true, ""},
+		{"two", 0x0c, 0, 0, a + b, []string{"https://a.test", "https://b.test"}, true, ""},
+		{"an empty entry", 0x0c, 0, 0, "\x00\x00" + a, []string{"", "https://a.test"}, true, ""},
+		{"no room for a length", 0x0c, 0, 0, a + "\x00", []string{"https://a.test"}, true, "reading ORIGIN frame: entry 2 is longer than the frame"},
+		{"cut", 0x0c, 0, 0, a[:len(a)-1], nil, true, "reading ORIGIN frame: entry 1 is longer than the frame"},
+		{"on a stream", 0x0c, 0, 1, a, nil, false, ""},
+		{"with a flag", 0x0c, 1, 0, a, nil, false, ""},
+		{"of another type", 0x0d, 0, 0, a, nil, false, ""},
+		{"of a known type", http2.FramePing, 0, 0, "12345678", nil, false, ""},
+	} {
+		var buf bytes.Buffer
+		framer := http2.NewFramer(&buf, &buf)
+		if err := framer.WriteRawFrame(test.kind, test.flags, test.stream, []byte(test.payload)); err != nil {
+			t.Fatal(err)
+		}
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, ok, err := ParseFrame(frame)
+		if err == nil {
+			err = errors.New("")
+		}
+		if !slices.Equal(got, test.want) || ok != test.ok || err.Error() != test.err {
+			t.Errorf("%s: %q, %v, %q; want %q, %v, %q", test.name, got, ok, err, test.want, test.ok, test.err)
 		}
 	}
 }
