@@ -12,7 +12,7 @@ import (
 // idle limit, so it only keeps the arithmetic from overflowing.
 const maxAnnounced = 24 * time.Hour
 
-// announcedTimeout returns the idle timeout that an HTTP/1 response announces
+// AnnouncedTimeout returns the idle timeout that an HTTP/1 response announces
 // in its Keep-Alive field (RFC 2068 section 19.7.1.1), and whether there is one.
 //
 // The field counts only when Connection names it: an intermediary that knows
@@ -20,7 +20,7 @@ const maxAnnounced = 24 * time.Hour
 // Of several valid timeouts the smallest counts. What is no plain decimal
 // number (a sign, a fraction, text, nothing) is as good as absent, since a
 // value we misread in the other direction costs a request.
-func announcedTimeout(h http.Header) (time.Duration, bool) {
+func AnnouncedTimeout(h http.Header) (time.Duration, bool) {
 	fields := h["Keep-Alive"]
 	if len(fields) == 0 || !httpguts.HeaderValuesContainsToken(h["Connection"], "keep-alive") {
 		return 0, false

@@ -23,9 +23,9 @@ func TestP12KeepAliveNeedsItsConnectionToken(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := http.Header{"Keep-Alive": {"timeout=5"}, "Connection": tc.connection}
-			d, ok := announcedTimeout(h)
+			d, ok := AnnouncedTimeout(h)
 			if ok != tc.want {
-				t.Errorf("announcedTimeout = %v, %v; want %v", d, ok, tc.want)
+				t.Errorf("AnnouncedTimeout = %v, %v; want %v", d, ok, tc.want)
 			}
 		})
 	}
@@ -70,9 +70,9 @@ func TestP13KeepAliveValues(t *testing.T) {
 	for _, tc := range keepAliveCases {
 		name := strings.Join(tc.fields, "|")
 		t.Run(name[:min(len(name), 40)], func(t *testing.T) {
-			got, ok := announcedTimeout(http.Header{"Keep-Alive": tc.fields, "Connection": {"keep-alive"}})
+			got, ok := AnnouncedTimeout(http.Header{"Keep-Alive": tc.fields, "Connection": {"keep-alive"}})
 			if got != tc.want || ok != tc.ok {
-				t.Errorf("announcedTimeout = %v, %v; want %v, %v", got, ok, tc.want, tc.ok)
+				t.Errorf("AnnouncedTimeout = %v, %v; want %v, %v", got, ok, tc.want, tc.ok)
 			}
 		})
 	}
@@ -87,9 +87,9 @@ func FuzzKeepAlive(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d, ok := announcedTimeout(http.Header{"Keep-Alive": strings.Split(s, "\n"), "Connection": {"keep-alive"}})
+		d, ok := AnnouncedTimeout(http.Header{"Keep-Alive": strings.Split(s, "\n"), "Connection": {"keep-alive"}})
 		if d < 0 || d > maxAnnounced || !ok && d != 0 {
-			t.Fatalf("announcedTimeout(%q) = %v, %v", s, d, ok)
+			t.Fatalf("AnnouncedTimeout(%q) = %v, %v", s, d, ok)
 		}
 		k := knowledge{MaxIdle: 2 * time.Minute}
 		if ok {

@@ -156,6 +156,13 @@ func (k knowledge) limit() Limit {
 	return l
 }
 
+// IdleLimit is the limit of a pool without settings towards an upstream that
+// closes an idle connection after keepAlive, which may be 0, and that is
+// roundTrip away.
+func IdleLimit(keepAlive, roundTrip time.Duration) Limit {
+	return knowledge{MaxIdle: defaultMaxIdleTime, Announced: keepAlive, HasAnnounced: true, Connect: roundTrip}.limit()
+}
+
 // ceiling is the largest age a connection can usefully reach: an upstream that
 // keeps a connection for longer is as good as one that keeps it for ever.
 func (k knowledge) ceiling() time.Duration {

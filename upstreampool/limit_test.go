@@ -75,3 +75,18 @@ func TestLimit(t *testing.T) {
 		})
 	}
 }
+
+// TestIdleLimit: what a pool without settings makes of a timeout.
+func TestIdleLimit(t *testing.T) {
+	for _, tc := range []struct{ keepAlive, roundTrip, value, margin time.Duration }{
+		{5 * time.Second, 0, 4750 * time.Millisecond, 250 * time.Millisecond},
+		{2 * time.Second, 40 * time.Millisecond, 1820 * time.Millisecond, 180 * time.Millisecond},
+		{10 * time.Minute, 0, 2 * time.Minute, 30 * time.Second},
+		{150 * time.Millisecond, 0, 0, 100 * time.Millisecond},
+		{0, 0, 0, 100 * time.Millisecond},
+	} {
+		if l := IdleLimit(tc.keepAlive, tc.roundTrip); l.Value != tc.value || l.Margin != tc.margin {
+			t.Errorf("IdleLimit(%v, %v) is %v with margin %v, want %v with %v", tc.keepAlive, tc.roundTrip, l.Value, l.Margin, tc.value, tc.margin)
+		}
+	}
+}

@@ -49,7 +49,7 @@ func (p *pool) answered(c *conn, resp *http.Response) {
 	if old := !resp.ProtoAtLeast(1, 1); old != p.up.http10.Load() {
 		p.up.http10.Store(old)
 	}
-	d, promised := announcedTimeout(resp.Header)
+	d, promised := AnnouncedTimeout(resp.Header)
 	if promised {
 		c.learner.announce(time.Now(), d)
 	}
