@@ -1,0 +1,202 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-connreuse/connreuse/origin"
+)
+
+// maxOrigins bounds the ORIGIN frames of a connection that are kept, in octets
+// (RFC 8336 section 4). Most servers need less than 1 KiB.
+const maxOrigins = 256 << 10
+
+// An http2Conn speaks HTTP/2 on a connection. It shows what net/http's client
+// keeps to itself: GOAWAY and ORIGIN frames.
+type http2Conn struct {
+	*connection
+	framer  *http2.Framer
+	encoder *hpack.Encoder
+	block   bytes.Buffer
+	stream  uint32 // of the last request
+	greeted bool   // the server's SETTINGS have come
+
+	goAway    string   // the error code of the first GOAWAY frame; empty: none
+	told      bool     // an ORIGIN frame has come
+	origins   []string // that are in ORIGIN frames
+	octets    int      // of all ORIGIN frames
+	originErr error    // of the first bad one
+}
+
+func newHTTP2(c *connection) (*http2Conn, error) {
+	h := &http2Conn{connection: c, framer: http2.NewFramer(c, c)}
+	h.framer.SetMaxReadFrameSize(16384) // RFC 9113 section 4.2: what applies without a setting
+	h.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	h.framer.MaxHeaderListSize = maxHeader
+	h.encoder = hpack.NewEncoder(&h.block)
+	h.encoder.SetMaxDynamicTableSizeLimit(0) // the server may want none
+	h.allow(h.timeout)
+	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+		return nil, h.failed("sending the preface", err)
+	}
+	if err := h.framer.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0}); err != nil {
+		return nil, h.failed("sending SETTINGS", err)
+	}
+	return h, nil
+}
+
+func (h *http2Conn) get(t target, whole bool) (answer, error) {
+	h.allow(h.timeout)
+	if h.stream == 0 {
+		h.stream = 1
+	} else {
+		h.stream += 2
+	}
+	scheme := "http"
+	if h.tls != nil {
+		scheme = "https"
+	}
+	h.block.Reset()
+	for _, field := range [][2]string{
+		{":method", "GET"}, {":scheme", scheme}, {":authority", t.authority()}, {":path", t.url.RequestURI()}, {"user-agent", userAgent},
+	} {
+		// a bytes.Buffer returns no errors
+		_ = h.encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	err := h.framer.WriteHeaders(http2.HeadersFrameParam{
+		StreamID: h.stream, BlockFragment: h.block.Bytes(), EndStream: true, EndHeaders: true,
+	})
+	if err != nil {
+		return answer{}, h.failed("sending the request", err)
+	}
+	a := answer{protocol: "h2"}
+	if h.tls == nil {
+		a.protocol = "h2c"
+	}
+	for {
+		frame, err := h.next()
+		if err != nil && !h.greeted && !errors.Is(err, os.ErrDeadlineExceeded) && h.ended(err) == err.Error() {
+			return answer{}, fmt.Errorf("the server speaks no HTTP/2: %w", err)
+		}
+		if err != nil {
+			return answer{}, h.failed("reading the response", err)
+		}
+		if frame.Header().StreamID != h.stream {
+			if f, ok := frame.(*http2.GoAwayFrame); ok && f.LastStreamID < h.stream {
+				return answer{}, fmt.Errorf("the server refused the request with GOAWAY (%s)", f.ErrCode)
+			}
+			continue
+		}
+		end := false
+		switch f := frame.(type) {
+		case *http2.RSTStreamFrame:
+			return answer{}, fmt.Errorf("the server reset the request (%s)", f.ErrCode)
+		case *http2.MetaHeadersFrame:
+			if f.Truncated {
+				return answer{}, fmt.Errorf("the header of the response is larger than %d KiB", maxHeader>>10)
+			}
+			if a.status < 200 { // else these are trailers
+				if a.status, err = strconv.Atoi(f.PseudoValue("status")); err != nil {
+					return answer{}, fmt.Errorf("the response has the status '%s'", f.PseudoValue("status"))
+				}
+			}
+			end = f.StreamEnded()
+		case *http2.DataFrame:
+			end = f.StreamEnded()
+			if n := f.Header().Length; n > 0 && whole && !end {
+				if err := h.framer.WriteWindowUpdate(h.stream, n); err != nil {
+					return answer{}, h.failed("reading the response", err)
+				}
+			}
+		}
+		if !end && !whole && a.status >= 200 {
+			end = true
+			if err := h.framer.WriteRSTStream(h.stream, http2.ErrCodeCancel); err != nil {
+				return answer{}, h.failed("cancelling the request", err)
+			}
+		}
+		if end {
+			if h.goAway != "" {
+				a.last = "GOAWAY (" + h.goAway + ")"
+			}
+			return a, nil
+		}
+	}
+}
+
+// next reads a frame and does what every client has to.
+func (h *http2Conn) next() (http2.Frame, error) {
+	frame, err := h.framer.ReadFrame()
+	if err != nil {
+		return nil, err
+	}
+	switch f := frame.(type) {
+	case *http2.SettingsFrame:
+		if h.greeted = true; !f.IsAck() {
+			err = h.framer.WriteSettingsAck()
+		}
+	case *http2.PingFrame:
+		if !f.IsAck() {
+			err = h.framer.WritePing(true, f.Data)
+		}
+	case *http2.DataFrame:
+		if n := f.Header().Length; n > 0 {
+			err = h.framer.WriteWindowUpdate(0, n)
+		}
+	case *http2.GoAwayFrame:
+		if h.goAway == "" {
+			h.goAway = f.ErrCode.String()
+		}
+	case *http2.UnknownFrame:
+		h.readOrigins(f)
+	}
+	return frame, err
+}
+
+// readOrigins adds up the ORIGIN frames of the connection (RFC 8336 section 2.3).
+func (h *http2Conn) readOrigins(f *http2.UnknownFrame) {
+	origins, ok, err := origin.ParseFrame(f)
+	if !ok {
+		return
+	}
+	h.told = true
+	if h.octets += len(f.Payload()); h.octets > maxOrigins {
+		err = fmt.Errorf("there are more than %d KiB of ORIGIN frames", maxOrigins>>10)
+		origins = nil
+	}
+	h.origins = append(h.origins, origins...)
+	if h.originErr == nil {
+		h.originErr = err
+	}
+}
+
+// goAwayGrace is how long the connection may stay open after a GOAWAY before
+// watching it ends; net/http's server closes it after a second.
+const goAwayGrace = 5 * time.Second
+
+func (h *http2Conn) watch(begin time.Time, maxWait time.Duration) (seen idle) {
+	h.allow(time.Until(begin.Add(maxWait)))
+	for {
+		frame, err := h.next()
+		if err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				seen.note(h.ended(err), begin)
+				seen.closed = true
+			}
+			return seen
+		}
+		if _, ok := frame.(*http2.GoAwayFrame); ok && !seen.closed {
+			seen.note("GOAWAY ("+h.goAway+")", begin)
+			seen.closed = true
+			h.allow(goAwayGrace)
+		}
+	}
+}
