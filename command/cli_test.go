@@ -43,7 +43,7 @@ func exitCode(t *testing.T, err error) int {
 
 // TestHelp: the help texts, as Caddy prints them.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"connreuse", "connreuse keepalive"} {
+	for _, args := range []string{"connreuse", "connreuse keepalive", "connreuse coalesce"} {
 		out, err := runCaddy(t, append(strings.Fields(args), "--help")...).Output()
 		if err != nil {
 			t.Fatal(err)
@@ -121,6 +121,12 @@ func TestExitCodes(t *testing.T) {
 		{"CA and insecure", []string{"keepalive", "-k", "--cacert", ca, nobody}, 1, "", "--cacert and --insecure contradict each other"},
 		{"bad resolve", []string{"keepalive", "--resolve", "a:443", nobody}, 1, "", "reading --resolve 'a:443': must be <host>:<port>:<address>[,<address>...]"},
 		{"unknown flag", []string{"keepalive", "--wait=1s", nobody}, 1, "", "unknown flag: --wait"},
+
+		{"wrong page", []string{"coalesce", "--cacert", ca, resolve("example.com"), resolve("www.example.com"), "https://example.com:" + port, "https://www.example.com:" + port},
+			3, "Suspected: the wrong page.", ""},
+		{"unchecked", []string{"coalesce", "--json", "https://" + nobody, "https://localhost:" + port}, 4, `"verdict": "unchecked"`, ""},
+		{"one URL", []string{"coalesce", secure.URL}, 1, "", "requires at least 2 arg(s), only received 1"},
+		{"http", []string{"coalesce", secure.URL, closes.URL}, 1, "", "the scheme must be https, since clients share no other connections"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,5 +1,7 @@
 // Package command adds commands to Caddy that show, from outside, what the
-// modules of connreuse decide by: when an upstream closes an idle connection.
+// modules of connreuse decide by: when an upstream closes an idle connection,
+// and what becomes of a request on a connection that was opened for another
+// host.
 package command
 
 import (
@@ -32,10 +34,13 @@ func init() {
 		Short: "Commands that show how connections can be reused",
 		Long: `
 Shows from outside what decides whether a connection can be reused: when an
-upstream closes an idle one. No running Caddy is needed.
+upstream closes an idle one, and what becomes of a request on a connection that
+was opened for another host.
+
+Neither command needs a running Caddy.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(keepAliveCommand())
+			cmd.AddCommand(keepAliveCommand(), coalesceCommand())
 		},
 	})
 }
@@ -90,6 +95,53 @@ Exit codes:
 	return cmd
 }
 
+func coalesceCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "coalesce [--timeout <duration>] [--insecure] [--cacert <file>] [--resolve <host:port:address>] [--json] <url> <url>...",
+		Short: "Shows what becomes of a request on a connection opened for another host",
+		Long: `
+A client may send the request for a second host on the HTTP/2 connection that it
+opened for a first one (coalescing). For each ordered pair of https URLs, this
+reports whether clients would, and what the server answers if they do:
+
+  - whether both hosts have an address and the port in common,
+  - whether the certificate presented for the first covers the second
+    (RFC 9525),
+  - whether an ORIGIN frame (RFC 8336) lists the second. Firefox obeys the frame
+    and then needs no common address; Chromium ignores it,
+  - the answer to a GET request for the second on a connection opened for the
+    first, compared with the one on a connection of its own.
+
+Redirects are not followed. Client certificates are not sent.
+
+  --timeout is how long connecting may take, and how long each response.
+  --cacert names a PEM file with the CAs to trust instead of the system's.
+  --insecure does without: the certificates are not checked, except for the
+    names in them.
+  --resolve gives the addresses of a host instead of DNS, as with curl:
+    host:port:address[,address...]. Can be repeated.
+  --json writes JSON, for scripts.
+
+The result is written to stdout. An interrupt (Ctrl-C) prints what is known.
+
+Exit codes:
+  0  no client gets a wrong answer
+  1  the arguments are wrong
+  2  interrupted
+  3  a client that coalesces gets another answer than on a connection of its
+     own, or is told by an ORIGIN frame what is then refused
+  4  a pair could not be checked
+`,
+		Example: `  $ caddy connreuse coalesce https://www.example.com https://admin.example.com
+  $ caddy connreuse coalesce --resolve a.test:443:127.0.0.1 --resolve b.test:443:127.0.0.1 --cacert root.crt https://a.test https://b.test`,
+		Args: cobra.MinimumNArgs(2),
+	}
+	addFlags(cmd, func(ctx context.Context, fl caddycmd.Flags, opts options) (int, error) {
+		return coalesce(ctx, fl.Args(), opts)
+	})
+	return cmd
+}
+
 // options are what the flags say.
 type options struct {
 	dialer
@@ -98,7 +150,7 @@ type options struct {
 	stdout, stderr io.Writer
 }
 
-// addFlags adds the flags and what is run.
+// addFlags adds the flags that both commands have, and what they run.
 func addFlags(cmd *cobra.Command, run func(context.Context, caddycmd.Flags, options) (int, error)) {
 	cmd.Flags().DurationP("timeout", "t", defaultTimeout, "How long connecting may take, and each response")
 	cmd.Flags().BoolP("insecure", "k", false, "Do not check certificates (WARNING: anybody can answer)")

@@ -91,6 +91,9 @@ func (t target) upstream() string {
 	}
 }
 
+// origin is the ASCII serialization of the target's origin (RFC 6454 section 6.2).
+func (t target) origin() string { return t.scheme + "://" + t.authority() }
+
 // parseResolve reads a --resolve flag, host:port:address[,address...], into the
 // address it stands for and the ones to use instead.
 func parseResolve(text string) (address string, with []string, err error) {

@@ -24,6 +24,8 @@ func TestArguments(t *testing.T) {
 		{keepAlive, "http://%zz", `reading URL 'http://%zz': parse "http://%zz": invalid URL escape "%zz"`},
 		{keepAlive, "ftp://a ftp://b", "reading URL 'ftp://a': the scheme must be http, https or h2c, not 'ftp'\n" +
 			"reading URL 'ftp://b': the scheme must be http, https or h2c, not 'ftp'"},
+		{coalesce, "https://a.test http://b.test", "reading URL 'http://b.test': the scheme must be https, since clients share no other connections"},
+		{coalesce, "https://a.test/x https://A.test:443/y", "reading URL 'https://A.test:443/y': 'https://a.test/x' is of the same origin, https://a.test"},
 	} {
 		code, err := test.command(t.Context(), strings.Fields(test.urls), options{stdout: io.Discard, stderr: io.Discard})
 		if err == nil {
