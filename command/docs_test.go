@@ -1,0 +1,71 @@
+package command
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestDocs: no flag, exit code, JSON field or value of one is missing in
+// docs/command.md.
+func TestDocs(t *testing.T) {
+	text, err := os.ReadFile("../docs/command.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keepAlive, coalesce, found := bytes.Cut(text, []byte("\n## coalesce\n"))
+	if !found {
+		t.Fatal("there is no section about coalesce")
+	}
+	fields := func(types ...reflect.Type) (names []string) {
+		for _, typ := range types {
+			for _, field := range reflect.VisibleFields(typ) {
+				name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+				names = append(names, "`"+name+"`")
+			}
+		}
+		return names
+	}
+	codes := []string{"| 0 |", "| 1 |"}
+	for _, code := range []int{exitInterrupted, exitFound, exitFailed} {
+		codes = append(codes, fmt.Sprintf("| %d |", code))
+	}
+
+	want := append(fields(reflect.TypeFor[keepAliveJSON](), reflect.TypeFor[announcedJSON](), reflect.TypeFor[eventJSON](), reflect.TypeFor[caddyfileJSON]()), codes...)
+	for _, o := range []outcome{outcomeClosed, outcomeOpen, outcomeNotReusable, outcomeFailed, outcomeInterrupted} {
+		want = append(want, "`"+string(o)+"`")
+	}
+	flags := regexp.MustCompile(`--[a-z-]+`)
+	for _, flag := range flags.FindAllString(keepAliveCommand().Flags().FlagUsages(), -1) {
+		want = append(want, "| `"+flag+"`")
+	}
+	missing(t, keepAlive, want)
+
+	want = append(fields(reflect.TypeFor[coalesceJSON](), reflect.TypeFor[siteJSON](), reflect.TypeFor[pairJSON](), reflect.TypeFor[clientsJSON]()), codes...)
+	for _, v := range []verdict{verdictNotTried, verdictShared, verdictRefused, verdictContradicted, verdictWrong, verdictBroken, verdictUnchecked} {
+		want = append(want, "| `"+string(v)+"` |")
+	}
+	for _, o := range []originSet{originAbsent, originEmpty, originListed, originNotListed} {
+		want = append(want, "`"+string(o)+"`")
+	}
+	// it says that the others are those of keepalive
+	for _, flag := range flags.FindAllString(coalesceCommand().Flags().FlagUsages(), -1) {
+		if !bytes.Contains(keepAlive, []byte("| `"+flag+"`")) {
+			want = append(want, "`"+flag+"`")
+		}
+	}
+	missing(t, coalesce, want)
+}
+
+func missing(t *testing.T, text []byte, want []string) {
+	t.Helper()
+	for _, words := range want {
+		if !bytes.Contains(text, []byte(words)) {
+			t.Errorf("%s is not in the docs", words)
+		}
+	}
+}
