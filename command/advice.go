@@ -37,13 +37,16 @@ func (m measurement) settings() (s settings) {
 	case s.limit.Value == 0:
 		s.pool = m.caddyfile("upstreampool", "keepalive off")
 		s.stock = m.caddyfile("http", "keepalive off")
-	case s.limit.Value < s.keepAlive-s.limit.Margin: // max_idle_time, by default 2 minutes in both
-	default:
+	case !defaultsFit(s.limit):
 		s.pool = m.caddyfile("upstreampool", "upstream_keep_alive "+duration(s.keepAlive))
 		s.stock = m.caddyfile("http", "keepalive "+duration(s.limit.Value.Truncate(10*time.Millisecond)))
 	}
 	return s
 }
+
+// defaultsFit tells whether the limit is the longest time that a connection may be
+// idle by default, 2 minutes in both transports, and not the upstream's timeout.
+func defaultsFit(l upstreampool.Limit) bool { return l.Value > 0 && l.Value < l.KeepAlive-l.Margin }
 
 func (m measurement) caddyfile(transport, line string) string {
 	return fmt.Sprintf("reverse_proxy %s {\n\ttransport %s {\n\t\t%s\n\t}\n}\n", m.target.upstream(), transport, line)

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
 // A keepAliveJSON is what --json writes about one URL. What is unknown is left
@@ -152,7 +154,7 @@ func (m measurement) advice() string {
 	switch {
 	case m.outcome == outcomeNotReusable:
 		return "  Nothing can be set: every request gets a connection of its own.\n"
-	case !s.known && m.outcome == outcomeOpen && m.enough():
+	case !s.known && m.outcome == outcomeOpen && defaultsFit(upstreampool.IdleLimit(m.maxWait, m.roundTrip)):
 		return "  Nothing needs to be set: without settings, both transports use no connection that was idle for 2 minutes.\n"
 	case !s.known && m.outcome == outcomeOpen:
 		return fmt.Sprintf("  Nothing is known but that. A --max-wait of %s shows whether anything needs to be set.\n", duration(defaultMaxWait))
@@ -167,13 +169,6 @@ func (m measurement) advice() string {
 		return fmt.Sprintf("  upstreampool finds this out by itself. To tell it beforehand:\n\n%s\n  or with Caddy's own transport, %s minus a margin of %s:\n\n%s",
 			indent(s.pool), duration(s.keepAlive), duration(s.limit.Margin.Round(time.Millisecond)), indent(s.stock))
 	}
-}
-
-// enough tells whether maxWait was long enough to know that the defaults fit.
-func (m measurement) enough() bool {
-	m.seen.events = []event{{after: m.maxWait}}
-	s := m.settings()
-	return s.limit.Value < s.keepAlive-s.limit.Margin
 }
 
 func indent(text string) string {
