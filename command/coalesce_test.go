@@ -49,8 +49,8 @@ func (h host) serve(c net.Conn) {
 		return
 	}
 	f := http2.NewFramer(tc, tc)
-	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	_ = f.WriteSettings()
+	f.ReadMetaHeaders = hpack.NewDecoder(0, nil) // a client must not count on more
+	_ = f.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
 	if h.origin {
 		var payload []byte
 		for _, o := range h.origins {
@@ -177,6 +177,7 @@ func TestCoalesce(t *testing.T) {
 			c := []tls.Certificate{ca.issue("a.test", "b.test")}
 			return network{one: host{status: both, certificates: c}.serve, two: host{http1: true, certificates: c}.serve}
 		}},
+		{name: "no HTTP2 at all", network: server(host{http1: true}, "a.test", "b.test")},
 		{name: "unresolvable", network: server(host{status: both}, "a.test", "b.test"), with: func(o *options) {
 			delete(o.resolve, "b.test:443")
 			o.lookup = func(context.Context, string, string) ([]netip.Addr, error) {

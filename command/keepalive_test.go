@@ -7,11 +7,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -284,6 +286,19 @@ func TestKeepAlive(t *testing.T) {
 			}
 			test.golden(t, "keepalive", keepAlive)
 		})
+	}
+}
+
+// TestInterruptIsFinal: what comes after an interrupt gets no time of its own.
+func TestInterruptIsFinal(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	c := &connection{Conn: client}
+	c.interrupt()
+	c.allow(time.Hour)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("reading: %v, want %v", err, os.ErrDeadlineExceeded)
 	}
 }
 
