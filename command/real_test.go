@@ -69,7 +69,8 @@ func TestServers(t *testing.T) {
 			case "h2c":
 				url = strings.Replace(url, "http", "h2c", 1)
 			}
-			// A busy machine makes a close late, and never early: the best of three.
+			// A busy machine sees the close late, or the response, and then the
+			// close seems early: the best of three.
 			for try := 1; ; try++ {
 				got := onSockets(t, o, url)
 				if got.Outcome != outcomeClosed || got.Status/100 != 2 || got.Protocol != protocols[kind.Protocol] {
@@ -84,8 +85,8 @@ func TestServers(t *testing.T) {
 				}
 				closed := time.Duration(got.Events[0].After * float64(time.Second))
 				t.Logf("%+v", got.Events)
-				if off := closed - s.Closes(); off < -20*time.Millisecond || off > late {
-					if off > 0 && try < 3 {
+				if off := closed - s.Closes(); off < -100*time.Millisecond || off > late {
+					if try < 3 {
 						continue
 					}
 					t.Errorf("closed after %v, want %v", closed, s.Closes())
