@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
+	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
@@ -29,6 +30,7 @@ import (
 var benchmarks = []report.Benchmark{
 	{Name: "gate", Run: gate.Run},
 	{Name: "origin", Run: origin.Run},
+	{Name: "identity", Run: identity.Run},
 	{Name: "throughput", Run: throughput.Run},
 }
 

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+)
+
+// TestBrokenHeadlines breaks what the project promises, on purpose, and runs the
+// benchmark that would notice: it fails and names the claim.
+func TestBrokenHeadlines(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	for _, test := range []struct {
+		name      string
+		file      string
+		changes   []string // old and new texts of the file, in pairs
+		benchmark string
+		claim     string // that the message names
+		programs  map[string]string
+	}{
+		{
+			name: "no margin below the upstream's timeout", file: "upstreampool/limit.go",
+			changes: []string{"func (k knowledge) margin(keepAlive time.Duration) time.Duration {\n",
+				"func (k knowledge) margin(keepAlive time.Duration) time.Duration {\n\tif keepAlive > 0 {\n\t\treturn 0\n\t}\n"},
+			benchmark: "boundary", claim: "boundary/",
+			programs: map[string]string{"node": "nodejs", "nginx": "nginx-light"},
+		},
+		{
+			name: "one pool for all server names", file: "upstreampool/core.go",
+			changes: []string{
+				"func (c *core) pool(tg *target) *pool {\n",
+				"func (c *core) pool(tg *target) *pool {\n\treal := *tg\n\tblind := real\n\tblind.sni = \"\"\n\ttg = &blind\n",
+				"own := *tg\n", "own := real\n",
+			},
+			benchmark: "identity", claim: "identity/h1-1",
+		},
+		{
+			name: "ORIGIN frames with every name", file: "internal/authority/origins.go",
+			changes: []string{"func (s *Snapshot) absence(sni, host string, covered bool) Absence {\n",
+				"func (s *Snapshot) absence(sni, host string, covered bool) Absence {\n\tif covered {\n\t\treturn Advertised\n\t}\n"},
+			benchmark: "identity", claim: "identity/origin",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for program, debianPackage := range test.programs {
+				testcaddy.Need(t, program, debianPackage)
+			}
+			out, err := runBroken(t, test.file, test.changes, test.benchmark)
+			if err == nil || !strings.Contains(out, test.claim) {
+				t.Errorf("the benchmark does not notice: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// runBroken runs a benchmark of a source tree in which a file is changed.
+func runBroken(t *testing.T, file string, changes []string, benchmark string) (string, error) {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(changes); i += 2 {
+		if strings.Count(string(text), changes[i]) != 1 {
+			t.Fatalf("%s does not have once: %s", file, changes[i])
+		}
+	}
+	dir := t.TempDir()
+	broken, overlay, program := filepath.Join(dir, "broken.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "bench")
+	if err := os.WriteFile(broken, []byte(strings.NewReplacer(changes...).Replace(string(text))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, file): broken}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(overlay, replace, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-overlay", overlay, "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("building the broken program: %v\n%s", err, out)
+	}
+	cmd := exec.Command(program, "-quick", benchmark)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}

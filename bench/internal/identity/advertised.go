@@ -1,0 +1,176 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/origin"
+)
+
+// advertised asks, on a connection for each of eight sites, for every origin that
+// its ORIGIN frame tells of, and counts them and those that are refused.
+func advertised(ctx context.Context) (told, refused int, err error) {
+	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer os.RemoveAll(dir)
+	port, err := freeport.Find()
+	if err != nil {
+		return 0, 0, err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	site := func(options map[string]any, hosts ...string) any {
+		gate := map[string]any{"handler": "misdirected"}
+		for name, value := range options {
+			gate[name] = value
+		}
+		return map[string]any{
+			"match":  []any{map[string]any{"host": hosts}},
+			"handle": []any{gate, map[string]any{"handler": "static_response"}}, "terminal": true,
+		}
+	}
+	certificate, sameSite := map[string]any{"scope": "certificate"}, map[string]any{"scope": "site"}
+	stop, err := run(map[string]any{
+		"http": map[string]any{"servers": map[string]any{"identity": map[string]any{
+			"listen": []string{address}, "automatic_https": map[string]any{"disable_redirects": true}, "strict_sni_host": false,
+			"listener_wrappers": []any{map[string]any{"wrapper": "origin"}},
+			"tls_connection_policies": []any{
+				map[string]any{"match": map[string]any{"sni": []string{"f.identity.test"}}, "client_authentication": map[string]any{"mode": "request"}},
+				map[string]any{"match": map[string]any{"sni": []string{"g.identity.test"}}, "protocol_min": "tls1.3"},
+				map[string]any{},
+			},
+			"routes": []any{
+				site(nil, "a.identity.test"),
+				site(certificate, "b.identity.test"),
+				site(certificate, "c.identity.test"),
+				site(sameSite, "d.identity.test", "e.identity.test"),
+				site(certificate, "f.identity.test"),
+				site(certificate, "g.identity.test"),
+				site(certificate, "elsewhere.test"), // with a certificate of its own
+				site(nil, "*.identity.test"),
+			},
+		}}},
+		"tls": map[string]any{"automation": map[string]any{"policies": []any{map[string]any{
+			"issuers": []any{map[string]any{"module": "internal"}},
+			"storage": map[string]any{"module": "file_system", "root": dir},
+		}}}},
+		"pki": map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{
+			"install_trust": false, "storage": map[string]any{"module": "file_system", "root": dir},
+		}}},
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer stop()
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		one, two, err := askAll(ctx, address, name+".identity.test")
+		if err != nil {
+			return 0, 0, fmt.Errorf("connection for %s: %w", name, err)
+		}
+		told, refused = told+one, refused+two
+	}
+	one, two, err := askAll(ctx, address, "elsewhere.test")
+	return told + one, refused + two, err
+}
+
+// askAll opens a connection with a server name and asks there for all that it is
+// told of.
+func askAll(ctx context.Context, address, sni string) (told, refused int, err error) {
+	conn, err := dial(ctx, address, sni)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		return 0, 0, err
+	}
+	framer := http2.NewFramer(conn, conn)
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		return 0, 0, err
+	}
+	if err := framer.WriteSettings(); err != nil {
+		return 0, 0, err
+	}
+	var origins []string
+	for known := false; !known; {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return 0, 0, err
+		}
+		if origins, known, err = origin.ParseFrame(frame); err != nil {
+			return 0, 0, err
+		}
+	}
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for i, text := range origins {
+		u, err := url.Parse(text)
+		if err != nil {
+			return 0, 0, err
+		}
+		block.Reset()
+		for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", u.Host}, {":path", "/"}} {
+			if err := encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]}); err != nil {
+				return 0, 0, err
+			}
+		}
+		stream := uint32(2*i + 1)
+		err = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+		if err != nil {
+			return 0, 0, err
+		}
+		status, err := answer(framer, stream)
+		if err != nil {
+			return 0, 0, err
+		}
+		if status == "421" {
+			refused++
+		}
+	}
+	return len(origins), refused, nil
+}
+
+// dial waits for the certificate, which is issued in the background.
+func dial(ctx context.Context, address, sni string) (*tls.Conn, error) {
+	dialer := tls.Dialer{Config: &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: []string{"h2"}}}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		conn, err := dialer.DialContext(ctx, "tcp", address)
+		if err == nil {
+			return conn.(*tls.Conn), nil
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return nil, err
+		}
+	}
+}
+
+// answer returns the status of the response on a stream.
+func answer(framer *http2.Framer, stream uint32) (string, error) {
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			return "", err
+		}
+		switch f := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			if f.StreamID == stream {
+				return f.PseudoValue("status"), nil
+			}
+		case *http2.GoAwayFrame:
+			return "", errors.New("the server ends the connection")
+		}
+	}
+}
