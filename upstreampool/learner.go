@@ -2,7 +2,9 @@ package upstreampool
 
 import (
 	"math"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,6 +46,8 @@ type learner struct {
 	base   knowledge        // what the configuration says
 	report func(learnEvent) // called with mu held; may be nil
 
+	suspects atomic.Bool // there may be closes to refute
+
 	mu        sync.Mutex
 	learned   time.Duration
 	checkedAt time.Time // when learned was last confirmed
@@ -70,9 +74,10 @@ type closing struct {
 // A batch holds the closes of one restartWindow.
 type batch struct {
 	closing
-	open  bool
-	mixed bool    // there were different ages
-	early closing // what capped the limit before
+	open    bool
+	mixed   bool    // there were different ages
+	refuted bool    // a connection has outlived it
+	early   closing // what capped the limit before
 }
 
 // A learnEvent tells that the keep-alive value of an upstream became known or
@@ -100,6 +105,7 @@ func (l *learner) sawClose(now time.Time, age time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.settle(now)
+	l.suspects.Store(true)
 	c := closing{age, now}
 	if !l.batch.open {
 		l.batch = batch{closing: c, open: true, early: l.early}
@@ -117,6 +123,31 @@ func (l *learner) sawClose(now time.Time, age time.Duration) {
 	if l.early.at.Equal(l.batch.at) {
 		l.early.age = l.batch.age
 	}
+}
+
+// survived records that a connection was seen open after it had been idle for
+// age. Closes of a lesser age, from before it became idle, were restarts then.
+func (l *learner) survived(now time.Time, age time.Duration) {
+	if !l.suspects.Load() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settle(now)
+	l.refute(now, age)
+	l.suspects.Store(l.batch.open || len(l.witnesses) > 0)
+}
+
+// refute takes back what closes say that a connection of that age outlived. They
+// go on capping the limit, to be on the safe side: an address may stand for
+// several servers. Below leastCap no cap keeps requests from closes that happen,
+// so there one outlived by little is no timeout either.
+func (l *learner) refute(now time.Time, age time.Duration) {
+	refuted := func(c closing) bool {
+		return now.Sub(c.at) >= age && age > c.age && (c.age < leastCap || !sameAge(age, c.age))
+	}
+	l.batch.refuted = l.batch.refuted || l.batch.open && refuted(l.batch.closing)
+	l.witnesses = slices.DeleteFunc(l.witnesses, refuted)
 }
 
 // outlived records that a sensor reached the ceiling without being closed: the
@@ -252,7 +283,7 @@ func (l *learner) settle(now time.Time) {
 	if l.batch.open && now.Sub(l.batch.at) >= restartWindow {
 		b := l.batch
 		l.batch = batch{}
-		if !b.mixed {
+		if !b.mixed && !b.refuted {
 			l.judge(b.closing)
 		}
 	}
@@ -269,15 +300,18 @@ func (l *learner) settle(now time.Time) {
 
 // judge decides what one close, not part of a restart, means.
 func (l *learner) judge(c closing) {
-	if l.learned > 0 && sameAge(c.age, l.learned) {
-		l.learn(c.at, min(c.age, l.learned), false)
-		return
-	}
+	l.refute(c.at, c.age)
 	for _, w := range l.witnesses {
 		if sameAge(c.age, w.age) && c.at.Sub(w.at) < witnessLife {
 			l.learn(c.at, min(c.age, w.age), false)
 			return
 		}
+	}
+	// An earlier one needs a witness, too, or restarts would lower the value
+	// step by step.
+	if l.learned > 0 && c.age >= l.learned && sameAge(c.age, l.learned) {
+		l.learn(c.at, l.learned, false)
+		return
 	}
 	if len(l.witnesses) == maxWitnesses {
 		l.witnesses = append(l.witnesses[:0], l.witnesses[1:]...)

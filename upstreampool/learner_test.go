@@ -136,6 +136,89 @@ func TestLearnerRestart(t *testing.T) {
 	})
 }
 
+// A restart that meets one idle connection looks like a timeout of that age. It
+// is none if connections outlive that age between restarts.
+func TestLearnerRestartsWithOneConnection(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	for _, tc := range []struct {
+		name     string
+		known    time.Duration   // learned before; 0: nothing
+		restarts []time.Duration // ages of the connection
+		survives time.Duration   // an age reached between the restarts
+		want     time.Duration
+		source   Source
+	}{
+		{"nothing outlives that age", 0, []time.Duration{2 * s, 2 * s}, 2 * s, 2 * s, SourceLearned},
+		{"within the tolerance", 0, []time.Duration{2 * s, 2 * s}, 2300 * ms, 2 * s, SourceLearned},
+		{"beyond the tolerance", 0, []time.Duration{2 * s, 2 * s, 2 * s}, 2301 * ms, safeKeepAlive, SourceAssumed},
+		{"a request every 200 ms", 0, []time.Duration{100 * ms, 150 * ms, 190 * ms}, 200 * ms, safeKeepAlive, SourceAssumed},
+		{"a value that is known", 60 * s, []time.Duration{20 * s, 20 * s}, 40 * s, 60 * s, SourceLearned},
+		{"one age that could be the timeout", 60 * s, []time.Duration{55 * s}, 0, 60 * s, SourceLearned},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(defaults)
+			for range 2 {
+				if tc.known > 0 {
+					l.sawClose(c.now, tc.known)
+					c.add(2 * time.Minute)
+				}
+			}
+			for _, age := range tc.restarts {
+				l.sawClose(c.now, age)
+				c.add(2 * time.Minute)
+				l.survived(c.now, tc.survives)
+			}
+			got := l.limit(c.now, 0, false)
+			if got.KeepAlive != tc.want || got.Source != tc.source {
+				t.Errorf("= %v (%s), want %v (%s)", got.KeepAlive, got.Source, tc.want, tc.source)
+			}
+		})
+	}
+	t.Run("a connection idle since before the close shows nothing", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for range 2 {
+			l.sawClose(c.now, s)
+			c.add(5 * s)
+			l.survived(c.now, 6*s)
+		}
+		if got := l.limit(c.now, 0, false); got.Source != SourceLearned {
+			t.Errorf("limit = %v, want 1 s learned", got)
+		}
+	})
+	t.Run("within the second before a close is judged", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for range 2 {
+			l.sawClose(c.now, 100*ms)
+			c.add(200 * ms)
+			l.survived(c.now, 200*ms)
+			c.add(time.Minute)
+		}
+		if got := l.limit(c.now, 0, false); got.Source != SourceAssumed {
+			t.Errorf("limit = %v, want nothing learned", got)
+		}
+	})
+	t.Run("ages that creep down from the timeout", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for _, age := range []time.Duration{60 * s, 60 * s, 55 * s, 60 * s, 50 * s, 60 * s, 45 * s, 60 * s} {
+			l.sawClose(c.now, age)
+			c.add(2 * time.Minute)
+		}
+		if got := l.limit(c.now, 0, false); got.KeepAlive != 55*s {
+			t.Errorf("limit = %v, want 55 s learned", got)
+		}
+	})
+	t.Run("a later close counts as well", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for _, age := range []time.Duration{2 * s, 5 * s, 2 * s} {
+			l.sawClose(c.now, age)
+			c.add(time.Minute)
+		}
+		if got := l.limit(c.now, 0, false); got.Source != SourceAssumed {
+			t.Errorf("limit = %v, want nothing learned", got)
+		}
+	})
+}
+
 func TestLearnerSameTimeIsNoConfirmation(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
 	for range 5 {

@@ -102,6 +102,7 @@ func (p *pool) checkSensor(c *conn, now time.Time) {
 		p.doom(c, CloseSensor)
 	default:
 		c.alive = now
+		c.learner.survived(now, age)
 		p.arm(p.watch(c, now))
 	}
 }

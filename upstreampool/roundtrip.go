@@ -156,6 +156,9 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 		x.failed(p, g, start, err, &o)
 		return nil, o, err
 	}
+	if g.idle > 0 {
+		c.learner.survived(start, g.idle)
+	}
 	o.Status = resp.StatusCode
 	if o.Status == http.StatusMisdirectedRequest {
 		o.BodyKept = x.body.rewindable()
