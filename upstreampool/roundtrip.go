@@ -281,6 +281,7 @@ func (x *exchange) log(p *pool, g grant, level zapcore.Level, msg, reason string
 	ce.Write(
 		zap.String("upstream", p.name),
 		zap.String("method", x.req.Method),
+		zap.String("uri", x.req.URL.RequestURI()),
 		zap.Bool("reused", g.reused),
 		zap.Duration("idle", g.idle),
 		zap.Duration("age", time.Since(g.c.opened)),
