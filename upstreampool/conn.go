@@ -251,8 +251,9 @@ func (c *conn) ending() (reason CloseReason, closedByUpstream bool) {
 		return CloseUpstream, true // EOF, RST, GOAWAY
 	}
 	if c.h2 {
-		// No error from the socket: close_notify, or a protocol error.
-		return CloseUpstream, end.last <= c.net.noise
+		// No error from the socket: close_notify, with or without a GOAWAY before
+		// it, or a protocol error.
+		return CloseUpstream, c.net.noise > 0 && end.last <= tlsEnd
 	}
 	_ = c.cc.Available() // returns once net/http has noted its reason
 	switch err := c.cc.Err(); {

@@ -34,16 +34,23 @@ type frameConn struct {
 // serveFrames starts an h2c server that calls handle for each connection.
 func serveFrames(t testing.TB, handle func(c *frameConn), settings ...http2.Setting) *rawServer {
 	return serveRaw(t, func(n int64, c net.Conn, r *bufioReader) {
-		preface := make([]byte, len(http2.ClientPreface))
-		if _, err := io.ReadFull(r, preface); err != nil {
-			return
+		if fc := newFrameConn(c, r, n, settings...); fc != nil {
+			handle(fc)
 		}
-		fc := &frameConn{Conn: c, Framer: http2.NewFramer(c, r), n: n}
-		fc.henc = hpack.NewEncoder(&fc.hbuf)
-		fc.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-		fc.WriteSettings(settings...)
-		handle(fc)
 	})
+}
+
+// newFrameConn starts HTTP/2 on c, whose bytes come from r.
+func newFrameConn(c net.Conn, r io.Reader, n int64, settings ...http2.Setting) *frameConn {
+	preface := make([]byte, len(http2.ClientPreface))
+	if _, err := io.ReadFull(r, preface); err != nil {
+		return nil
+	}
+	fc := &frameConn{Conn: c, Framer: http2.NewFramer(c, r), n: n}
+	fc.henc = hpack.NewEncoder(&fc.hbuf)
+	fc.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	fc.WriteSettings(settings...)
+	return fc
 }
 
 // request returns the next request's stream and method, answering SETTINGS and
@@ -213,6 +220,62 @@ func TestP8NoStreamAfterGoAway(t *testing.T) {
 	u := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream())
 	if n := len(u.h2.witnesses); u.h2.early.age == 0 && n == 0 && !u.h2.batch.open {
 		t.Error("the GOAWAY taught nothing")
+	}
+}
+
+// A heldConn sends what is written after hold was set when it is closed: what
+// ends a connection then arrives in one piece.
+type heldConn struct {
+	net.Conn
+	hold bool
+	held []byte
+}
+
+func (c *heldConn) Write(p []byte) (int, error) {
+	if c.hold {
+		c.held = append(c.held, p...)
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *heldConn) Close() error {
+	_ = c.SetWriteDeadline(time.Time{}) // crypto/tls is done with it
+	_, _ = c.Conn.Write(c.held)
+	return c.Conn.Close()
+}
+
+// Over TLS, GOAWAY and close_notify often arrive together. The socket has no end
+// of its own then, but it is an observation all the same.
+func TestH2GoAwayWithCloseNotify(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		t.Run(tls.VersionName(version), func(t *testing.T) {
+			certified, _ := tlsServer(t, "h2")
+			config := &tls.Config{Certificates: certified.TLS.Certificates, NextProtos: []string{"h2"}, MaxVersion: version}
+			s := serveRaw(t, func(n int64, c net.Conn, _ *bufioReader) {
+				held := &heldConn{Conn: c}
+				secure := tls.Server(held, config)
+				fc := newFrameConn(secure, secure, n)
+				if fc == nil {
+					return
+				}
+				stream, _ := fc.request()
+				fc.respond(stream, "ok")
+				// What is not read by the time of the close would make it a reset.
+				secure.SetReadDeadline(time.Now().Add(2 * leastTimeout))
+				fc.request()
+				held.hold = true
+				fc.WriteGoAway(stream, http2.ErrCodeNo, nil)
+				secure.Close()
+			})
+			tr := newTransport(t, insecure)
+			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+			eventually(t, "the idle connection is closed", func() bool { return len(tr.core.all()) == 0 })
+			tg := tr.mustTarget(t, s.addr())
+			if u := tr.core.upstreams.get(tg.upstream()); !u.h2.batch.open {
+				t.Error("the close taught nothing")
+			}
+		})
 	}
 }
 

@@ -20,6 +20,10 @@ const (
 	// shortest message of HTTP/1 more than 40.
 	tlsNoise = 32
 
+	// tlsEnd is the size of the largest last words over TLS: a GOAWAY, with some
+	// debug data, and a close_notify; without any data they have 63 or 77 bytes.
+	tlsEnd = 128
+
 	// rttEvery is how often a connection measures a response time.
 	rttEvery = time.Second
 )
