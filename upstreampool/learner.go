@@ -329,8 +329,9 @@ func (l *learner) learn(now time.Time, d time.Duration, outlived bool) {
 		return
 	}
 	e := learnEvent{keepAlive: d, outlived: outlived}
-	if promised, source := l.promise(now); source != SourceAssumed && d < promised {
-		e.broken, e.source = promised, source
+	promised, promise := l.promise(now)
+	if _, source := l.knowledge(now).keepAlive(); source == SourceLearned && promise != SourceAssumed {
+		e.broken, e.source = promised, promise
 	}
 	l.report(e)
 }

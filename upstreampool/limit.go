@@ -81,7 +81,7 @@ type knowledge struct {
 
 // keepAlive returns K, when the upstream closes an idle connection, by the
 // most trusted source. What was observed twice beats any word that promises
-// more.
+// more: by half of the margin, since neither timers nor clocks are exact.
 func (k knowledge) keepAlive() (time.Duration, Source) {
 	var value time.Duration
 	var source Source
@@ -95,7 +95,7 @@ func (k knowledge) keepAlive() (time.Duration, Source) {
 	default:
 		return safeKeepAlive, SourceAssumed
 	}
-	if k.Learned > 0 && k.Learned < value {
+	if k.Learned > 0 && k.Learned < value-k.margin(value)/2 {
 		return k.Learned, SourceLearned
 	}
 	return value, source
