@@ -31,7 +31,7 @@ func TestLearnerConfirms(t *testing.T) {
 		{"300 ms apart agree", []time.Duration{s, 1300 * ms}, s, SourceLearned},
 		{"301 ms apart do not", []time.Duration{s, 1301 * ms}, safeKeepAlive, SourceAssumed},
 		{"of short ones a quarter apart, or all would", []time.Duration{60 * ms, 180 * ms, 320 * ms}, safeKeepAlive, SourceAssumed},
-		{"and no more", []time.Duration{150 * ms, 200 * ms}, 150 * ms, SourceLearned},
+		{"and no more", []time.Duration{200 * ms, 150 * ms}, 150 * ms, SourceLearned},
 		{"10 % apart agree", []time.Duration{75 * s, 70 * s}, 70 * s, SourceLearned},
 		{"a stray close in between", []time.Duration{2 * s, 700 * ms, 2 * s}, 2 * s, SourceLearned},
 		{"four strays in between are too many", []time.Duration{2 * s, 400 * ms, 800 * ms, 1200 * ms, 3 * s, 2 * s}, safeKeepAlive, SourceAssumed},
