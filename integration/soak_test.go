@@ -271,7 +271,8 @@ func (s *soak) client(protocol, host string) *soakClient {
 		transport := &http3.Transport{
 			TLSClientConfig: clientTLS(host),
 			Dial: func(ctx context.Context, _ string, config *tls.Config, quicConfig *quic.Config) (*quic.Conn, error) {
-				return quic.DialAddrEarly(ctx, s.addr, config, quicConfig)
+				// A request that is given up must not take the connection with it.
+				return quic.DialAddrEarly(context.WithoutCancel(ctx), s.addr, config, quicConfig)
 			},
 		}
 		c.http, c.close = transport, func() { _ = transport.Close() }
