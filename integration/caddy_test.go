@@ -122,9 +122,9 @@ func startCaddy(t testing.TB, options, sites string, names []string, env ...stri
 			_ = c.cmd.Process.Kill()
 			<-exited
 		}
-		if c.log.contains("DATA RACE") {
-			c.log.dump(t)
-			t.Error("Caddy had a data race")
+		if _, race, found := strings.Cut(c.log.text(), "WARNING: DATA RACE"); found {
+			race, _, _ = strings.Cut(race, "==================")
+			t.Errorf("Caddy had a data race:%s", race)
 		}
 	})
 
