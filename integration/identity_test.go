@@ -88,12 +88,12 @@ func TestTLSIdentity(t *testing.T) {
 	t.Cleanup(server.Close)
 
 	var sites strings.Builder
-	type site struct{ transport, versions, port string }
+	type site struct{ transport, versions string }
 	ports := make(map[site]string)
 	for _, transport := range transports {
 		for _, versions := range []string{"1.1", "2"} {
 			port := freePort(t)
-			ports[site{transport: transport.name, versions: versions}] = port
+			ports[site{transport.name, versions}] = port
 			sites.WriteString(proxied(port, transport.name, "versions "+versions, server.Listener.Addr().String()))
 		}
 	}
@@ -102,7 +102,7 @@ func TestTLSIdentity(t *testing.T) {
 		for _, versions := range []string{"1.1", "2"} {
 			for _, clients := range []int{1, 8} {
 				t.Run(fmt.Sprintf("%s, HTTP %s, %d at once", transport.name, versions, clients), func(t *testing.T) {
-					web := newWebClient(t, "127.0.0.1:"+ports[site{transport: transport.name, versions: versions}])
+					web := newWebClient(t, "127.0.0.1:"+ports[site{transport.name, versions}])
 					asked.Store(0)
 					mixed.Store(0)
 					statuses := alternate(t, web, clients)
