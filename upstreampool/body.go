@@ -98,7 +98,7 @@ func (v *view) Close() error {
 	b.closed = b.closed || toClose
 	b.mu.Unlock()
 	if toClose {
-		return b.src.Close()
+		b.closeSource()
 	}
 	return nil
 }
@@ -167,17 +167,26 @@ func (b *body) settle(over bool) {
 	toClose := (over || b.active.closed) && !b.closed
 	b.closed = b.closed || toClose
 	b.mu.Unlock()
-	if !toClose {
-		return
+	if toClose {
+		b.closeSource()
 	}
-	// Closing the body of a server request waits for a Read of it. An upstream
-	// that answered early must not be kept waiting by a client that stalls.
+}
+
+// closeSource closes the source, as soon as nobody reads it: what reverse_proxy
+// hands us must not be closed during a Read. The Read of a client that stalls
+// ends with its request, and an upstream that answered early is not kept waiting
+// for that.
+func (b *body) closeSource() {
 	if b.reading.TryLock() {
-		b.reading.Unlock()
+		defer b.reading.Unlock()
 		_ = b.src.Close()
 		return
 	}
-	go func() { _ = b.src.Close() }()
+	go func() {
+		b.reading.Lock()
+		defer b.reading.Unlock()
+		_ = b.src.Close()
+	}()
 }
 
 // whole reads the source to its end and keeps it. It reports the length, and
