@@ -127,6 +127,21 @@ func (s *Server) CA() *x509.CertPool {
 // CAFile is the name of a PEM file that trusts the server.
 func (s *Server) CAFile() string { return s.path("cert.pem") }
 
+// Transport is what reverse_proxy's transport needs to speak to the server, as
+// JSON has it.
+func (s *Server) Transport() map[string]any {
+	switch s.Protocol {
+	case "h2":
+		return map[string]any{"tls": map[string]any{
+			"server_name": "localhost",
+			"ca":          map[string]any{"provider": "file", "pem_files": []string{s.CAFile()}},
+		}}
+	case "h2c":
+		return map[string]any{"versions": []string{"h2c"}}
+	}
+	return map[string]any{}
+}
+
 // Done counts the requests it has done, by "METHOD target". It may note one just
 // after it has answered.
 func (s *Server) Done() (map[string]int, error) {
