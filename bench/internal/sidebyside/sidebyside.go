@@ -4,11 +4,9 @@ package sidebyside
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -17,25 +15,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
 )
 
 // Host is the name of the one site that all servers have.
 const Host = "a.bench.test"
-
-// RunsAsCaddy is the first thing a benchmark calls: the benchmark's own program
-// is the Caddy that it loads. True means that it was, and is over.
-func RunsAsCaddy() bool {
-	if len(os.Args) < 2 || os.Args[1] != "run" {
-		return false
-	}
-	caddycmd.Main()
-	return true
-}
 
 // Versions is what a result was measured with.
 func Versions() string {
@@ -83,20 +68,15 @@ type Bench struct {
 // among them the handlers in front of the response, "handle". It calls f and
 // ends Caddy.
 func Run(servers map[string]map[string]any, f func(*Bench) error) error {
-	dir, err := os.MkdirTemp("", "connreuse-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
 	b := &Bench{ports: make(map[string]string)}
 	config := make(map[string]any)
 	for name, settings := range servers {
 		b.names = append(b.names, name)
-		port, err := freeport.Find()
+		port, err := FreePort()
 		if err != nil {
 			return err
 		}
-		b.ports[name] = strconv.Itoa(port)
+		b.ports[name] = port
 		server := map[string]any{
 			"listen":                  []string{"127.0.0.1:" + b.ports[name]},
 			"protocols":               []string{"h1", "h2"},
@@ -115,38 +95,15 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 		config[name] = server
 	}
 	slices.Sort(b.names)
-	text, err := json.Marshal(map[string]any{
+	c, err := StartCaddy(map[string]any{
 		"admin":   map[string]any{"disabled": true},
-		"storage": map[string]any{"module": "file_system", "root": dir},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
-		"apps": map[string]any{
-			"http": map[string]any{"servers": config},
-			"tls":  map[string]any{"automation": map[string]any{"policies": []any{map[string]any{"issuers": []any{map[string]any{"module": "internal"}}}}}},
-			"pki":  map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}},
-		},
-	})
+	}, config)
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(dir, "caddy.json")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(self, "run", "--config", file)
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	defer func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-	}()
-	b.pid = cmd.Process.Pid
+	defer c.Stop()
+	b.pid = c.cmd.Process.Pid
 	for name := range servers {
 		for try := 0; ; try++ {
 			if _, err := b.load(name, 100, "-c", "1"); err == nil {

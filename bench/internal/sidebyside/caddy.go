@@ -1,0 +1,91 @@
+package sidebyside
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
+
+	"github.com/caddy-connreuse/connreuse/internal/freeport"
+)
+
+// RunsAsCaddy is the first thing a benchmark calls: the benchmark's own program
+// is the Caddy that it loads. True means that it was, and is over.
+func RunsAsCaddy() bool {
+	if len(os.Args) < 2 || os.Args[1] != "run" {
+		return false
+	}
+	caddycmd.Main()
+	return true
+}
+
+// A Caddy is a process of its own.
+type Caddy struct {
+	cmd *exec.Cmd
+	dir string
+}
+
+// StartCaddy starts Caddy with HTTP servers, by name, and more settings. It
+// issues certificates itself and does not yet listen when StartCaddy returns.
+func StartCaddy(settings, servers map[string]any) (*Caddy, error) {
+	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return nil, err
+	}
+	c := &Caddy{dir: dir}
+	config := maps.Clone(settings)
+	config["storage"] = map[string]any{"module": "file_system", "root": dir}
+	config["apps"] = map[string]any{
+		"http": map[string]any{"servers": servers},
+		"tls":  map[string]any{"automation": map[string]any{"policies": []any{map[string]any{"issuers": []any{map[string]any{"module": "internal"}}}}}},
+		"pki":  map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}},
+	}
+	if err := c.start(config); err != nil {
+		c.Stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Caddy) start(config map[string]any) error {
+	text, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(c.dir, "caddy.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, "run", "--config", file)
+	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+c.dir, "XDG_CONFIG_HOME="+c.dir)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	c.cmd = cmd
+	return nil
+}
+
+// Stop ends it.
+func (c *Caddy) Stop() {
+	if c.cmd != nil {
+		_ = c.cmd.Process.Signal(os.Interrupt)
+		_ = c.cmd.Wait()
+	}
+	_ = os.RemoveAll(c.dir)
+}
+
+// FreePort returns a port of 127.0.0.1 that nothing listens on.
+func FreePort() (string, error) {
+	port, err := freeport.Find()
+	return strconv.Itoa(port), err
+}
