@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/bench/internal/boundary"
 	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
 	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
@@ -32,6 +33,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "origin", Run: origin.Run},
 	{Name: "identity", Run: identity.Run},
 	{Name: "throughput", Run: throughput.Run},
+	{Name: "boundary", Run: boundary.Run},
 }
 
 func main() {

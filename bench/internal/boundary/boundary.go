@@ -1,0 +1,254 @@
+// Package boundary measures what happens to requests that are sent just when the
+// upstream closes the connection, since it was idle for its keep-alive timeout.
+package boundary
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+)
+
+const text = `Requests are sent when the connection before them has been idle for as long as the upstream keeps one
+open: from %[1]d ms before it closes to %[2]d ms after. They go from a client of HTTP/1.1 (or HTTP/3, where it says so) to a Caddy,
+whose ` + "`reverse_proxy`" + ` has ` + "`transport http`" + ` or ` + "`transport upstreampool`" + `, both without any setting but what
+TLS or h2c needs, from there through a proxy that delays everything by the same time each way, to a real server, which
+closes idle connections after %[3]v. Bodies have up to 64 KiB. Methods and transports take turns on the same path at the same
+time; a request fails if its response is missing, incomplete or not 2xx.
+
+There are %[4]d independent upstreams of each kind and delay: addresses of the delaying proxy, which lead to one server. What
+` + "`upstreampool`" + ` learns belongs to an address, so that each of them is learned anew, from nothing, by the same requests; what
+failed until then is counted apart. Once the timeout is known, each method is sent %[5]d times over each pair of transport and
+delay: no failure of %[5]d shows that less than %.2[6]f %% fail, at a confidence of 95 %%.
+
+So close to the timeout ` + "`upstreampool`" + ` opens a new connection; how seldom it does otherwise is measured below (reuse).
+Of all requests, 99 %% were sent within %[7]v of the planned moment.`
+
+// Run sweeps all upstreams.
+func Run(ctx context.Context, o report.Options) (*report.Result, error) {
+	ms := time.Millisecond
+	pl := plan{
+		kinds:   upstreams.Kinds,
+		methods: []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodGet, viaHTTP3},
+		delays:  []time.Duration{0, 5 * ms, 20 * ms},
+		pools:   256, rounds: 8, parallel: 1,
+	}
+	if o.Quick {
+		pl = plan{
+			kinds:   []upstreams.Kind{upstreams.Node, upstreams.GoH2, upstreams.Nginx},
+			methods: []string{http.MethodPost},
+			delays:  []time.Duration{0, 5 * ms},
+			pools:   64, rounds: 10, parallel: 3,
+		}
+	}
+	for _, kind := range pl.kinds {
+		if _, err := exec.LookPath(kind.Program); kind.Program != "" && err != nil {
+			return nil, fmt.Errorf("%w (Debian package %s)", err, kind.Package)
+		}
+	}
+	sweeps := make([]*sweep, len(pl.kinds))
+	errs := make([]error, len(pl.kinds))
+	free := make(chan struct{}, pl.parallel)
+	var wg sync.WaitGroup
+	for i, kind := range pl.kinds {
+		free <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-free }()
+			fmt.Fprintf(o.Progress, "boundary: %s\n", kind.Name)
+			if sweeps[i], errs[i] = pl.run(ctx, kind); errs[i] != nil {
+				errs[i] = fmt.Errorf("%s: %w", kind.Name, errs[i])
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return pl.report(sweeps), nil
+}
+
+func (pl plan) report(sweeps []*sweep) *report.Result {
+	var late []time.Duration
+	for _, s := range sweeps {
+		late = append(late, s.late...)
+	}
+	slices.Sort(late)
+	each := pl.pools * pl.rounds
+	r := &report.Result{
+		Title: "At the boundary",
+		Text: fmt.Sprintf(text, below.Milliseconds(), above.Milliseconds(), closesAfter, pl.pools, each,
+			100*-math.Log(0.05)/float64(each), late[len(late)*99/100].Round(100*time.Microsecond)),
+	}
+	stockPosts := 0
+	for _, s := range sweeps {
+		failed, sent := s.count(func(c cell) bool { return c.side == ours && c.known })
+		r.Claims = append(r.Claims, none("boundary/"+s.kind.Name, fmt.Sprintf("%s: failed requests of `upstreampool`, once the timeout is known", s.kind.Name), failed, sent))
+		failed, _ = s.count(func(c cell) bool { return c.side == stock && c.method == http.MethodPost })
+		stockPosts += failed
+	}
+	var unknown, unknownSent, twice, posts, ignorant int
+	for _, s := range sweeps {
+		failed, sent := s.count(func(c cell) bool { return c.side == ours && !c.known })
+		unknown, unknownSent = unknown+failed, unknownSent+sent
+		_, sent = s.count(func(c cell) bool { return c.side == ours && c.method == http.MethodPost })
+		twice, posts = twice+s.twice[cell{method: http.MethodPost, side: ours}], posts+sent
+		ignorant += s.unknown
+	}
+	r.Claims = append(r.Claims,
+		none("boundary/unknown", "failed requests of `upstreampool`, until the timeout is known", unknown, unknownSent),
+		none("boundary/learned", "pools of `upstreampool` that did not know the timeout within a minute", ignorant, len(sweeps)*len(pl.delays)*pl.pools),
+		none("boundary/twice", "POSTs of `upstreampool` that were executed twice", twice, posts),
+		report.Claim{Name: "boundary/control", Text: "failed POSTs of `transport http`: the sweep can see failures",
+			Value: fmt.Sprint(stockPosts), Limit: "more than 0", Holds: stockPosts > 0})
+	r.Tables = []report.Table{pl.failedTable(sweeps, each), unknownTable(sweeps), pl.twiceTable(sweeps)}
+	if t := failureTable(sweeps); len(t.Rows) > 0 {
+		r.Tables = append(r.Tables, t)
+	}
+	for _, s := range sweeps {
+		if s.kind.Name == upstreams.Node.Name || s.kind.Name == upstreams.GoH2.Name {
+			r.Plots = append(r.Plots, pl.plot(s))
+		}
+	}
+	return r
+}
+
+// none is the claim that there are none.
+func none(name, text string, n, of int) report.Claim {
+	return report.Claim{Name: name, Text: text, Value: fmt.Sprintf("%d of %d", n, of), Limit: "0", Holds: n == 0 && of > 0}
+}
+
+// count counts the requests of some cells.
+func (s *sweep) count(want func(cell) bool) (failed, sent int) {
+	for c, samples := range s.samples {
+		if !want(c) {
+			continue
+		}
+		sent += len(samples)
+		for _, sample := range samples {
+			if sample.failed {
+				failed++
+			}
+		}
+	}
+	return failed, sent
+}
+
+func (pl plan) failedTable(sweeps []*sweep, each int) report.Table {
+	t := report.Table{
+		Title:   fmt.Sprintf("Failed requests of `transport http` / `upstreampool`, of %d each, once the timeout is known:", each),
+		Columns: append([]string{"upstream", "delay each way"}, pl.methods...),
+	}
+	for _, s := range sweeps {
+		for _, delay := range pl.delays {
+			row := []string{s.kind.Name, delay.String()}
+			for _, method := range pl.methods {
+				a, _ := s.count(func(c cell) bool { return c == cell{delay, method, stock, true} })
+				b, _ := s.count(func(c cell) bool { return c == cell{delay, method, ours, true} })
+				row = append(row, fmt.Sprintf("%d / %d", a, b))
+			}
+			t.Rows = append(t.Rows, row)
+		}
+	}
+	return t
+}
+
+func unknownTable(sweeps []*sweep) report.Table {
+	t := report.Table{
+		Title:   "The time until `upstreampool` knows the timeout, by pools, and the requests during that time:",
+		Columns: []string{"upstream", "s (median, least and most)", "requests", "failed, `transport http`", "failed, `upstreampool`"},
+	}
+	for _, s := range sweeps {
+		var learned []float64
+		for _, d := range s.learned {
+			learned = append(learned, d.Seconds())
+		}
+		spread := "never"
+		if len(learned) > 0 {
+			spread = report.SpreadOf(learned).String()
+		}
+		a, _ := s.count(func(c cell) bool { return c.side == stock && !c.known })
+		b, sent := s.count(func(c cell) bool { return c.side == ours && !c.known })
+		t.Rows = append(t.Rows, []string{s.kind.Name, spread, fmt.Sprint(sent), fmt.Sprint(a), fmt.Sprint(b)})
+	}
+	return t
+}
+
+func (pl plan) twiceTable(sweeps []*sweep) report.Table {
+	t := report.Table{
+		Title:   "Requests that were executed twice, of `transport http` / `upstreampool` (an idempotent method may be):",
+		Columns: []string{"upstream"},
+	}
+	for _, method := range once {
+		if slices.Contains(pl.methods, method) {
+			t.Columns = append(t.Columns, method)
+		}
+	}
+	for _, s := range sweeps {
+		row := []string{s.kind.Name}
+		for _, method := range t.Columns[1:] {
+			row = append(row, fmt.Sprintf("%d / %d", s.twice[cell{method: method, side: stock}], s.twice[cell{method: method, side: ours}]))
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// failureTable explains each failed request of ours.
+func failureTable(sweeps []*sweep) report.Table {
+	t := report.Table{
+		Title:   "Each failed request of `upstreampool`, and what Caddy logged:",
+		Columns: []string{"upstream", "delay", "method", "timeout known", "idle", "result", "log"},
+	}
+	for _, s := range sweeps {
+		for _, f := range s.failures {
+			t.Rows = append(t.Rows, []string{s.kind.Name, f.delay.String(), f.method, fmt.Sprint(f.known), f.gap.String(), f.what,
+				strings.ReplaceAll(strings.Join(f.log, "<br>"), "|", `\|`)})
+		}
+	}
+	return t
+}
+
+// plot shows the errors of POSTs against the idle gap.
+func (pl plan) plot(s *sweep) report.Plot {
+	const width = 10 * time.Millisecond
+	p := report.Plot{
+		Name:  "boundary-" + strings.ToLower(strings.ReplaceAll(s.kind.Name, " ", "-")),
+		Title: s.kind.Name + ": failed POSTs against idle time",
+		X:     "idle time, relative to the upstream's timeout (ms)", Y: "failed (%)",
+	}
+	for _, side := range sides {
+		for _, delay := range pl.delays {
+			var failed, sent [int((below + above) / width)]float64
+			for _, sample := range s.samples[cell{delay, http.MethodPost, side, true}] {
+				bin := int((sample.gap - closesAfter + below) / width)
+				if bin < 0 || bin >= len(sent) {
+					continue // sent too late
+				}
+				sent[bin]++
+				if sample.failed {
+					failed[bin]++
+				}
+			}
+			series := report.Series{Name: fmt.Sprintf("%s, %v each way", side, delay)}
+			for bin := range sent {
+				if sent[bin] > 0 {
+					middle := time.Duration(bin)*width + width/2 - below
+					series.Points = append(series.Points, [2]float64{float64(middle.Milliseconds()), 100 * failed[bin] / sent[bin]})
+				}
+			}
+			p.Series = append(p.Series, series)
+		}
+	}
+	return p
+}

@@ -1,0 +1,212 @@
+package boundary
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+)
+
+// The sides that are compared, by the name of their transport.
+const (
+	stock = "http"
+	ours  = "upstreampool"
+)
+
+var sides = []string{stock, ours}
+
+// Fields by which a request chooses its way through Caddy.
+const (
+	sideField     = "X-Side"
+	upstreamField = "X-Upstream"
+)
+
+// A proxy is a Caddy in front of one server, with both transports.
+type proxy struct {
+	caddy  *sidebyside.Caddy
+	log    string // file
+	admin  string // URLs
+	plain  string
+	secure string
+	h1     *http.Client
+	h3     *http.Client
+}
+
+func startProxy(ctx context.Context, dir string, s *upstreams.Server) (*proxy, error) {
+	var ports [3]string
+	for i := range ports {
+		port, err := sidebyside.FreePort()
+		if err != nil {
+			return nil, err
+		}
+		ports[i] = "127.0.0.1:" + port
+	}
+	p := &proxy{
+		log:   filepath.Join(dir, "caddy.log"),
+		admin: "http://" + ports[0], plain: "http://" + ports[1], secure: "https://" + ports[2],
+		h1: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000, IdleConnTimeout: time.Minute}},
+		h3: &http.Client{Transport: &http3.Transport{
+			// Caddy's certificate is one for sidebyside.Host by a CA of its own.
+			TLSClientConfig: &tls.Config{ServerName: sidebyside.Host, InsecureSkipVerify: true},
+			QUICConfig:      &quic.Config{KeepAlivePeriod: 10 * time.Second},
+		}},
+	}
+	var routes []any
+	for _, side := range sides {
+		transport := s.Transport()
+		transport["protocol"] = side
+		routes = append(routes, map[string]any{
+			"match": []any{map[string]any{"host": []string{sidebyside.Host}, "header": map[string]any{sideField: []string{side}}}},
+			"handle": []any{map[string]any{
+				"handler":   "reverse_proxy",
+				"upstreams": []any{map[string]any{"dial": "{http.request.header." + upstreamField + "}"}},
+				"transport": transport,
+			}},
+		})
+	}
+	var err error
+	p.caddy, err = sidebyside.StartCaddy(map[string]any{
+		"admin": map[string]any{"listen": ports[0]},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{
+			"level":   "DEBUG",
+			"include": []string{"http.log.error", "http.reverse_proxy.transport.upstreampool"},
+			"writer":  map[string]any{"output": "file", "filename": p.log, "roll": false},
+		}}},
+	}, map[string]any{
+		"plain": map[string]any{
+			"listen": []string{ports[1]}, "protocols": []string{"h1"},
+			"automatic_https": map[string]any{"disable": true}, "routes": routes,
+		},
+		"secure": map[string]any{
+			"listen": []string{ports[2]}, "protocols": []string{"h1", "h2", "h3"},
+			"automatic_https": map[string]any{"disable_redirects": true}, "routes": routes,
+			"tls_connection_policies": []any{map[string]any{}},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, client := range []string{"GET", viaHTTP3} {
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			// No route is for it, so that any answer shows that Caddy listens.
+			one, cancel := context.WithTimeout(ctx, time.Second)
+			resp, err := p.send(one, request{method: client, target: "/"})
+			cancel()
+			if err == nil {
+				_ = resp.Body.Close()
+				break
+			}
+			if ctx.Err() != nil || time.Now().After(deadline) {
+				p.stop()
+				return nil, fmt.Errorf("waiting for Caddy: %w", err)
+			}
+			time.Sleep(100 * time.Millisecond) // polls another process
+		}
+	}
+	return p, nil
+}
+
+func (p *proxy) stop() {
+	p.h1.CloseIdleConnections()
+	p.h3.CloseIdleConnections()
+	p.caddy.Stop()
+}
+
+// A request is one on its way through Caddy.
+type request struct {
+	side     string
+	method   string // or viaHTTP3
+	upstream string
+	target   string
+	body     []byte
+}
+
+// send sends it.
+func (p *proxy) send(ctx context.Context, r request) (*http.Response, error) {
+	client, base, method := p.h1, p.plain, r.method
+	if r.method == viaHTTP3 {
+		client, base, method = p.h3, p.secure, http.MethodGet
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+r.target, bytes.NewReader(r.body))
+	if err != nil {
+		return nil, err
+	}
+	if len(r.body) == 0 {
+		req.Body = http.NoBody
+	}
+	req.Host = sidebyside.Host
+	req.Header = http.Header{sideField: {r.side}, upstreamField: {r.upstream}}
+	return client.Do(req)
+}
+
+var keepAliveMetric = regexp.MustCompile(`(?m)^caddy_upstreampool_keep_alive_seconds\{protocol="[^"]*",source="([^"]*)",upstream="([^"]*)"\}`)
+
+// known returns the upstreams whose keep-alive timeout our side knows. Those
+// without a connection at the moment are missing.
+func (p *proxy) known(ctx context.Context) ([]string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.admin+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := p.h1.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	var known []string
+	for _, match := range keepAliveMetric.FindAllSubmatch(text, -1) {
+		if string(match[1]) != "assumed" {
+			known = append(known, string(match[2]))
+		}
+	}
+	return known, nil
+}
+
+// explain returns what Caddy logged of a failed request: of itself, and of its
+// upstream in the seconds before.
+func (p *proxy) explain(f failure) ([]string, error) {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, f.upstream) {
+			continue
+		}
+		var entry struct {
+			Time    float64 `json:"ts"`
+			Request struct {
+				URI string `json:"uri"`
+			} `json:"request"`
+		}
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			return nil, fmt.Errorf("reading Caddy's log: %w", err)
+		}
+		at := time.UnixMicro(int64(entry.Time * 1e6))
+		near := at.After(f.at.Add(-5*time.Second)) && at.Before(f.at.Add(time.Second))
+		if entry.Request.URI == f.target || entry.Request.URI == "" && near {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines, nil
+}

@@ -1,0 +1,263 @@
+package boundary
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
+	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+)
+
+// viaHTTP3 is a GET whose client speaks HTTP/3.
+const viaHTTP3 = "GET from HTTP/3"
+
+// once are the methods whose requests should be executed once.
+var once = []string{http.MethodPost, http.MethodPut, http.MethodDelete}
+
+// A plan is what a run measures.
+type plan struct {
+	kinds    []upstreams.Kind
+	methods  []string
+	delays   []time.Duration // each way
+	pools    int             // for each kind, delay and side
+	rounds   int             // requests of each method and pool, once K is known
+	parallel int             // kinds at a time
+}
+
+const (
+	closesAfter = 2 * time.Second        // of all upstreams
+	below       = 50 * time.Millisecond  // the gaps start so far below,
+	above       = 100 * time.Millisecond // and end so far above
+	unknownFor  = time.Minute            // at most
+	largestBody = 64 << 10
+)
+
+// A cell is what is counted apart.
+type cell struct {
+	delay  time.Duration
+	method string
+	side   string
+	known  bool
+}
+
+// A sample is a request.
+type sample struct {
+	gap    time.Duration // since the end of the response before it
+	failed bool
+}
+
+// A failure is a failed request of ours.
+type failure struct {
+	cell
+	sample
+	at               time.Time
+	upstream, target string
+	what             string // status or error
+	log              []string
+}
+
+// A sweep is what was found with one kind of server.
+type sweep struct {
+	kind     upstreams.Kind
+	samples  map[cell][]sample
+	failures []failure // of ours
+	twice    map[cell]int
+	learned  []time.Duration // after which pools knew K
+	unknown  int             // pools that never knew it
+	late     []time.Duration // by how much gaps were longer than planned
+}
+
+// run sweeps all methods and delays at the same time.
+func (pl plan) run(ctx context.Context, kind upstreams.Kind) (*sweep, error) {
+	dir, err := os.MkdirTemp("", "connreuse-boundary-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	server, err := upstreams.Start(dir, kind, closesAfter-kind.Late)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = server.Stop(false) }()
+	p, err := startProxy(ctx, dir, server)
+	if err != nil {
+		return nil, err
+	}
+	defer p.stop()
+
+	r := &runner{plan: pl, proxy: p, closes: server.Closes(), pools: make(map[string]*pool),
+		sweep: sweep{kind: kind, samples: make(map[cell][]sample), twice: make(map[cell]int)}}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, delayed := range pl.delays {
+		way, err := delay.Start(pl.pools, server.Addr, delayed)
+		if err != nil {
+			return nil, err
+		}
+		defer way.Close()
+		for _, addr := range way.Addrs() {
+			r.pools[addr] = &pool{addr: addr, delay: delayed}
+		}
+	}
+	for _, pool := range r.pools {
+		for _, side := range sides {
+			wg.Go(func() { r.work(ctx, pool, side) })
+		}
+	}
+	err = r.watch(ctx)
+	if err != nil {
+		cancel()
+	}
+	wg.Wait()
+	if err = cmp.Or(err, ctx.Err()); err != nil {
+		return nil, err
+	}
+	for i, f := range r.failures {
+		if r.failures[i].log, err = p.explain(f); err != nil {
+			return nil, err
+		}
+	}
+	return &r.sweep, r.countTwice(server)
+}
+
+// A pool is one upstream, as proxies see it.
+type pool struct {
+	addr  string
+	delay time.Duration
+	known atomic.Bool // by our side, or we stopped waiting for it
+}
+
+// A runner fills in a sweep.
+type runner struct {
+	plan
+	proxy  *proxy
+	closes time.Duration
+	pools  map[string]*pool
+
+	serial atomic.Int64
+	mu     sync.Mutex
+	sweep
+}
+
+// watch finds out which pools know K, until all do.
+func (r *runner) watch(ctx context.Context) error {
+	start := time.Now()
+	missing := len(r.pools)
+	for ; missing > 0 && time.Since(start) < unknownFor; sleep(ctx, 250*time.Millisecond) {
+		known, err := r.proxy.known(ctx)
+		if err != nil {
+			return err
+		}
+		for _, addr := range known {
+			if p := r.pools[addr]; p != nil && !p.known.Swap(true) {
+				missing--
+				r.learned = append(r.learned, time.Since(start))
+			}
+		}
+	}
+	r.unknown = missing
+	for _, p := range r.pools {
+		p.known.Store(true)
+	}
+	return ctx.Err()
+}
+
+// work sends the requests of one side to one pool: of all methods in turn, in
+// random order, until K is known; then so many rounds, which count.
+func (r *runner) work(ctx context.Context, p *pool, side string) {
+	sleep(ctx, rand.N(r.closes)) // so that pools are not in step
+	var ended time.Time
+	for left := r.rounds; left > 0; {
+		known := p.known.Load()
+		methods := slices.Clone(r.methods)
+		rand.Shuffle(len(methods), func(i, j int) { methods[i], methods[j] = methods[j], methods[i] })
+		for _, method := range methods {
+			if p.known.Load() != known {
+				break // the round starts again
+			}
+			planned := r.closes - below + rand.N(below+above)
+			if ended.IsZero() {
+				ended = time.Now()
+			}
+			sleep(ctx, planned-time.Since(ended))
+			if ctx.Err() != nil {
+				return
+			}
+			ended = r.request(ctx, p, cell{p.delay, method, side, known}, planned, ended)
+		}
+		if known {
+			left--
+		}
+	}
+}
+
+// request sends one request, whose gap began at idle, and returns when it ended.
+func (r *runner) request(ctx context.Context, p *pool, c cell, planned time.Duration, idle time.Time) time.Time {
+	req := request{side: c.side, method: c.method, upstream: p.addr, target: fmt.Sprintf("/%s/%d/%d", c.side, c.delay.Milliseconds(), r.serial.Add(1))}
+	if c.method == http.MethodPost || c.method == http.MethodPut {
+		// As many small ones as large ones, on a logarithmic scale.
+		req.body = make([]byte, rand.IntN(largestBody>>rand.IntN(17))+1)
+	}
+	start := time.Now()
+	s := sample{gap: start.Sub(idle)}
+	resp, err := r.proxy.send(ctx, req)
+	what := fmt.Sprint(err)
+	if err == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		what = fmt.Sprintf("%s %v", resp.Status, err)
+		s.failed = err != nil || resp.StatusCode/100 != 2
+	} else {
+		s.failed = true
+	}
+	ended := time.Now()
+	if ctx.Err() != nil {
+		return ended
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.samples[c] = append(r.samples[c], s)
+	r.late = append(r.late, s.gap-planned)
+	if s.failed && c.side == ours {
+		r.failures = append(r.failures, failure{cell: c, sample: s, at: start, upstream: p.addr, target: req.target, what: what})
+	}
+	return ended
+}
+
+// countTwice counts requests that the server has done more than once.
+func (r *runner) countTwice(server *upstreams.Server) error {
+	done, err := server.Done()
+	if err != nil {
+		return err
+	}
+	for request, times := range done {
+		method, target, _ := strings.Cut(request, " ")
+		if times > 1 && slices.Contains(once, method) {
+			_, rest, _ := strings.Cut(target, "/")
+			side, _, _ := strings.Cut(rest, "/")
+			r.twice[cell{method: method, side: side}]++
+		}
+	}
+	return nil
+}
+
+// sleep sleeps for d, or until ctx is done.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
