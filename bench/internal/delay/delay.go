@@ -128,7 +128,7 @@ func (p *Proxy) pass(dst, src *net.TCPConn) {
 	events := make(chan event, 64)
 	go func() {
 		defer close(events)
-		buffer := make([]byte, 64<<10)
+		buffer := make([]byte, 16<<10)
 		for {
 			n, err := src.Read(buffer)
 			due := time.Now().Add(p.delay)
