@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/boundary"
 	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
 	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
+	"github.com/caddy-connreuse/connreuse/bench/internal/learning"
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
@@ -34,6 +35,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "identity", Run: identity.Run},
 	{Name: "throughput", Run: throughput.Run},
 	{Name: "boundary", Run: boundary.Run},
+	{Name: "learning", Run: learning.Run},
 }
 
 func main() {

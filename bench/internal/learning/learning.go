@@ -1,0 +1,103 @@
+// Package learning measures how the upstream's keep-alive timeout is found, and
+// what knowing it is good for.
+package learning
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+)
+
+// The transports that are compared.
+const (
+	stock = "http"
+	ours  = "upstreampool"
+)
+
+// Run measures learning, then reuse.
+func Run(ctx context.Context, o report.Options) (*report.Result, error) {
+	r := &report.Result{Title: "Learning the timeout, and using it"}
+	if err := learning(ctx, o, r); err != nil {
+		return nil, err
+	}
+	if err := reuse(ctx, o, r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// installed tells what is missing.
+func installed(kinds []upstreams.Kind) error {
+	for _, kind := range kinds {
+		if _, err := exec.LookPath(kind.Program); kind.Program != "" && err != nil {
+			return fmt.Errorf("%w (Debian package %s)", err, kind.Package)
+		}
+	}
+	return nil
+}
+
+// newTransport returns a transport of reverse_proxy that ends with ctx.
+func newTransport(ctx caddy.Context, protocol string, settings map[string]any) (http.RoundTripper, error) {
+	text, err := json.Marshal(settings)
+	if err != nil {
+		return nil, err
+	}
+	module, err := ctx.LoadModuleByID("http.reverse_proxy.transport."+protocol, text)
+	if err != nil {
+		return nil, err
+	}
+	return module.(http.RoundTripper), nil
+}
+
+// send sends a request as reverse_proxy does, and reads the response.
+func send(ctx context.Context, rt http.RoundTripper, method, url, body string) error {
+	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{})
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.GetBody = nil // requests that a server received have none
+	if body == "" {
+		req.Body = http.NoBody
+	}
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("status %s", resp.Status)
+	}
+	return nil
+}
+
+// exponential returns a random gap of a Poisson process.
+func exponential(mean time.Duration) time.Duration {
+	return time.Duration(rand.ExpFloat64() * float64(mean))
+}
+
+// sleep sleeps for d, or until ctx is done.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
