@@ -4,6 +4,7 @@ package boundary
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -40,14 +41,14 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		kinds:   upstreams.Kinds,
 		methods: []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodGet, viaHTTP3},
 		delays:  []time.Duration{0, 5 * ms, 20 * ms},
-		pools:   256, rounds: 8, parallel: 1,
+		pools:   256, rounds: 8, parallel: 2,
 	}
 	if o.Quick {
 		pl = plan{
 			kinds:   []upstreams.Kind{upstreams.Node, upstreams.GoH2, upstreams.Nginx},
 			methods: []string{http.MethodPost},
 			delays:  []time.Duration{0, 5 * ms},
-			pools:   64, rounds: 10, parallel: 3,
+			pools:   64, rounds: 10, parallel: 6,
 		}
 	}
 	for _, kind := range pl.kinds {
@@ -55,25 +56,36 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			return nil, fmt.Errorf("%w (Debian package %s)", err, kind.Package)
 		}
 	}
+	// Kinds are the inner loop: those that speak TLS and cost most of the CPU time
+	// then run beside others.
 	sweeps := make([]*sweep, len(pl.kinds))
-	errs := make([]error, len(pl.kinds))
-	free := make(chan struct{}, pl.parallel)
+	var failed error
+	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for i, kind := range pl.kinds {
-		free <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-free }()
-			fmt.Fprintf(o.Progress, "boundary: %s\n", kind.Name)
-			if sweeps[i], errs[i] = pl.run(ctx, kind); errs[i] != nil {
-				errs[i] = fmt.Errorf("%s: %w", kind.Name, errs[i])
-			}
-		})
+	free := make(chan struct{}, pl.parallel)
+	for _, delayed := range pl.delays {
+		for i, kind := range pl.kinds {
+			free <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-free }()
+				fmt.Fprintf(o.Progress, "boundary: %s, %v\n", kind.Name, delayed)
+				s, err := pl.run(ctx, kind, delayed)
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err != nil:
+					failed = errors.Join(failed, fmt.Errorf("%s, %v: %w", kind.Name, delayed, err))
+				case sweeps[i] == nil:
+					sweeps[i] = s
+				default:
+					sweeps[i].add(s)
+				}
+			})
+		}
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
+	if failed != nil {
+		return nil, failed
 	}
 	return pl.report(sweeps), nil
 }
@@ -208,11 +220,11 @@ func (pl plan) twiceTable(sweeps []*sweep) report.Table {
 func failureTable(sweeps []*sweep) report.Table {
 	t := report.Table{
 		Title:   "Each failed request of `upstreampool`, and what Caddy logged:",
-		Columns: []string{"upstream", "delay", "method", "timeout known", "idle", "result", "log"},
+		Columns: []string{"upstream", "delay", "method", "timeout known", "idle", "took", "result", "log"},
 	}
 	for _, s := range sweeps {
 		for _, f := range s.failures {
-			t.Rows = append(t.Rows, []string{s.kind.Name, f.delay.String(), f.method, fmt.Sprint(f.known), f.gap.String(), f.what,
+			t.Rows = append(t.Rows, []string{s.kind.Name, f.delay.String(), f.method, fmt.Sprint(f.known), f.gap.String(), f.ended.Sub(f.began).String(), f.what,
 				strings.ReplaceAll(strings.Join(f.log, "<br>"), "|", `\|`)})
 		}
 	}

@@ -203,7 +203,7 @@ func (p *proxy) explain(f failure) ([]string, error) {
 			return nil, fmt.Errorf("reading Caddy's log: %w", err)
 		}
 		at := time.UnixMicro(int64(entry.Time * 1e6))
-		near := at.After(f.at.Add(-5*time.Second)) && at.Before(f.at.Add(time.Second))
+		near := at.After(f.began.Add(-5*time.Second)) && at.Before(f.ended.Add(time.Second))
 		if entry.Request.URI == f.target || entry.Request.URI == "" && near {
 			lines = append(lines, strings.TrimSpace(line))
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -31,7 +32,7 @@ type plan struct {
 	delays   []time.Duration // each way
 	pools    int             // for each kind, delay and side
 	rounds   int             // requests of each method and pool, once K is known
-	parallel int             // kinds at a time
+	parallel int             // pairs of kind and delay at a time
 }
 
 const (
@@ -60,7 +61,7 @@ type sample struct {
 type failure struct {
 	cell
 	sample
-	at               time.Time
+	began, ended     time.Time
 	upstream, target string
 	what             string // status or error
 	log              []string
@@ -77,8 +78,24 @@ type sweep struct {
 	late     []time.Duration // by how much gaps were longer than planned
 }
 
-// run sweeps all methods and delays at the same time.
-func (pl plan) run(ctx context.Context, kind upstreams.Kind) (*sweep, error) {
+func newSweep(kind upstreams.Kind) *sweep {
+	return &sweep{kind: kind, samples: make(map[cell][]sample), twice: make(map[cell]int)}
+}
+
+// add adds what was found with another delay.
+func (s *sweep) add(other *sweep) {
+	maps.Copy(s.samples, other.samples)
+	for c, n := range other.twice {
+		s.twice[c] += n
+	}
+	s.failures = append(s.failures, other.failures...)
+	s.learned = append(s.learned, other.learned...)
+	s.unknown += other.unknown
+	s.late = append(s.late, other.late...)
+}
+
+// run sweeps all methods at the same time.
+func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Duration) (*sweep, error) {
 	dir, err := os.MkdirTemp("", "connreuse-boundary-")
 	if err != nil {
 		return nil, err
@@ -95,28 +112,24 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind) (*sweep, error) {
 	}
 	defer p.stop()
 
-	r := &runner{plan: pl, proxy: p, closes: server.Closes(), pools: make(map[string]*pool),
-		sweep: sweep{kind: kind, samples: make(map[cell][]sample), twice: make(map[cell]int)}}
+	way, err := delay.Start(pl.pools, server.Addr, delayed)
+	if err != nil {
+		return nil, err
+	}
+	defer way.Close()
+	r := &runner{plan: pl, proxy: p, delay: delayed, pools: make(map[string]*pool), sweep: newSweep(kind)}
+	for _, addr := range way.Addrs() {
+		r.pools[addr] = &pool{addr: addr}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, delayed := range pl.delays {
-		way, err := delay.Start(pl.pools, server.Addr, delayed)
-		if err != nil {
-			return nil, err
-		}
-		defer way.Close()
-		for _, addr := range way.Addrs() {
-			r.pools[addr] = &pool{addr: addr, delay: delayed}
-		}
-	}
 	for _, pool := range r.pools {
 		for _, side := range sides {
 			wg.Go(func() { r.work(ctx, pool, side) })
 		}
 	}
-	err = r.watch(ctx)
-	if err != nil {
+	if err = r.watch(ctx); err != nil {
 		cancel()
 	}
 	wg.Wait()
@@ -128,26 +141,25 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind) (*sweep, error) {
 			return nil, err
 		}
 	}
-	return &r.sweep, r.countTwice(server)
+	return r.sweep, r.countTwice(server)
 }
 
 // A pool is one upstream, as proxies see it.
 type pool struct {
 	addr  string
-	delay time.Duration
 	known atomic.Bool // by our side, or we stopped waiting for it
 }
 
 // A runner fills in a sweep.
 type runner struct {
 	plan
-	proxy  *proxy
-	closes time.Duration
-	pools  map[string]*pool
+	proxy *proxy
+	delay time.Duration // each way
+	pools map[string]*pool
 
 	serial atomic.Int64
 	mu     sync.Mutex
-	sweep
+	*sweep
 }
 
 // watch finds out which pools know K, until all do.
@@ -176,7 +188,7 @@ func (r *runner) watch(ctx context.Context) error {
 // work sends the requests of one side to one pool: of all methods in turn, in
 // random order, until K is known; then so many rounds, which count.
 func (r *runner) work(ctx context.Context, p *pool, side string) {
-	sleep(ctx, rand.N(r.closes)) // so that pools are not in step
+	sleep(ctx, rand.N(closesAfter)) // so that pools are not in step
 	var ended time.Time
 	for left := r.rounds; left > 0; {
 		known := p.known.Load()
@@ -186,7 +198,7 @@ func (r *runner) work(ctx context.Context, p *pool, side string) {
 			if p.known.Load() != known {
 				break // the round starts again
 			}
-			planned := r.closes - below + rand.N(below+above)
+			planned := closesAfter - below + rand.N(below+above)
 			if ended.IsZero() {
 				ended = time.Now()
 			}
@@ -194,7 +206,7 @@ func (r *runner) work(ctx context.Context, p *pool, side string) {
 			if ctx.Err() != nil {
 				return
 			}
-			ended = r.request(ctx, p, cell{p.delay, method, side, known}, planned, ended)
+			ended = r.request(ctx, p, cell{r.delay, method, side, known}, planned, ended)
 		}
 		if known {
 			left--
@@ -230,7 +242,7 @@ func (r *runner) request(ctx context.Context, p *pool, c cell, planned time.Dura
 	r.samples[c] = append(r.samples[c], s)
 	r.late = append(r.late, s.gap-planned)
 	if s.failed && c.side == ours {
-		r.failures = append(r.failures, failure{cell: c, sample: s, at: start, upstream: p.addr, target: req.target, what: what})
+		r.failures = append(r.failures, failure{cell: c, sample: s, began: start, ended: ended, upstream: p.addr, target: req.target, what: what})
 	}
 	return ended
 }
