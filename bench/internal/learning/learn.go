@@ -27,12 +27,10 @@ const (
 )
 
 const learningText = `**Learning.** A transport ` + "`upstreampool`" + ` without any setting but what TLS or h2c needs sends bursts of 1 to %d requests at
-random times (Poisson, %v on average) to a real server. First the server closes idle connections after %v, which is more than
-the 4 s that are assumed while nothing is known. Then it is restarted twice with the same timeout, gracefully and by SIGKILL, and then with another
+random times (Poisson, %v on average) to a real server. First the server closes idle connections after %v (4 s are
+assumed while nothing is known). Then it is restarted twice with the same timeout, gracefully and by SIGKILL, and then with another
 timeout, so that it closes after %v. A timeout counts as found when it is the announced one, or within 10 %% or 300 ms of when the server really
-closes. (That a timeout that has become longer is found, by a sensor every 10 minutes, is a unit test.)
-
-`
+closes. (That a timeout that has become longer is found, by a sensor every 10 minutes, is a unit test.)`
 
 // A lesson is one server, and what is known about it as time goes by.
 type lesson struct {
@@ -61,23 +59,22 @@ func (f finding) String() string {
 	return fmt.Sprintf("%.2f s, %s", f.state.KeepAlive, f.state.Source)
 }
 
-func learning(ctx context.Context, o report.Options, r *report.Result) error {
+func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 	kinds, before, after := upstreams.Kinds, 6*time.Second, 2*time.Second
 	if o.Quick {
-		kinds, before = []upstreams.Kind{upstreams.Node, upstreams.GoH2, upstreams.Nginx}, 5*time.Second
+		kinds = []upstreams.Kind{upstreams.Node, upstreams.GoH2, upstreams.Nginx}
+		before = 3 * time.Second
 	}
 	if err := installed(kinds); err != nil {
 		return err
 	}
-	caddyCtx, cancel := caddy.NewContext(caddy.Context{Context: ctx})
-	defer cancel()
 	lessons := make([]lesson, len(kinds))
 	errs := make([]error, len(kinds))
 	var wg sync.WaitGroup
 	for i, kind := range kinds {
 		wg.Go(func() {
 			fmt.Fprintf(o.Progress, "learning: %s\n", kind.Name)
-			if err := lessons[i].run(caddyCtx, kind, before, after); err != nil {
+			if err := lessons[i].run(ctx, kind, before, after); err != nil {
 				errs[i] = fmt.Errorf("%s: %w", kind.Name, err)
 			}
 		})
@@ -87,7 +84,7 @@ func learning(ctx context.Context, o report.Options, r *report.Result) error {
 		return err
 	}
 
-	r.Text += fmt.Sprintf(learningText, maxBurst, meanBurst, before, after)
+	r.Text = fmt.Sprintf(learningText, maxBurst, meanBurst, before, after)
 	table := report.Table{
 		Title: "What `upstreampool` finds out about the keep-alive timeout:",
 		Columns: []string{"upstream", "closes after", "found", "after (s)", "restarted, same timeout",
@@ -113,11 +110,12 @@ func learning(ctx context.Context, o report.Options, r *report.Result) error {
 			unchanged, l.last.closes.String(), l.last.String(), fmt.Sprintf("%.1f", l.last.after.Seconds())})
 		plot.Series = append(plot.Series, l.plot)
 	}
-	r.Claims = append(r.Claims,
+	r.Claims = []report.Claim{
 		none("learning/found", "upstreams whose timeout was not found", wrong, len(lessons)),
 		none("learning/followed", "upstreams whose shorter timeout was not found", lost, len(lessons)),
-		none("learning/restarts", "restarts that were taken for a timeout", mistaken, restarts))
-	r.Tables, r.Plots = append(r.Tables, table), append(r.Plots, plot)
+		none("learning/restarts", "restarts that were taken for a timeout", mistaken, restarts),
+	}
+	r.Tables, r.Plots = []report.Table{table}, []report.Plot{plot}
 	return nil
 }
 
@@ -154,7 +152,7 @@ func (l *lesson) run(ctx caddy.Context, kind upstreams.Kind, before, after time.
 		if err := l.server.Restart(graceful, l.server.KeepAlive); err != nil {
 			return err
 		}
-		state, err := l.watch(ctx, 2*before+5*time.Second, func(s upstreampool.PoolState) bool {
+		state, err := l.watch(ctx, 2*before+time.Second, func(s upstreampool.PoolState) bool {
 			return s.Source != l.first.state.Source || !l.matches(s)
 		})
 		if err != nil {

@@ -5,12 +5,15 @@ package learning
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -26,16 +29,29 @@ const (
 	ours  = "upstreampool"
 )
 
-// Run measures learning, then reuse.
+// Run measures learning and reuse, at the same time: both mostly wait.
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
-	r := &report.Result{Title: "Learning the timeout, and using it"}
-	if err := learning(ctx, o, r); err != nil {
+	caddyCtx, cancel, err := newContext(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := reuse(ctx, o, r); err != nil {
+	defer cancel()
+	var learned, reused report.Result
+	var errs [2]error
+	var wg sync.WaitGroup
+	wg.Go(func() { errs[0] = learning(caddyCtx, o, &learned) })
+	wg.Go(func() { errs[1] = reuse(caddyCtx, o, &reused) })
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	return r, nil
+	return &report.Result{
+		Title:  "Learning the timeout, and using it",
+		Text:   learned.Text + "\n\n" + reused.Text,
+		Claims: slices.Concat(learned.Claims, reused.Claims),
+		Tables: slices.Concat(learned.Tables, reused.Tables),
+		Plots:  learned.Plots,
+	}, nil
 }
 
 // installed tells what is missing.
@@ -46,6 +62,21 @@ func installed(kinds []upstreams.Kind) error {
 		}
 	}
 	return nil
+}
+
+// newContext returns a context for transports, whose logs are discarded. They
+// end when it is cancelled.
+func newContext(ctx context.Context) (caddy.Context, context.CancelFunc, error) {
+	base, err := caddy.ProvisionContext(&caddy.Config{
+		Admin:   &caddy.AdminConfig{Disabled: true},
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output":"discard"}`)}}}},
+	})
+	if err != nil {
+		return caddy.Context{}, nil, err
+	}
+	base.Context = ctx
+	caddyCtx, cancel := caddy.NewContext(base)
+	return caddyCtx, cancel, nil
 }
 
 // newTransport returns a transport of reverse_proxy that ends with ctx.
