@@ -58,6 +58,18 @@ var (
 	Kinds = []Kind{Node, Go, GoH2, GoH2C, NodeH2, Nginx, NginxH2, Apache, Gunicorn, Uvicorn}
 )
 
+// Installed returns an error that names the package to install, if the server's
+// program is missing.
+func (k Kind) Installed() error {
+	if k.Program == "" {
+		return nil
+	}
+	if _, err := exec.LookPath(k.Program); err != nil {
+		return fmt.Errorf("%w: install the package %s", err, k.Package)
+	}
+	return nil
+}
+
 // A Server is a running server on a loopback address that it keeps over
 // restarts.
 type Server struct {
