@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -52,8 +51,8 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		}
 	}
 	for _, kind := range pl.kinds {
-		if _, err := exec.LookPath(kind.Program); kind.Program != "" && err != nil {
-			return nil, fmt.Errorf("%w (Debian package %s)", err, kind.Package)
+		if err := kind.Installed(); err != nil {
+			return nil, err
 		}
 	}
 	// Kinds are the inner loop: those that speak TLS and cost most of the CPU time
@@ -105,7 +104,7 @@ func (pl plan) report(sweeps []*sweep) *report.Result {
 	stockPosts := 0
 	for _, s := range sweeps {
 		failed, sent := s.count(func(c cell) bool { return c.side == ours && c.known })
-		r.Claims = append(r.Claims, none("boundary/"+s.kind.Name, fmt.Sprintf("%s: failed requests of `upstreampool`, once the timeout is known", s.kind.Name), failed, sent))
+		r.None("boundary/"+s.kind.Name, s.kind.Name+": failed requests of `upstreampool`, once the timeout is known", failed, sent)
 		failed, _ = s.count(func(c cell) bool { return c.side == stock && c.method == http.MethodPost })
 		stockPosts += failed
 	}
@@ -117,12 +116,11 @@ func (pl plan) report(sweeps []*sweep) *report.Result {
 		twice, posts = twice+s.twice[cell{method: http.MethodPost, side: ours}], posts+sent
 		ignorant += s.unknown
 	}
-	r.Claims = append(r.Claims,
-		none("boundary/unknown", "failed requests of `upstreampool`, until the timeout is known", unknown, unknownSent),
-		none("boundary/learned", "pools of `upstreampool` that did not know the timeout within a minute", ignorant, len(sweeps)*len(pl.delays)*pl.pools),
-		none("boundary/twice", "POSTs of `upstreampool` that were executed twice", twice, posts),
-		report.Claim{Name: "boundary/control", Text: "failed POSTs of `transport http`: the sweep can see failures",
-			Value: fmt.Sprint(stockPosts), Limit: "more than 0", Holds: stockPosts > 0})
+	r.None("boundary/unknown", "failed requests of `upstreampool`, until the timeout is known", unknown, unknownSent)
+	r.None("boundary/learned", "pools of `upstreampool` that did not know the timeout within a minute", ignorant, len(sweeps)*len(pl.delays)*pl.pools)
+	r.None("boundary/twice", "POSTs of `upstreampool` that were executed twice", twice, posts)
+	r.Claims = append(r.Claims, report.Claim{Name: "boundary/control", Text: "failed POSTs of `transport http`: the sweep can see failures",
+		Value: fmt.Sprint(stockPosts), Limit: "more than 0", Holds: stockPosts > 0})
 	r.Tables = []report.Table{pl.failedTable(sweeps, each), unknownTable(sweeps), pl.twiceTable(sweeps)}
 	if t := failureTable(sweeps); len(t.Rows) > 0 {
 		r.Tables = append(r.Tables, t)
@@ -133,11 +131,6 @@ func (pl plan) report(sweeps []*sweep) *report.Result {
 		}
 	}
 	return r
-}
-
-// none is the claim that there are none.
-func none(name, text string, n, of int) report.Claim {
-	return report.Claim{Name: name, Text: text, Value: fmt.Sprintf("%d of %d", n, of), Limit: "0", Holds: n == 0 && of > 0}
 }
 
 // count counts the requests of some cells.

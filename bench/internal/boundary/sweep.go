@@ -117,16 +117,16 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Durati
 		return nil, err
 	}
 	defer way.Close()
-	r := &runner{plan: pl, proxy: p, delay: delayed, pools: make(map[string]*pool), sweep: newSweep(kind)}
+	r := &runner{plan: pl, proxy: p, delay: delayed, known: make(map[string]*atomic.Bool), sweep: newSweep(kind)}
 	for _, addr := range way.Addrs() {
-		r.pools[addr] = &pool{addr: addr}
+		r.known[addr] = new(atomic.Bool)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, pool := range r.pools {
+	for addr := range r.known {
 		for _, side := range sides {
-			wg.Go(func() { r.work(ctx, pool, side) })
+			wg.Go(func() { r.work(ctx, addr, side) })
 		}
 	}
 	if err = r.watch(ctx); err != nil {
@@ -144,18 +144,12 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Durati
 	return r.sweep, r.countTwice(server)
 }
 
-// A pool is one upstream, as proxies see it.
-type pool struct {
-	addr  string
-	known atomic.Bool // by our side, or we stopped waiting for it
-}
-
 // A runner fills in a sweep.
 type runner struct {
 	plan
 	proxy *proxy
-	delay time.Duration // each way
-	pools map[string]*pool
+	delay time.Duration           // each way
+	known map[string]*atomic.Bool // upstreams whose K our side knows, or we no longer wait for it
 
 	serial atomic.Int64
 	mu     sync.Mutex
@@ -165,48 +159,43 @@ type runner struct {
 // watch finds out which pools know K, until all do.
 func (r *runner) watch(ctx context.Context) error {
 	start := time.Now()
-	missing := len(r.pools)
+	missing := len(r.known)
 	for ; missing > 0 && time.Since(start) < unknownFor; sleep(ctx, 250*time.Millisecond) {
 		known, err := r.proxy.known(ctx)
 		if err != nil {
 			return err
 		}
 		for _, addr := range known {
-			if p := r.pools[addr]; p != nil && !p.known.Swap(true) {
+			if k := r.known[addr]; k != nil && !k.Swap(true) {
 				missing--
 				r.learned = append(r.learned, time.Since(start))
 			}
 		}
 	}
 	r.unknown = missing
-	for _, p := range r.pools {
-		p.known.Store(true)
+	for _, k := range r.known {
+		k.Store(true)
 	}
 	return ctx.Err()
 }
 
-// work sends the requests of one side to one pool: of all methods in turn, in
+// work sends the requests of one side to one upstream: of all methods in turn, in
 // random order, until K is known; then so many rounds, which count.
-func (r *runner) work(ctx context.Context, p *pool, side string) {
-	sleep(ctx, rand.N(closesAfter)) // so that pools are not in step
-	var ended time.Time
+func (r *runner) work(ctx context.Context, addr, side string) {
+	sleep(ctx, rand.N(closesAfter)) // so that upstreams are not in step
+	ended := time.Now()
 	for left := r.rounds; left > 0; {
-		known := p.known.Load()
-		methods := slices.Clone(r.methods)
-		rand.Shuffle(len(methods), func(i, j int) { methods[i], methods[j] = methods[j], methods[i] })
-		for _, method := range methods {
-			if p.known.Load() != known {
-				break // the round starts again
+		known := r.known[addr].Load()
+		for _, i := range rand.Perm(len(r.methods)) {
+			if r.known[addr].Load() != known {
+				break // from now on they count
 			}
 			planned := closesAfter - below + rand.N(below+above)
-			if ended.IsZero() {
-				ended = time.Now()
-			}
 			sleep(ctx, planned-time.Since(ended))
 			if ctx.Err() != nil {
 				return
 			}
-			ended = r.request(ctx, p, cell{r.delay, method, side, known}, planned, ended)
+			ended = r.request(ctx, addr, cell{r.delay, r.methods[i], side, known}, planned, ended)
 		}
 		if known {
 			left--
@@ -215,8 +204,8 @@ func (r *runner) work(ctx context.Context, p *pool, side string) {
 }
 
 // request sends one request, whose gap began at idle, and returns when it ended.
-func (r *runner) request(ctx context.Context, p *pool, c cell, planned time.Duration, idle time.Time) time.Time {
-	req := request{side: c.side, method: c.method, upstream: p.addr, target: fmt.Sprintf("/%s/%d/%d", c.side, c.delay.Milliseconds(), r.serial.Add(1))}
+func (r *runner) request(ctx context.Context, addr string, c cell, planned time.Duration, idle time.Time) time.Time {
+	req := request{side: c.side, method: c.method, upstream: addr, target: fmt.Sprintf("/%s/%d/%d", c.side, c.delay.Milliseconds(), r.serial.Add(1))}
 	if c.method == http.MethodPost || c.method == http.MethodPut {
 		// As many small ones as large ones, on a logarithmic scale.
 		req.body = make([]byte, rand.IntN(largestBody>>rand.IntN(17))+1)
@@ -242,7 +231,7 @@ func (r *runner) request(ctx context.Context, p *pool, c cell, planned time.Dura
 	r.samples[c] = append(r.samples[c], s)
 	r.late = append(r.late, s.gap-planned)
 	if s.failed && c.side == ours {
-		r.failures = append(r.failures, failure{cell: c, sample: s, began: start, ended: ended, upstream: p.addr, target: req.target, what: what})
+		r.failures = append(r.failures, failure{cell: c, sample: s, began: start, ended: ended, upstream: addr, target: req.target, what: what})
 	}
 	return ended
 }

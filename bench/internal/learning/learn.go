@@ -65,8 +65,10 @@ func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 		kinds = []upstreams.Kind{upstreams.Node, upstreams.GoH2, upstreams.Nginx}
 		before = 3 * time.Second
 	}
-	if err := installed(kinds); err != nil {
-		return err
+	for _, kind := range kinds {
+		if err := kind.Installed(); err != nil {
+			return err
+		}
 	}
 	lessons := make([]lesson, len(kinds))
 	errs := make([]error, len(kinds))
@@ -110,18 +112,11 @@ func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 			unchanged, l.last.closes.String(), l.last.String(), fmt.Sprintf("%.1f", l.last.after.Seconds())})
 		plot.Series = append(plot.Series, l.plot)
 	}
-	r.Claims = []report.Claim{
-		none("learning/found", "upstreams whose timeout was not found", wrong, len(lessons)),
-		none("learning/followed", "upstreams whose shorter timeout was not found", lost, len(lessons)),
-		none("learning/restarts", "restarts that were taken for a timeout", mistaken, restarts),
-	}
+	r.None("learning/found", "upstreams whose timeout was not found", wrong, len(lessons))
+	r.None("learning/followed", "upstreams whose shorter timeout was not found", lost, len(lessons))
+	r.None("learning/restarts", "restarts that were taken for a timeout", mistaken, restarts)
 	r.Tables, r.Plots = []report.Table{table}, []report.Plot{plot}
 	return nil
-}
-
-// none is the claim that there are none.
-func none(name, text string, n, of int) report.Claim {
-	return report.Claim{Name: name, Text: text, Value: fmt.Sprintf("%d of %d", n, of), Limit: "0", Holds: n == 0 && of > 0}
 }
 
 func (l *lesson) run(ctx caddy.Context, kind upstreams.Kind, before, after time.Duration) error {

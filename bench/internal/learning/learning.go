@@ -10,7 +10,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +19,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
 )
 
 // The transports that are compared.
@@ -52,16 +50,6 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Tables: slices.Concat(learned.Tables, reused.Tables),
 		Plots:  learned.Plots,
 	}, nil
-}
-
-// installed tells what is missing.
-func installed(kinds []upstreams.Kind) error {
-	for _, kind := range kinds {
-		if _, err := exec.LookPath(kind.Program); kind.Program != "" && err != nil {
-			return fmt.Errorf("%w (Debian package %s)", err, kind.Package)
-		}
-	}
-	return nil
 }
 
 // newContext returns a context for transports, whose logs are discarded. They

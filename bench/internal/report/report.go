@@ -91,6 +91,11 @@ func (r *Result) AtMost(name, text string, value, limit float64) {
 	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%.3f", value), fmt.Sprintf("at most %.3g", limit), value <= limit})
 }
 
+// None adds the claim that there are none, of so many.
+func (r *Result) None(name, text string, n, of int) {
+	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%d of %d", n, of), "0", n == 0 && of > 0})
+}
+
 // Broken returns the claims that do not hold.
 func (r *Result) Broken() []Claim {
 	return slices.DeleteFunc(slices.Clone(r.Claims), func(c Claim) bool { return c.Holds })
