@@ -182,6 +182,15 @@ func (s *Server) Stop(graceful bool) error {
 	return nil
 }
 
+// Ended returns an error with its last words if it has ended by itself.
+func (s *Server) Ended() error {
+	if s.stop == nil || !s.ended() {
+		return nil
+	}
+	out, _ := os.ReadFile(s.path("output"))
+	return fmt.Errorf("%s has ended: %s", s.Name, bytes.TrimSpace(out))
+}
+
 // Restart ends it and starts it anew on the same address.
 func (s *Server) Restart(graceful bool, keepAlive time.Duration) error {
 	if err := s.Stop(graceful); err != nil {

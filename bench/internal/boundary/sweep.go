@@ -121,8 +121,8 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Durati
 	for _, addr := range way.Addrs() {
 		r.known[addr] = new(atomic.Bool)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var wg sync.WaitGroup
 	for addr := range r.known {
 		for _, side := range sides {
@@ -130,10 +130,10 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Durati
 		}
 	}
 	if err = r.watch(ctx); err != nil {
-		cancel()
+		cancel(err)
 	}
 	wg.Wait()
-	if err = cmp.Or(err, ctx.Err()); err != nil {
+	if err = cmp.Or(server.Ended(), err, context.Cause(ctx)); err != nil {
 		return nil, err
 	}
 	for i, f := range r.failures {
