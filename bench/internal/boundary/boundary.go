@@ -209,10 +209,10 @@ func (pl plan) twiceTable(sweeps []*sweep) report.Table {
 	return t
 }
 
-// failureTable explains each failed request of ours.
+// failureTable explains failed requests of ours.
 func failureTable(sweeps []*sweep) report.Table {
 	t := report.Table{
-		Title:   "Each failed request of `upstreampool`, and what Caddy logged:",
+		Title:   fmt.Sprintf("Failed requests of `upstreampool` (the first %d of each upstream and delay), and what Caddy logged:", mostExplained),
 		Columns: []string{"upstream", "delay", "method", "timeout known", "idle", "took", "result", "log"},
 	}
 	for _, s := range sweeps {

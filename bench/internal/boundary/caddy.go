@@ -1,6 +1,7 @@
 package boundary
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -11,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -181,32 +181,34 @@ func (p *proxy) known(ctx context.Context) ([]string, error) {
 	return known, nil
 }
 
-// explain returns what Caddy logged of a failed request: of itself, and of its
-// upstream in the seconds before.
-func (p *proxy) explain(f failure) ([]string, error) {
-	text, err := os.ReadFile(p.log)
+// explain adds what Caddy logged of failed requests: of themselves, and of their
+// upstream around that time.
+func (p *proxy) explain(failures []failure) error {
+	file, err := os.Open(p.log)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var lines []string
-	for line := range strings.Lines(string(text)) {
-		if !strings.Contains(line, f.upstream) {
-			continue
-		}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
 		var entry struct {
-			Time    float64 `json:"ts"`
-			Request struct {
+			Time     float64 `json:"ts"`
+			Upstream string  `json:"upstream"`
+			Request  struct {
 				URI string `json:"uri"`
 			} `json:"request"`
 		}
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			return nil, fmt.Errorf("reading Caddy's log: %w", err)
+		if err := json.Unmarshal(lines.Bytes(), &entry); err != nil {
+			return fmt.Errorf("reading Caddy's log: %w", err)
 		}
 		at := time.UnixMicro(int64(entry.Time * 1e6))
-		near := at.After(f.began.Add(-5*time.Second)) && at.Before(f.ended.Add(time.Second))
-		if entry.Request.URI == f.target || entry.Request.URI == "" && near {
-			lines = append(lines, strings.TrimSpace(line))
+		for i := range failures {
+			f := &failures[i]
+			near := at.After(f.began.Add(-5*time.Second)) && at.Before(f.ended.Add(time.Second))
+			if entry.Request.URI == f.target || entry.Upstream == f.upstream && near {
+				f.log = append(f.log, lines.Text())
+			}
 		}
 	}
-	return lines, nil
+	return lines.Err()
 }

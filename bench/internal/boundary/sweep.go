@@ -41,6 +41,8 @@ const (
 	above       = 100 * time.Millisecond // and end so far above
 	unknownFor  = time.Minute            // at most
 	largestBody = 64 << 10
+
+	mostExplained = 20 // failures of each kind and delay
 )
 
 // A cell is what is counted apart.
@@ -71,7 +73,7 @@ type failure struct {
 type sweep struct {
 	kind     upstreams.Kind
 	samples  map[cell][]sample
-	failures []failure // of ours
+	failures []failure // the first of ours
 	twice    map[cell]int
 	learned  []time.Duration // after which pools knew K
 	unknown  int             // pools that never knew it
@@ -136,10 +138,9 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Durati
 	if err = cmp.Or(server.Ended(), err, context.Cause(ctx)); err != nil {
 		return nil, err
 	}
-	for i, f := range r.failures {
-		if r.failures[i].log, err = p.explain(f); err != nil {
-			return nil, err
-		}
+	r.failures = r.failures[:min(len(r.failures), mostExplained)]
+	if err := p.explain(r.failures); err != nil {
+		return nil, err
 	}
 	return r.sweep, r.countTwice(server)
 }
