@@ -148,7 +148,7 @@ func (l *lesson) run(ctx caddy.Context, kind upstreams.Kind, before, after time.
 			return err
 		}
 		state, err := l.watch(ctx, 2*before+time.Second, func(s upstreampool.PoolState) bool {
-			return s.Source != l.first.state.Source || !l.matches(s)
+			return s.Source == upstreampool.SourceAssumed || !l.matches(s)
 		})
 		if err != nil {
 			return err
