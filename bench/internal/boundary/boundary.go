@@ -69,6 +69,11 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 				defer func() { <-free }()
 				fmt.Fprintf(o.Progress, "boundary: %s, %v\n", kind.Name, delayed)
 				s, err := pl.run(ctx, kind, delayed)
+				for try := 1; try < mostTries && errors.As(err, new(crash)); try++ {
+					// Node's HTTP/2 does (nodejs/node#65093).
+					fmt.Fprintf(o.Progress, "boundary: once more: %v\n", err)
+					s, err = pl.run(ctx, kind, delayed)
+				}
 				mu.Lock()
 				defer mu.Unlock()
 				switch {

@@ -1,7 +1,6 @@
 package boundary
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -42,6 +41,7 @@ const (
 	unknownFor  = time.Minute            // at most
 	largestBody = 64 << 10
 
+	mostTries     = 4  // at a kind and delay, while its server crashes
 	mostExplained = 20 // failures of each kind and delay
 )
 
@@ -96,6 +96,9 @@ func (s *sweep) add(other *sweep) {
 	s.late = append(s.late, other.late...)
 }
 
+// A crash is the end of a server, which says nothing about those before it.
+type crash struct{ error }
+
 // run sweeps all methods at the same time.
 func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Duration) (*sweep, error) {
 	dir, err := os.MkdirTemp("", "connreuse-boundary-")
@@ -131,11 +134,25 @@ func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Durati
 			wg.Go(func() { r.work(ctx, addr, side) })
 		}
 	}
-	if err = r.watch(ctx); err != nil {
+	if err := r.watch(ctx); err != nil {
 		cancel(err)
 	}
-	wg.Wait()
-	if err = cmp.Or(server.Ended(), err, context.Cause(ctx)); err != nil {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	for working := true; working; {
+		select {
+		case <-done:
+			working = false
+		case <-time.After(time.Second):
+		}
+		if err := server.Ended(); err != nil {
+			cancel(crash{err})
+		}
+	}
+	if err = context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	r.failures = r.failures[:min(len(r.failures), mostExplained)]
