@@ -1,0 +1,196 @@
+// Package browser starts Firefox and Chromium for tests and benchmarks, each with
+// a profile of its own, and reads from Caddy's log what they did.
+package browser
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// ErrRoot is the error of starting Firefox with [Options].Hosts as another user
+// than root.
+var ErrRoot = errors.New("a hosts file for Firefox alone takes root")
+
+// Options are what a browser is started with.
+type Options struct {
+	// Home is a folder of the browser's own: home directory, profile, trusted CAs.
+	Home string
+	// Root is the PEM file of a CA to trust.
+	Root string
+	// Hosts are the IP addresses of names that DNS does not know. Names below
+	// localhost need none.
+	Hosts map[string]string
+	// Flags go in front of the URL on the command line.
+	Flags []string
+}
+
+// A Browser is a program that can be started.
+type Browser struct {
+	Name string
+	// Packages are the Debian packages of the programs that starting it takes.
+	Packages map[string]string
+	command  func(o Options, url string) (*exec.Cmd, error)
+}
+
+// The browsers there are.
+var (
+	Firefox = Browser{
+		Name:     "Firefox",
+		Packages: map[string]string{"firefox-esr": "firefox-esr", "certutil": "libnss3-tools", "unshare": "util-linux"},
+		command:  firefox,
+	}
+	Chromium = Browser{
+		Name:     "Chromium",
+		Packages: map[string]string{"chromium": "chromium", "certutil": "libnss3-tools"},
+		command:  chromium,
+	}
+)
+
+// A Window is a running browser.
+type Window struct {
+	cmd    *exec.Cmd
+	output output
+	ended  chan struct{}
+	err    error // set before ended is closed
+}
+
+// Open starts the browser with a URL, without a window on any screen.
+func (b Browser) Open(o Options, url string) (*Window, error) {
+	cmd, err := b.command(o, url)
+	if err != nil {
+		return nil, fmt.Errorf("preparing %s: %w", b.Name, err)
+	}
+	w := &Window{cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &w.output, &w.output
+	cmd.Env = append(os.Environ(), "HOME="+o.Home)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", b.Name, err)
+	}
+	go func() {
+		w.err = cmd.Wait()
+		close(w.ended)
+	}()
+	return w, nil
+}
+
+// Close ends the browser and the helpers it started.
+func (w *Window) Close() {
+	_ = syscall.Kill(-w.cmd.Process.Pid, syscall.SIGKILL)
+	<-w.ended
+}
+
+// Err is not nil once the browser has ended.
+func (w *Window) Err() error {
+	select {
+	case <-w.ended:
+		return fmt.Errorf("the browser ended (%v):\n%s", w.err, w.Output())
+	default:
+		return nil
+	}
+}
+
+// Output is what the browser wrote to the terminal.
+func (w *Window) Output() string { return w.output.String() }
+
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// trust makes a CA trusted in a certificate database of NSS.
+func trust(root, db string) error {
+	if err := os.MkdirAll(db, 0o700); err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"-N", "--empty-password"}, {"-A", "-n", "test", "-t", "C,,", "-i", root}} {
+		if out, err := exec.Command("certutil", append(args, "-d", "sql:"+db)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("certutil %v: %w: %s", args, err, out)
+		}
+	}
+	return nil
+}
+
+// Firefox asks the network for much of its own accord.
+const prefs = `user_pref("network.dns.disableIPv6", true);
+user_pref("network.trr.mode", 5);
+user_pref("network.http.http3.enable", false);
+user_pref("network.captive-portal-service.enabled", false);
+user_pref("network.connectivity-service.enabled", false);
+user_pref("network.http.speculative-parallel-limit", 0);
+user_pref("network.prefetch-next", false);
+user_pref("network.dns.disablePrefetch", true);
+user_pref("browser.shell.checkDefaultBrowser", false);
+user_pref("browser.aboutwelcome.enabled", false);
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("toolkit.telemetry.enabled", false);
+user_pref("app.update.auto", false);
+user_pref("app.normandy.enabled", false);
+user_pref("browser.safebrowsing.malware.enabled", false);
+user_pref("browser.safebrowsing.phishing.enabled", false);
+user_pref("services.settings.server", "");
+user_pref("extensions.getAddons.cache.enabled", false);
+`
+
+func firefox(o Options, url string) (*exec.Cmd, error) {
+	profile := filepath.Join(o.Home, "profile")
+	if err := trust(o.Root, profile); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(profile, "user.js"), []byte(prefs), 0o600); err != nil {
+		return nil, err
+	}
+	args := append([]string{"firefox-esr", "--headless", "--no-remote", "--profile", profile}, o.Flags...)
+	args = append(args, url)
+	if len(o.Hosts) == 0 {
+		return exec.Command(args[0], args[1:]...), nil
+	}
+
+	// In a mount namespace of its own, with a hosts file of its own.
+	if os.Geteuid() != 0 {
+		return nil, ErrRoot
+	}
+	hosts, file := "127.0.0.1 localhost\n", filepath.Join(o.Home, "hosts")
+	for host, address := range o.Hosts {
+		hosts += address + " " + host + "\n"
+	}
+	if err := os.WriteFile(file, []byte(hosts), 0o600); err != nil {
+		return nil, err
+	}
+	return exec.Command("unshare", append([]string{"-m", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, file}, args...)...), nil
+}
+
+func chromium(o Options, url string) (*exec.Cmd, error) {
+	if err := trust(o.Root, filepath.Join(o.Home, ".pki", "nssdb")); err != nil {
+		return nil, err
+	}
+	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+		"--disable-component-update", "--disable-sync", "--user-data-dir=" + filepath.Join(o.Home, "profile")}
+	if len(o.Hosts) > 0 {
+		var rules []string
+		for host, address := range o.Hosts {
+			rules = append(rules, "MAP "+host+" "+address)
+		}
+		args = append(args, "--host-resolver-rules="+strings.Join(rules, ","))
+	}
+	return exec.Command("chromium", append(append(args, o.Flags...), url)...), nil
+}
