@@ -89,7 +89,7 @@ var (
 )
 
 // TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
-// README, the docs and the example show, and validates the JSON there: that of a
+// README, the docs and the examples show, and validates the JSON there: that of a
 // handler, a list of listener wrappers or a transport.
 func TestCaddyfilesOfDocs(t *testing.T) {
 	found := 0
@@ -145,7 +145,7 @@ func TestCaddyfilesOfDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found < 3 {
-		t.Errorf("%d Caddyfiles found, want those of README, docs and example", found)
+	if found < 5 {
+		t.Errorf("%d Caddyfiles found, want those of README, docs and examples", found)
 	}
 }

@@ -98,6 +98,30 @@ func startCaddy(t testing.TB, options, sites string, names []string, env ...stri
 	if err := os.WriteFile(file, []byte(globals(c.port, admin, options)+sites), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	c.run(file, env...)
+	c.certificates(c.addr, names)
+	return c
+}
+
+// startExample starts Caddy with the Caddyfile of a folder of example, and waits
+// until it has a certificate for name. Ports are those of the environment, by
+// variable; state is in the folder of STATE.
+func startExample(t testing.TB, folder, name string, ports map[string]string) *caddy {
+	t.Helper()
+	c := &caddy{t: t, log: new(logBuffer), dir: t.TempDir()}
+	env := []string{"STATE=" + filepath.Join(c.dir, "caddy")}
+	for variable, port := range ports {
+		env = append(env, variable+"="+port)
+	}
+	c.run(filepath.Join("..", "example", folder, "Caddyfile"), env...)
+	c.certificates("127.0.0.1:"+ports["PORT"], []string{name})
+	return c
+}
+
+// run starts Caddy.
+func (c *caddy) run(file string, env ...string) {
+	t := c.t
+	t.Helper()
 	c.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
 	c.cmd.Env = append(os.Environ(), "HOME="+c.dir, "XDG_DATA_HOME="+c.dir, "XDG_CONFIG_HOME="+c.dir, "PORT="+c.port)
 	c.cmd.Env = append(c.cmd.Env, env...)
@@ -140,16 +164,20 @@ func startCaddy(t testing.TB, options, sites string, names []string, env ...stri
 		}
 		return nil
 	})
+}
+
+// certificates waits until Caddy has certificates for names.
+func (c *caddy) certificates(addr string, names []string) {
+	c.t.Helper()
 	for _, name := range names {
 		c.eventually("a certificate for "+name, func() error {
-			conn, err := tls.Dial("tcp", c.addr, clientTLS(name))
+			conn, err := tls.Dial("tcp", addr, clientTLS(name))
 			if err != nil {
 				return err
 			}
 			return conn.Close()
 		})
 	}
-	return c
 }
 
 // eventually waits until f succeeds.

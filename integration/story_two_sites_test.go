@@ -1,0 +1,253 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/browser"
+	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+)
+
+const (
+	one = "one.sites.localhost"
+	two = "two.sites.localhost"
+)
+
+// The story of example/two-sites: what Chromium shows in its second tab, and what
+// it sent and got for that, as tshark decodes it.
+func TestStoryTwoSites(t *testing.T) {
+	needBrowser(t, browser.Chromium)
+	testcaddy.Need(t, "haproxy", "haproxy")
+	testcaddy.Need(t, "tshark", "tshark")
+	if os.Geteuid() != 0 {
+		t.Skip("capturing packets takes root")
+	}
+
+	ports := make(map[string]string)
+	for _, name := range []string{"PORT", "UNGUARDED_PORT", "ONE", "TWO"} {
+		ports[name] = freePort(t)
+	}
+	c := startExample(t, "two-sites", one, ports)
+	haproxy := startHAProxy(t, c, ports)
+	capture := startCapture(t, ports["PORT"], ports["UNGUARDED_PORT"], haproxy)
+	tabs := openChromium(t, c, "https://"+one+":"+haproxy+"/")
+
+	tests := []struct {
+		name, port string
+		second     string // title of the second site's tab
+		exchanges  []string
+	}{
+		{"HAProxy", haproxy, "Site one", []string{
+			"SNI " + one + " asked for " + one + ": 200",
+			"SNI " + one + " asked for " + two + ": 200",
+		}},
+		{"Caddy without the gate", ports["UNGUARDED_PORT"], "Site one", []string{
+			"SNI " + one + " asked for " + one + ": 200",
+			"SNI " + one + " asked for " + two + ": 200",
+		}},
+		{"Caddy with the gate", ports["PORT"], "Site two", []string{
+			"SNI " + one + " asked for " + one + ": 200",
+			"SNI " + one + " asked for " + two + ": 421",
+			"SNI " + two + " asked for " + two + ": 200",
+		}},
+	}
+	for _, test := range tests {
+		if got := tabs.title("https://" + one + ":" + test.port + "/"); got != "Site one" {
+			t.Errorf("%s: the first tab shows %q", test.name, got)
+		}
+		if got := tabs.title("https://" + two + ":" + test.port + "/"); got != test.second {
+			t.Errorf("%s: the second tab shows %q, want %q", test.name, got, test.second)
+		}
+	}
+	exchanges := capture.stop(tabs.keys)
+	for _, test := range tests {
+		t.Logf("%s:\n%s", test.name, strings.Join(exchanges[test.port], "\n"))
+		if !slices.Equal(exchanges[test.port], test.exchanges) {
+			t.Errorf("%s: on the wire\n%s\nwant\n%s", test.name, strings.Join(exchanges[test.port], "\n"), strings.Join(test.exchanges, "\n"))
+		}
+	}
+}
+
+// startHAProxy starts HAProxy with the certificate of Caddy and returns its port.
+func startHAProxy(t *testing.T, c *caddy, ports map[string]string) (port string) {
+	t.Helper()
+	var both []byte
+	for _, suffix := range []string{".crt", ".key"} {
+		text, err := os.ReadFile(filepath.Join(c.dir, "caddy", "certificates", "local", "wildcard_.sites.localhost", "wildcard_.sites.localhost"+suffix))
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, text...)
+	}
+	certificate, port := filepath.Join(c.dir, "sites.pem"), freePort(t)
+	if err := os.WriteFile(certificate, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("haproxy", "-f", filepath.Join("..", "example", "two-sites", "haproxy.cfg"))
+	cmd.Env = append(os.Environ(), "CERTIFICATE="+certificate, "HAPROXY_PORT="+port, "ONE="+ports["ONE"], "TWO="+ports["TWO"])
+	start(t, cmd)
+	c.certificates("127.0.0.1:"+port, []string{one})
+	return port
+}
+
+// start starts a program that the test's end ends, and returns what it writes.
+func start(t *testing.T, cmd *exec.Cmd) *logBuffer {
+	t.Helper()
+	output := new(logBuffer)
+	cmd.Stdout, cmd.Stderr = output, output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("%s:\n%s", cmd.Path, output.text())
+		}
+	})
+	return output
+}
+
+// eventually waits until f succeeds.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	(&caddy{t: t, log: new(logBuffer)}).eventually(what, f)
+}
+
+// A capture is tshark writing packets to a file.
+type capture struct {
+	t    *testing.T
+	file string
+	cmd  *exec.Cmd
+	log  *logBuffer
+	args []string // tell tshark which ports carry TLS
+}
+
+func startCapture(t *testing.T, ports ...string) *capture {
+	t.Helper()
+	c := &capture{t: t, file: filepath.Join(t.TempDir(), "packets")}
+	filter := "tcp port " + strings.Join(ports, " or tcp port ")
+	c.cmd = exec.Command("tshark", "-i", "lo", "-w", c.file, "-f", filter)
+	c.log = start(t, c.cmd)
+	for _, port := range ports {
+		c.args = append(c.args, "-d", "tcp.port=="+port+",tls")
+	}
+	eventually(t, "tshark to capture", func() error {
+		if !c.log.contains("Capture started") {
+			return fmt.Errorf("it has not said so: %s", c.log.text())
+		}
+		return nil
+	})
+	return c
+}
+
+// stop ends the capture and returns the requests for / and their answers, by the
+// server's port. keys is the file with the secrets of the TLS connections.
+func (c *capture) stop(keys string) map[string][]string {
+	c.t.Helper()
+	_ = c.cmd.Process.Signal(os.Interrupt) // writes what it has
+	_ = c.cmd.Wait()
+	args := append([]string{"-r", c.file, "-o", "tls.keylog_file:" + keys, "-T", "fields", "-E", "occurrence=f"}, c.args...)
+	for _, field := range []string{"tcp.stream", "tcp.dstport", "tls.handshake.extensions_server_name",
+		"http2.streamid", "http2.headers.authority", "http2.headers.path", "http2.headers.status"} {
+		args = append(args, "-e", field)
+	}
+	cmd := exec.Command("tshark", append(args, "-Y", "tls.handshake.extensions_server_name or http2.headers")...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		c.t.Fatalf("tshark: %v: %s", err, stderr.String())
+	}
+
+	snis, asked, exchanges := make(map[string]string), make(map[[2]string][2]string), make(map[string][]string)
+	for line := range strings.SplitSeq(strings.TrimRight(string(out), "\n"), "\n") {
+		fields := strings.Split(line, "\t")
+		if len(fields) != 7 {
+			c.t.Fatalf("tshark: %q", line)
+		}
+		connection, port, sni, stream, authority, path, status := fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6]
+		switch key := [2]string{connection, stream}; {
+		case sni != "":
+			snis[connection] = sni
+		case path == "/":
+			asked[key] = [2]string{port, strings.TrimSuffix(authority, ":"+port)}
+		case status != "" && asked[key][0] != "":
+			port, host := asked[key][0], asked[key][1]
+			exchanges[port] = append(exchanges[port], fmt.Sprintf("SNI %s asked for %s: %s", snis[connection], host, status))
+		}
+	}
+	return exchanges
+}
+
+// tabs are those of a Chromium, by its DevTools.
+type tabs struct {
+	t        *testing.T
+	devtools string
+	keys     string // file with the secrets of its TLS connections
+}
+
+func openChromium(t *testing.T, c *caddy, url string) *tabs {
+	t.Helper()
+	home, port := t.TempDir(), freePort(t)
+	opened := &tabs{t: t, devtools: "http://127.0.0.1:" + port, keys: filepath.Join(home, "keys")}
+	window, err := browser.Chromium.Open(browser.Options{
+		Home: home, Root: c.root(),
+		Flags: []string{"--remote-debugging-port=" + port, "--ssl-key-log-file=" + opened.keys},
+	}, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		window.Close()
+		if t.Failed() {
+			t.Logf("Chromium:\n%s", window.Output())
+		}
+	})
+	return opened
+}
+
+// title opens a tab with a URL, where none has it, and returns what it shows.
+func (o *tabs) title(url string) (title string) {
+	o.t.Helper()
+	opened := false
+	eventually(o.t, "a tab with "+url, func() error {
+		resp, err := (&http.Client{Timeout: 10 * time.Second}).Get(o.devtools + "/json/list")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var all []struct{ Title, URL string }
+		if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
+			return err
+		}
+		for _, tab := range all {
+			if opened = opened || tab.URL == url; tab.URL == url && strings.HasPrefix(tab.Title, "Site ") {
+				title = tab.Title
+				return nil
+			}
+		}
+		if !opened {
+			opened = true
+			req, err := http.NewRequest(http.MethodPut, o.devtools+"/json/new?"+url, nil)
+			if err != nil {
+				return err
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			resp.Body.Close()
+		}
+		return fmt.Errorf("the tabs are %v", all)
+	})
+	return title
+}
