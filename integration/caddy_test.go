@@ -104,9 +104,9 @@ func startCaddy(t testing.TB, options, sites string, names []string, env ...stri
 }
 
 // startExample starts Caddy with the Caddyfile of a folder of example, and waits
-// until it has a certificate for name. Ports are those of the environment, by
-// variable; state is in the folder of STATE.
-func startExample(t testing.TB, folder, name string, ports map[string]string) *caddy {
+// until it has a certificate for name on the port tlsPort. ports are the environment
+// variables that the Caddyfile takes them from.
+func startExample(t testing.TB, folder, name, tlsPort string, ports map[string]string) *caddy {
 	t.Helper()
 	c := &caddy{t: t, log: new(logBuffer), dir: t.TempDir()}
 	env := []string{"STATE=" + filepath.Join(c.dir, "caddy")}
@@ -114,7 +114,7 @@ func startExample(t testing.TB, folder, name string, ports map[string]string) *c
 		env = append(env, variable+"="+port)
 	}
 	c.run(filepath.Join("..", "example", folder, "Caddyfile"), env...)
-	c.certificates("127.0.0.1:"+ports["PORT"], []string{name})
+	c.certificates("127.0.0.1:"+ports[tlsPort], []string{name})
 	return c
 }
 

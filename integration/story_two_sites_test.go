@@ -35,7 +35,7 @@ func TestStoryTwoSites(t *testing.T) {
 	for _, name := range []string{"PORT", "UNGUARDED_PORT", "ONE", "TWO"} {
 		ports[name] = freePort(t)
 	}
-	c := startExample(t, "two-sites", one, ports)
+	c := startExample(t, "two-sites", one, "PORT", ports)
 	haproxy := startHAProxy(t, c, ports)
 	capture := startCapture(t, ports["PORT"], ports["UNGUARDED_PORT"], haproxy)
 	tabs := openChromium(t, c, "https://"+one+":"+haproxy+"/")

@@ -16,9 +16,6 @@ type Visit struct {
 	Connections map[string][]string // hosts asked for, by the client's port
 	Statuses    map[int]int
 	Answered    map[string]int // 200s, by host
-	// Handshakes are those that a certificate was shown in: sessions were not
-	// resumed. Caddy logs them at level DEBUG.
-	Handshakes int
 	// Done tells that the page's script has asked for /done, with load=<ms> in the
 	// query if it measured that.
 	Done bool
@@ -26,30 +23,22 @@ type Visit struct {
 }
 
 func (v Visit) String() string {
-	return fmt.Sprintf("%d connections %v, %d full handshakes, statuses %v", len(v.Connections), v.Connections, v.Handshakes, v.Statuses)
+	return fmt.Sprintf("%d connections %v, statuses %v", len(v.Connections), v.Connections, v.Statuses)
 }
 
 // ReadVisit reads Caddy's log, one JSON object a line.
 func ReadVisit(log string) Visit {
 	v := Visit{Connections: make(map[string][]string), Statuses: make(map[int]int), Answered: make(map[string]int)}
-	shown := make(map[string]bool)
 	for line := range strings.SplitSeq(log, "\n") {
 		var entry struct {
-			Logger, Msg string
-			RemotePort  string `json:"remote_port"`
-			Status      int
-			Request     struct {
+			Msg     string
+			Status  int
+			Request struct {
 				Host, URI  string
 				RemotePort string `json:"remote_port"`
 			}
 		}
-		if json.Unmarshal([]byte(line), &entry) != nil {
-			continue
-		}
-		if entry.Logger == "tls.handshake" && entry.Msg == "matched certificate in cache" {
-			shown[entry.RemotePort] = true
-		}
-		if entry.Msg != "handled request" {
+		if json.Unmarshal([]byte(line), &entry) != nil || entry.Msg != "handled request" {
 			continue
 		}
 		target, err := url.ParseRequestURI(entry.Request.URI)
@@ -68,11 +57,6 @@ func ReadVisit(log string) Visit {
 		v.Statuses[entry.Status]++
 		if entry.Status == 200 {
 			v.Answered[host]++
-		}
-	}
-	for port := range v.Connections {
-		if shown[port] {
-			v.Handshakes++
 		}
 	}
 	return v
