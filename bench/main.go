@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/boundary"
+	"github.com/caddy-connreuse/connreuse/bench/internal/coalescing"
 	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
 	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
 	"github.com/caddy-connreuse/connreuse/bench/internal/learning"
@@ -33,6 +34,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "gate", Run: gate.Run},
 	{Name: "origin", Run: origin.Run},
 	{Name: "identity", Run: identity.Run},
+	{Name: "coalescing", Run: coalescing.Run},
 	{Name: "throughput", Run: throughput.Run},
 	{Name: "boundary", Run: boundary.Run},
 	{Name: "learning", Run: learning.Run},

@@ -1,0 +1,79 @@
+package coalescing
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+)
+
+// A caddy is a running Caddy process: this program, see sidebyside.RunsAsCaddy.
+type caddy struct {
+	cmd *exec.Cmd
+	log logBuffer
+}
+
+// startCaddy starts Caddy with a config file and waits until it has a certificate
+// for a name at an address. All its state is in a folder.
+func startCaddy(ctx context.Context, file, state, addr, name string, env ...string) (*caddy, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	c := &caddy{cmd: exec.Command(self, "run", "--config", file)}
+	c.cmd.Env = append(os.Environ(), "HOME="+state, "XDG_DATA_HOME="+state, "XDG_CONFIG_HOME="+state)
+	c.cmd.Env = append(c.cmd.Env, env...)
+	c.cmd.Stderr = &c.log
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	dialer := tls.Dialer{Config: &tls.Config{ServerName: name, InsecureSkipVerify: true}}
+	for {
+		conn, err := dialer.DialContext(ctx, "tcp", addr)
+		if err == nil {
+			return c, conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			c.stop()
+			return nil, fmt.Errorf("waiting for Caddy: %w\n%s", err, c.log.since(0))
+		case <-time.After(100 * time.Millisecond): // polls another process
+		}
+	}
+}
+
+func (c *caddy) stop() {
+	_ = c.cmd.Process.Signal(os.Interrupt)
+	_ = c.cmd.Wait()
+}
+
+// A logBuffer collects what a process writes.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Len()
+}
+
+// since is what was written behind the first n bytes.
+func (l *logBuffer) since(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.buf.Bytes()[n:])
+}
