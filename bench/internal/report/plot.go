@@ -22,7 +22,7 @@ func (p Plot) write(file string) error {
 			for _, point := range s.Points {
 				values[int(point[0])] = point[1]
 			}
-			width := vg.Points(60 / float64(len(p.Series)))
+			width := vg.Points(min(60, 480/float64(len(p.Labels))) / float64(len(p.Series)))
 			bars, err := plotter.NewBarChart(values, width)
 			if err != nil {
 				return err
