@@ -185,7 +185,8 @@ func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scen
 // addVisits adds table, plot and claims.
 func addVisits(result *report.Result, chosen []scenario, measured map[string]map[string]*figures) {
 	table := report.Table{
-		Title: "Connections with requests, TLS handshakes (those of connections without requests included), 421s, images that stay broken since the browser gave up after another 421, and ms until the page is loaded " +
+		Title: "Connections with requests, TLS handshakes (those of connections without requests included), 421s, images that stay broken " +
+			"since the browser gave up after another 421, and ms until the page is loaded " +
 			"(medians; least and most where they differ):",
 		Columns: []string{"served with", "browser", "connections", "handshakes", "421s", "broken images", "load, ms"},
 	}
@@ -218,7 +219,9 @@ func addVisits(result *report.Result, chosen []scenario, measured map[string]map
 	}
 	result.AtMost("coalescing/no-gate", "`scope certificate` and ORIGIN frames: connections with Firefox, the most, less those without a gate, the least",
 		float64(slices.Max(firefox[coveredFrames].connections)-slices.Min(firefox[openPage].connections)), 0)
-	result.AtMost("coalescing/addresses", "the same with an address for each host: connections with Firefox, the most", float64(slices.Max(firefox[apartFrames].connections)), 1)
+	result.AtMost("coalescing/handshakes", "the same: TLS handshakes with Firefox (median), of those without frames",
+		float64(report.Median(firefox[coveredFrames].handshakes))/float64(report.Median(firefox[covered].handshakes)), 0.5)
+	result.AtMost("coalescing/addresses", "the same, with an address for each host: connections with Firefox, the most", float64(slices.Max(firefox[apartFrames].connections)), 1)
 }
 
 // spread is the median, and the least and the most where they differ.
