@@ -183,6 +183,12 @@ func (c *caddy) certificates(addr string, names []string) {
 // eventually waits until f succeeds.
 func (c *caddy) eventually(what string, f func() error) {
 	c.t.Helper()
+	eventually(c.t, what, f)
+}
+
+// eventually waits until f succeeds.
+func eventually(t testing.TB, what string, f func() error) {
+	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		err := f()
@@ -190,8 +196,7 @@ func (c *caddy) eventually(what string, f func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.log.dump(c.t)
-			c.t.Fatalf("waiting for %s: %v", what, err)
+			t.Fatalf("waiting for %s: %v", what, err)
 		}
 		time.Sleep(20 * time.Millisecond) // polls another process
 	}

@@ -116,12 +116,6 @@ func start(t *testing.T, cmd *exec.Cmd) *logBuffer {
 	return output
 }
 
-// eventually waits until f succeeds.
-func eventually(t *testing.T, what string, f func() error) {
-	t.Helper()
-	(&caddy{t: t, log: new(logBuffer)}).eventually(what, f)
-}
-
 // A capture is tshark writing packets to a file.
 type capture struct {
 	t    *testing.T
