@@ -129,7 +129,8 @@ func visits(ctx context.Context, o report.Options, chosen []scenario, runs int) 
 				if err := f.visit(ctx, c, b, s, ports[s.port], dir); err != nil {
 					return nil, fmt.Errorf("%s, %s: %w", b.Name, s.name, err)
 				}
-				fmt.Fprintf(o.Progress, "visit %d: %s, %s: %v\n", run+1, b.Name, s.name, *f)
+				fmt.Fprintf(o.Progress, "visit %d, %s, %s: %d connections, %d handshakes, %d 421s, %d broken images, loaded in %d ms\n",
+					run+1, b.Name, s.name, f.connections[run], f.handshakes[run], f.refusals[run], f.broken[run], f.load[run])
 			}
 		}
 	}
