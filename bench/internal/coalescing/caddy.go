@@ -37,7 +37,8 @@ func startCaddy(ctx context.Context, file, state, addr, name string, env ...stri
 	for {
 		conn, err := dialer.DialContext(ctx, "tcp", addr)
 		if err == nil {
-			return c, conn.Close()
+			_ = conn.Close()
+			return c, nil
 		}
 		select {
 		case <-ctx.Done():

@@ -133,7 +133,7 @@ func originSets(ctx context.Context, result *report.Result, o report.Options, co
 			"(medians of %d connections, in turn with a server without the wrapper):", maxOrigins, connections-1),
 		Columns: []string{"other sites", "origins told", "ORIGIN frames", "bytes of them", "without, ms", "with, ms", "with / without"},
 	}
-	plot := report.Plot{Name: "origin-sets", Title: "New connection: time to the first response against sites told of", X: "sites", Y: "ms", LogX: true,
+	plot := report.Plot{Name: "origin-sets", Title: "New connection: time to the first response against sites, 1000 of them told at most", X: "sites", Y: "ms", LogX: true,
 		Series: []report.Series{{Name: "without the wrapper"}, {Name: "with"}}}
 	for _, size := range sizes {
 		var medians [2]float64
