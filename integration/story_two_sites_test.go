@@ -67,13 +67,19 @@ func TestStoryTwoSites(t *testing.T) {
 			t.Errorf("%s: the second tab shows %q, want %q", test.name, got, test.second)
 		}
 	}
-	exchanges := capture.stop(tabs.keys)
-	for _, test := range tests {
-		t.Logf("%s:\n%s", test.name, strings.Join(exchanges[test.port], "\n"))
-		if !slices.Equal(exchanges[test.port], test.exchanges) {
-			t.Errorf("%s: on the wire\n%s\nwant\n%s", test.name, strings.Join(exchanges[test.port], "\n"), strings.Join(test.exchanges, "\n"))
+	// Packets get into the file some time after they were seen.
+	eventually(t, "the exchanges in the captured packets", func() error {
+		exchanges, err := capture.exchanges(tabs.keys)
+		if err != nil {
+			return err
 		}
-	}
+		for _, test := range tests {
+			if !slices.Equal(exchanges[test.port], test.exchanges) {
+				return fmt.Errorf("%s: got\n%s\nwant\n%s", test.name, strings.Join(exchanges[test.port], "\n"), strings.Join(test.exchanges, "\n"))
+			}
+		}
+		return nil
+	})
 }
 
 // startHAProxy starts HAProxy with the certificate of Caddy and returns its port.
@@ -116,39 +122,32 @@ func start(t *testing.T, cmd *exec.Cmd) *logBuffer {
 	return output
 }
 
-// A capture is tshark writing packets to a file.
+// A capture is a file that packets on loopback are written to.
 type capture struct {
-	t    *testing.T
 	file string
-	cmd  *exec.Cmd
-	log  *logBuffer
 	args []string // tell tshark which ports carry TLS
 }
 
-func startCapture(t *testing.T, ports ...string) *capture {
+func startCapture(t *testing.T, ports ...string) capture {
 	t.Helper()
-	c := &capture{t: t, file: filepath.Join(t.TempDir(), "packets")}
-	filter := "tcp port " + strings.Join(ports, " or tcp port ")
-	c.cmd = exec.Command("tshark", "-i", "lo", "-w", c.file, "-f", filter)
-	c.log = start(t, c.cmd)
+	c := capture{file: filepath.Join(t.TempDir(), "packets")}
+	// dumpcap is the part of tshark that captures.
+	log := start(t, exec.Command("dumpcap", "-i", "lo", "-w", c.file, "-f", "tcp port "+strings.Join(ports, " or tcp port ")))
 	for _, port := range ports {
 		c.args = append(c.args, "-d", "tcp.port=="+port+",tls")
 	}
-	eventually(t, "tshark to capture", func() error {
-		if !c.log.contains("Capture started") {
-			return fmt.Errorf("it has not said so: %s", c.log.text())
+	eventually(t, "dumpcap to capture", func() error {
+		if !log.contains("File: ") {
+			return fmt.Errorf("it has not said so: %s", log.text())
 		}
 		return nil
 	})
 	return c
 }
 
-// stop ends the capture and returns the requests for / and their answers, by the
-// server's port. keys is the file with the secrets of the TLS connections.
-func (c *capture) stop(keys string) map[string][]string {
-	c.t.Helper()
-	_ = c.cmd.Process.Signal(os.Interrupt) // writes what it has
-	_ = c.cmd.Wait()
+// exchanges returns the requests for / so far and their answers, by the server's
+// port. keys is the file with the secrets of the TLS connections.
+func (c capture) exchanges(keys string) (map[string][]string, error) {
 	args := append([]string{"-r", c.file, "-o", "tls.keylog_file:" + keys, "-T", "fields", "-E", "occurrence=f"}, c.args...)
 	for _, field := range []string{"tcp.stream", "tcp.dstport", "tls.handshake.extensions_server_name",
 		"http2.streamid", "http2.headers.authority", "http2.headers.path", "http2.headers.status"} {
@@ -159,14 +158,14 @@ func (c *capture) stop(keys string) map[string][]string {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		c.t.Fatalf("tshark: %v: %s", err, stderr.String())
+		return nil, fmt.Errorf("tshark: %w: %s", err, stderr.String())
 	}
 
 	snis, asked, exchanges := make(map[string]string), make(map[[2]string][2]string), make(map[string][]string)
 	for line := range strings.SplitSeq(strings.TrimRight(string(out), "\n"), "\n") {
 		fields := strings.Split(line, "\t")
 		if len(fields) != 7 {
-			c.t.Fatalf("tshark: %q", line)
+			return nil, fmt.Errorf("tshark: %q", line)
 		}
 		connection, port, sni, stream, authority, path, status := fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6]
 		switch key := [2]string{connection, stream}; {
@@ -179,7 +178,7 @@ func (c *capture) stop(keys string) map[string][]string {
 			exchanges[port] = append(exchanges[port], fmt.Sprintf("SNI %s asked for %s: %s", snis[connection], host, status))
 		}
 	}
-	return exchanges
+	return exchanges, nil
 }
 
 // tabs are those of a Chromium, by its DevTools.
