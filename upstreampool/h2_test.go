@@ -218,7 +218,7 @@ func TestP8NoStreamAfterGoAway(t *testing.T) {
 	}
 	// And it is an observation of when the upstream closes.
 	u := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream())
-	if n := len(u.h2.witnesses); u.h2.early.age == 0 && n == 0 && !u.h2.batch.open {
+	if n := len(u.h2.witnesses); u.h2.early.age == 0 && n == 0 && !u.h2.batch.begun {
 		t.Error("the GOAWAY taught nothing")
 	}
 }
@@ -272,7 +272,7 @@ func TestH2GoAwayWithCloseNotify(t *testing.T) {
 			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 			eventually(t, "the idle connection is closed", func() bool { return len(tr.core.all()) == 0 })
 			tg := tr.mustTarget(t, s.addr())
-			if u := tr.core.upstreams.get(tg.upstream()); !u.h2.batch.open {
+			if u := tr.core.upstreams.get(tg.upstream()); !u.h2.batch.begun {
 				t.Error("the close taught nothing")
 			}
 		})

@@ -65,16 +65,17 @@ type learner struct {
 }
 
 // A closing is the observation that the upstream closed a connection that had
-// been idle for age.
+// been idle for age. A process that is short of time sees closes late: all that is
+// certain is that the connection was still there at the age open.
 type closing struct {
-	age time.Duration
-	at  time.Time
+	age, open time.Duration
+	at        time.Time
 }
 
 // A batch holds the closes of one restartWindow.
 type batch struct {
 	closing
-	open    bool
+	begun   bool
 	mixed   bool    // there were different ages
 	refuted bool    // a connection has outlived it
 	early   closing // what capped the limit before
@@ -97,8 +98,9 @@ func sameAge(a, b time.Duration) bool {
 	return (a - b).Abs() <= max(min(300*time.Millisecond, larger/4), larger/10)
 }
 
-// sawClose records that the upstream closed a connection after age.
-func (l *learner) sawClose(now time.Time, age time.Duration) {
+// sawClose records that the upstream closed a connection after age, which was
+// last seen open at the age open.
+func (l *learner) sawClose(now time.Time, age, open time.Duration) {
 	if age < leastTimeout {
 		return
 	}
@@ -106,9 +108,9 @@ func (l *learner) sawClose(now time.Time, age time.Duration) {
 	defer l.mu.Unlock()
 	l.settle(now)
 	l.suspects.Store(true)
-	c := closing{age, now}
-	if !l.batch.open {
-		l.batch = batch{closing: c, open: true, early: l.early}
+	c := closing{age, min(open, age), now}
+	if !l.batch.begun {
+		l.batch = batch{closing: c, begun: true, early: l.early}
 		if k, _ := l.knowledge(now).keepAlive(); age < k && (l.early.age == 0 || age <= l.early.age) {
 			l.early = c
 		}
@@ -119,7 +121,7 @@ func (l *learner) sawClose(now time.Time, age time.Duration) {
 		l.early = l.batch.early
 		return
 	}
-	l.batch.age = min(l.batch.age, age)
+	l.batch.age, l.batch.open = min(l.batch.age, age), min(l.batch.open, c.open)
 	if l.early.at.Equal(l.batch.at) {
 		l.early.age = l.batch.age
 	}
@@ -135,7 +137,7 @@ func (l *learner) survived(now time.Time, age time.Duration) {
 	defer l.mu.Unlock()
 	l.settle(now)
 	l.refute(now, age)
-	l.suspects.Store(l.batch.open || len(l.witnesses) > 0)
+	l.suspects.Store(l.batch.begun || len(l.witnesses) > 0)
 }
 
 // refute takes back what closes say that a connection of that age outlived. They
@@ -146,7 +148,7 @@ func (l *learner) refute(now time.Time, age time.Duration) {
 	refuted := func(c closing) bool {
 		return now.Sub(c.at) >= age && age > c.age && (c.age < leastCap || !sameAge(age, c.age))
 	}
-	l.batch.refuted = l.batch.refuted || l.batch.open && refuted(l.batch.closing)
+	l.batch.refuted = l.batch.refuted || l.batch.begun && refuted(l.batch.closing)
 	l.witnesses = slices.DeleteFunc(l.witnesses, refuted)
 }
 
@@ -280,7 +282,7 @@ func (l *learner) promise(now time.Time) (time.Duration, Source) {
 // settle lets time have its effect: batches are judged, caps and raised
 // margins age.
 func (l *learner) settle(now time.Time) {
-	if l.batch.open && now.Sub(l.batch.at) >= restartWindow {
+	if l.batch.begun && now.Sub(l.batch.at) >= restartWindow {
 		b := l.batch
 		l.batch = batch{}
 		if !b.mixed && !b.refuted {
@@ -300,10 +302,10 @@ func (l *learner) settle(now time.Time) {
 
 // judge decides what one close, not part of a restart, means.
 func (l *learner) judge(c closing) {
-	l.refute(c.at, c.age)
+	l.refute(c.at, c.open)
 	for _, w := range l.witnesses {
 		if sameAge(c.age, w.age) && c.at.Sub(w.at) < witnessLife {
-			l.learn(c.at, min(c.age, w.age), false)
+			l.learn(c.at, l.earliest(c, w), false)
 			return
 		}
 	}
@@ -317,6 +319,18 @@ func (l *learner) judge(c closing) {
 		l.witnesses = append(l.witnesses[:0], l.witnesses[1:]...)
 	}
 	l.witnesses = append(l.witnesses, c)
+}
+
+// earliest returns the least age at which both closes may have happened: that of
+// the earlier one, or of another witness since when both were seen open.
+func (l *learner) earliest(a, b closing) time.Duration {
+	age, open := min(a.age, b.age), max(a.open, b.open)
+	for _, w := range l.witnesses {
+		if w.age >= open && a.at.Sub(w.at) < witnessLife {
+			age = min(age, w.age)
+		}
+	}
+	return age
 }
 
 // learn makes d the learned value.

@@ -42,7 +42,7 @@ func TestLearnerConfirms(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			c, l := newClock(), newLearner(defaults)
 			for _, age := range tc.ages {
-				l.sawClose(c.now, age)
+				l.sawClose(c.now, age, age)
 				c.add(time.Minute)
 			}
 			got := l.limit(c.now, 0, false)
@@ -53,9 +53,36 @@ func TestLearnerConfirms(t *testing.T) {
 	}
 }
 
+// A process that is short of time sees the close of a sensor late. Two late ones
+// agree by chance; one that was seen in time must still count.
+func TestLearnerLateCloses(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	for _, tc := range []struct {
+		name   string
+		closes [][2]time.Duration // age, and the age when last seen open
+		want   time.Duration
+	}{
+		{"both late, after one in time", [][2]time.Duration{{2 * s, 2 * s}, {2600 * ms, 1900 * ms}, {2750 * ms, 1950 * ms}}, 2 * s},
+		{"one in time between them", [][2]time.Duration{{2600 * ms, 1900 * ms}, {2 * s, 1900 * ms}, {2750 * ms, 1950 * ms}}, 2 * s},
+		{"the early one was a restart: the others were open for longer", [][2]time.Duration{{2 * s, 2 * s}, {2600 * ms, 2500 * ms}, {2750 * ms, 2500 * ms}}, 2600 * ms},
+		{"one open for longer will do", [][2]time.Duration{{2 * s, 2 * s}, {2600 * ms, 1900 * ms}, {2750 * ms, 2500 * ms}}, 2600 * ms},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(defaults)
+			for _, close := range tc.closes {
+				l.sawClose(c.now, close[0], close[1])
+				c.add(time.Minute)
+			}
+			if got := l.limit(c.now, 0, false); got.KeepAlive != tc.want || got.Source != SourceLearned {
+				t.Errorf("= %v (%s), want %v", got.KeepAlive, got.Source, tc.want)
+			}
+		})
+	}
+}
+
 func TestLearnerCapsAtOnce(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	l.sawClose(c.now, 2*time.Second)
+	l.sawClose(c.now, 2*time.Second, 2*time.Second)
 	if got := l.value(c); got != 1800*time.Millisecond {
 		t.Errorf("limit after one early close = %v, want 1.8s", got)
 	}
@@ -71,7 +98,7 @@ func TestLearnerCapsAtOnce(t *testing.T) {
 
 func TestLearnerNoCapFromALateClose(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	l.sawClose(c.now, 30*time.Second) // a sensor's
+	l.sawClose(c.now, 30*time.Second, 30*time.Second) // a sensor's
 	if got := l.limit(c.now, 0, false); got.bound != boundKeepAlive {
 		t.Errorf("limit = %v, want no cap", got)
 	}
@@ -79,18 +106,18 @@ func TestLearnerNoCapFromALateClose(t *testing.T) {
 
 func TestLearnerRestart(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	l.sawClose(c.now, time.Second) // a first restart
+	l.sawClose(c.now, time.Second, time.Second) // a first restart
 	c.add(300 * time.Millisecond)
-	l.sawClose(c.now, 3*time.Second)
+	l.sawClose(c.now, 3*time.Second, 3*time.Second)
 	if got := l.value(c); got != 3800*time.Millisecond {
 		t.Errorf("limit right after a restart = %v, want it unchanged", got)
 	}
 	c.add(time.Minute)
-	l.sawClose(c.now, time.Second) // a second one, with an age of the first
+	l.sawClose(c.now, time.Second, time.Second) // a second one, with an age of the first
 	c.add(300 * time.Millisecond)
-	l.sawClose(c.now, 2*time.Second)
+	l.sawClose(c.now, 2*time.Second, 2*time.Second)
 	c.add(600 * time.Millisecond)
-	l.sawClose(c.now, time.Second)
+	l.sawClose(c.now, time.Second, time.Second)
 	c.add(time.Minute)
 	if got := l.limit(c.now, 0, false); got.Source != SourceAssumed || got.bound != boundKeepAlive {
 		t.Errorf("limit after two restarts = %v, want nothing learned", got)
@@ -98,10 +125,10 @@ func TestLearnerRestart(t *testing.T) {
 
 	t.Run("does not take back an earlier cap", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		l.sawClose(c.now, 3*time.Second)
+		l.sawClose(c.now, 3*time.Second, 3*time.Second)
 		c.add(time.Minute)
-		l.sawClose(c.now, time.Second)
-		l.sawClose(c.now, 2*time.Second)
+		l.sawClose(c.now, time.Second, time.Second)
+		l.sawClose(c.now, 2*time.Second, 2*time.Second)
 		if got := l.value(c); got != 2800*time.Millisecond {
 			t.Errorf("limit = %v, want 2.8s", got)
 		}
@@ -110,7 +137,7 @@ func TestLearnerRestart(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 3 {
 			for age := 60 * time.Millisecond; age < 300*time.Millisecond; age += 20 * time.Millisecond {
-				l.sawClose(c.now, age)
+				l.sawClose(c.now, age, age)
 				c.add(time.Millisecond)
 			}
 			c.add(5 * time.Minute)
@@ -122,12 +149,12 @@ func TestLearnerRestart(t *testing.T) {
 	t.Run("after the value is known", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, 60*time.Second)
+			l.sawClose(c.now, 60*time.Second, 60*time.Second)
 			c.add(time.Minute)
 		}
 		for range 3 { // always the same ages, one of them the timeout
-			l.sawClose(c.now, 5*time.Second)
-			l.sawClose(c.now, 58*time.Second)
+			l.sawClose(c.now, 5*time.Second, 5*time.Second)
+			l.sawClose(c.now, 58*time.Second, 58*time.Second)
 			c.add(time.Minute)
 		}
 		if got := l.limit(c.now, 0, false); got.KeepAlive != time.Minute || got.bound != boundKeepAlive {
@@ -159,12 +186,12 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 			c, l := newClock(), newLearner(defaults)
 			for range 2 {
 				if tc.known > 0 {
-					l.sawClose(c.now, tc.known)
+					l.sawClose(c.now, tc.known, tc.known)
 					c.add(2 * time.Minute)
 				}
 			}
 			for _, age := range tc.restarts {
-				l.sawClose(c.now, age)
+				l.sawClose(c.now, age, age)
 				c.add(2 * time.Minute)
 				l.survived(c.now, tc.survives)
 			}
@@ -177,7 +204,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 	t.Run("a connection idle since before the close shows nothing", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, s)
+			l.sawClose(c.now, s, s)
 			c.add(5 * s)
 			l.survived(c.now, 6*s)
 		}
@@ -188,7 +215,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 	t.Run("within the second before a close is judged", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, 100*ms)
+			l.sawClose(c.now, 100*ms, 100*ms)
 			c.add(200 * ms)
 			l.survived(c.now, 200*ms)
 			c.add(time.Minute)
@@ -200,7 +227,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 	t.Run("ages that creep down from the timeout", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for _, age := range []time.Duration{60 * s, 60 * s, 55 * s, 60 * s, 50 * s, 60 * s, 45 * s, 60 * s} {
-			l.sawClose(c.now, age)
+			l.sawClose(c.now, age, age)
 			c.add(2 * time.Minute)
 		}
 		if got := l.limit(c.now, 0, false); got.KeepAlive != 55*s {
@@ -210,7 +237,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 	t.Run("a later close counts as well", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for _, age := range []time.Duration{2 * s, 5 * s, 2 * s} {
-			l.sawClose(c.now, age)
+			l.sawClose(c.now, age, age)
 			c.add(time.Minute)
 		}
 		if got := l.limit(c.now, 0, false); got.Source != SourceAssumed {
@@ -222,7 +249,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 func TestLearnerSameTimeIsNoConfirmation(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
 	for range 5 {
-		l.sawClose(c.now, 2*time.Second)
+		l.sawClose(c.now, 2*time.Second, 2*time.Second)
 		c.add(100 * time.Millisecond)
 	}
 	c.add(time.Second)
@@ -250,7 +277,7 @@ func TestLearnerSensor(t *testing.T) {
 				t.Fatal("no sensor")
 			}
 			c.add(75 * second)
-			l.sawClose(c.now, 75*second)
+			l.sawClose(c.now, 75*second, 75*second)
 			l.endSensor()
 		}
 		c.add(second)
@@ -285,7 +312,7 @@ func TestLearnerSensor(t *testing.T) {
 			}
 			l.announce(c.now, promised)
 			want := l.limit(c.now, 0, false)
-			l.sawClose(c.now, 10*second) // a restart
+			l.sawClose(c.now, 10*second, 10*second) // a restart
 			c.add(2 * second)
 			if !l.startSensor(c.now) {
 				t.Fatal("no sensor after an early close")
@@ -311,7 +338,7 @@ func TestLearnerSensor(t *testing.T) {
 		if l.startSensor(c.now) {
 			t.Error("a sensor although the value is configured")
 		}
-		l.sawClose(c.now, 5*second)
+		l.sawClose(c.now, 5*second, 5*second)
 		if !l.startSensor(c.now) {
 			t.Error("no sensor after an early close")
 		}
@@ -319,7 +346,7 @@ func TestLearnerSensor(t *testing.T) {
 	t.Run("every ten minutes while nothing is reused", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, 100*time.Millisecond)
+			l.sawClose(c.now, 100*time.Millisecond, 100*time.Millisecond)
 			c.add(time.Minute)
 		}
 		if got := l.limit(c.now, 0, false); got.Value != 0 {
@@ -416,7 +443,7 @@ func TestLearnerReports(t *testing.T) {
 	c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: time.Minute})
 	l.report = func(e learnEvent) { got = append(got, e) }
 	for range 4 {
-		l.sawClose(c.now, 5*time.Second)
+		l.sawClose(c.now, 5*time.Second, 5*time.Second)
 		c.add(time.Minute)
 	}
 	l.value(c)

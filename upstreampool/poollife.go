@@ -124,14 +124,16 @@ func (p *pool) learnFrom(c *conn, reason CloseReason) {
 	}
 	at := c.net.closing.Load().at
 	age := c.age(at)
+	open := age
 	if c.is(stateSensor) {
+		open = c.age(c.alive)
 		if elapsed(c.alive, at) > age/20+250*time.Millisecond+tolerance(age) {
 			return // seen too late
 		}
 	} else if age >= c.allowed+tolerance(age) {
 		return // it should have been retired long ago: we were suspended
 	}
-	c.learner.sawClose(at, age)
+	c.learner.sawClose(at, age, open)
 	if ce := p.core.log().Check(zap.DebugLevel, "upstream closed idle connection"); ce != nil {
 		ce.Write(zap.String("upstream", p.name), zap.Duration("idle", age), zap.Bool("sensor", c.is(stateSensor)))
 	}

@@ -202,7 +202,7 @@ func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *outco
 	if g.reused && !o.Ours && !o.Responded && !o.StreamOnly && now.Sub(start) < raceShows &&
 		g.limit.Value > 0 && g.idle >= g.limit.Value/2 {
 		c.learner.raced(now)
-		c.learner.sawClose(now, g.idle)
+		c.learner.sawClose(now, g.idle, g.idle)
 		o.Raced = true
 	}
 	p.settle(c)
