@@ -90,12 +90,9 @@ func globals(port, admin, more string) string {
 // waits until it has certificates for names.
 func startCaddy(t testing.TB, options, sites string, names []string, env ...string) *caddy {
 	t.Helper()
-	c := &caddy{t: t, port: freePort(t), log: new(logBuffer), dir: t.TempDir()}
-	admin := "127.0.0.1:" + freePort(t)
-	c.addr, c.admin = "127.0.0.1:"+c.port, "http://"+admin
-
+	c := newCaddy(t)
 	file := filepath.Join(c.dir, "Caddyfile")
-	if err := os.WriteFile(file, []byte(globals(c.port, admin, options)+sites), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(globals(c.port, strings.TrimPrefix(c.admin, "http://"), options)+sites), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c.run(file, env...)
@@ -108,7 +105,7 @@ func startCaddy(t testing.TB, options, sites string, names []string, env ...stri
 // variables that the Caddyfile takes them from.
 func startExample(t testing.TB, folder, name, tlsPort string, ports map[string]string) *caddy {
 	t.Helper()
-	c := &caddy{t: t, log: new(logBuffer), dir: t.TempDir()}
+	c := newCaddy(t)
 	env := []string{"STATE=" + filepath.Join(c.dir, "caddy")}
 	for variable, port := range ports {
 		env = append(env, variable+"="+port)
@@ -118,7 +115,17 @@ func startExample(t testing.TB, folder, name, tlsPort string, ports map[string]s
 	return c
 }
 
-// run starts Caddy.
+// newCaddy chooses the ports of a Caddy.
+func newCaddy(t testing.TB) *caddy {
+	t.Helper()
+	port := freePort(t)
+	return &caddy{
+		t: t, addr: "127.0.0.1:" + port, port: port, admin: "http://127.0.0.1:" + freePort(t),
+		log: new(logBuffer), dir: t.TempDir(),
+	}
+}
+
+// run starts Caddy with a Caddyfile.
 func (c *caddy) run(file string, env ...string) {
 	t := c.t
 	t.Helper()
