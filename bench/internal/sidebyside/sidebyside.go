@@ -189,7 +189,16 @@ var rate = regexp.MustCompile(`finished in [^,]+, ([\d.]+) req/s`)
 
 // load returns the requests per second of h2load against a server.
 func (b *Bench) load(name string, requests int, flags ...string) (float64, error) {
-	args := append([]string{"-n", strconv.Itoa(requests), "-t", "1", "--connect-to", "127.0.0.1:" + b.ports[name]}, flags...)
+	return Load(b.Addr(name), requests, flags...)
+}
+
+// Addr is the address of a server.
+func (b *Bench) Addr(name string) string { return "127.0.0.1:" + b.ports[name] }
+
+// Load returns the requests per second of h2load, over TLS, for / of [Host] at an
+// address.
+func Load(addr string, requests int, flags ...string) (float64, error) {
+	args := append([]string{"-n", strconv.Itoa(requests), "-t", "1", "--connect-to", addr}, flags...)
 	out, err := exec.Command("h2load", append(args, "https://"+Host+"/")...).CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("h2load (package nghttp2-client): %w: %s", err, out)
