@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
 	"github.com/caddy-connreuse/connreuse/bench/internal/learning"
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
+	"github.com/caddy-connreuse/connreuse/bench/internal/peers"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/bench/internal/throughput"
@@ -38,6 +39,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "throughput", Run: throughput.Run},
 	{Name: "boundary", Run: boundary.Run},
 	{Name: "learning", Run: learning.Run},
+	{Name: "peers", Run: peers.Run},
 }
 
 func main() {

@@ -1,0 +1,191 @@
+package peers
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/freeport"
+)
+
+// A route leads the paths below a prefix to an upstream address.
+type route struct{ name, prefix, to string }
+
+// A program is a peer that is a process of its own.
+type program struct {
+	cmd  *exec.Cmd
+	ends chan struct{}
+}
+
+// start runs a program and waits until it listens on addr.
+func start(addr, dir, debianPackage string, args ...string) (*program, error) {
+	output, err := os.Create(filepath.Join(dir, filepath.Base(args[0])+".output"))
+	if err != nil {
+		return nil, err
+	}
+	defer output.Close()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its children end with it
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%w: install the package %s", err, debianPackage)
+	}
+	p := &program{cmd, make(chan struct{})}
+	go func() {
+		_ = cmd.Wait()
+		close(p.ends)
+	}()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) { // polls another process
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			return p, conn.Close()
+		}
+		select {
+		case <-p.ends:
+		default:
+			if time.Now().Before(deadline) {
+				continue
+			}
+		}
+		p.stop()
+		text, _ := os.ReadFile(output.Name())
+		return nil, fmt.Errorf("starting %s: %w: %s", args[0], err, text)
+	}
+}
+
+// stop ends it and its children.
+func (p *program) stop() {
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.ends
+}
+
+// startHAProxy starts HAProxy with one TLS frontend for each value of http-reuse,
+// and returns their addresses in that order. All but that is as it is by default;
+// timeouts have no default.
+func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (*program, []string, error) {
+	config := "defaults\n\tmode http\n\ttimeout connect 5s\n\ttimeout client 60s\n\ttimeout server 60s\n"
+	var addrs []string
+	for _, mode := range reuse {
+		addr, err := address()
+		if err != nil {
+			return nil, nil, err
+		}
+		addrs = append(addrs, addr)
+		frontend := fmt.Sprintf("frontend %s\n\tbind %s ssl crt %s alpn h2,http/1.1\n", mode, addr, cert)
+		for _, r := range routes[mode] {
+			backend := mode + "-" + r.name
+			frontend += fmt.Sprintf("\tuse_backend %s if { path_beg %s }\n", backend, r.prefix)
+			config += fmt.Sprintf("backend %s\n\thttp-reuse %s\n\tserver upstream %s\n", backend, mode, r.to)
+		}
+		config += frontend
+	}
+	file := filepath.Join(dir, "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, nil, err
+	}
+	p, err := start(addrs[0], dir, "haproxy", "haproxy", "-db", "-f", file)
+	return p, addrs, err
+}
+
+// startNginx starts nginx with the settings that let it reuse connections to an
+// upstream, and returns its address.
+func startNginx(dir, cert string, routes []route) (*program, string, error) {
+	addr, err := address()
+	if err != nil {
+		return nil, "", err
+	}
+	var groups, locations strings.Builder
+	for _, r := range routes {
+		fmt.Fprintf(&groups, "\tupstream %s { server %s; keepalive 64; }\n", r.name, r.to)
+		fmt.Fprintf(&locations, "\t\tlocation %s { proxy_pass http://%s; }\n", r.prefix, r.name)
+	}
+	config := fmt.Sprintf(`
+daemon off;
+user root;
+worker_processes auto;
+pid nginx.pid;
+error_log error.log crit;
+events { worker_connections 4096; }
+http {
+	access_log off;
+	client_body_temp_path body;
+	proxy_temp_path proxy;
+	fastcgi_temp_path fastcgi;
+	uwsgi_temp_path uwsgi;
+	scgi_temp_path scgi;
+	keepalive_requests 1000000;
+	proxy_http_version 1.1;
+	proxy_set_header Connection "";
+%s	server {
+		listen %s ssl http2;
+		ssl_certificate %s;
+		ssl_certificate_key %s;
+%s	}
+}
+`, &groups, addr, cert, cert, &locations)
+	file := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, "", err
+	}
+	p, err := start(addr, dir, "nginx-light", "nginx", "-p", dir, "-e", "error.log", "-c", file)
+	return p, addr, err
+}
+
+// writeCertificate writes a certificate and its key into one PEM file.
+func writeCertificate(file string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		DNSNames:     []string{sidebyside.Host},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
+	return os.WriteFile(file, text, 0o600)
+}
+
+// address returns a free address of loopback.
+func address() (string, error) {
+	port, err := freeport.Find()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
+}
+
+// versions are those of the other programs.
+func versions() []string {
+	var versions []string
+	for _, command := range [][]string{{"haproxy", "-v"}, {"nginx", "-v"}, {"node", "--version"}} {
+		out, _ := exec.Command(command[0], command[1:]...).CombinedOutput()
+		line, _, _ := strings.Cut(string(out), "\n")
+		line, _, _ = strings.Cut(line, " 20")
+		line = strings.TrimPrefix(line, "nginx version: ")
+		if command[0] == "node" {
+			line = "Node " + line
+		}
+		versions = append(versions, strings.TrimSpace(line))
+	}
+	return versions
+}
