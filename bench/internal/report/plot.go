@@ -47,6 +47,8 @@ func (p Plot) write(file string) error {
 	}
 	if p.Bars {
 		out.NominalX(p.Labels...)
+		// The outer bars and labels are wider than a point.
+		out.X.Min, out.X.Max = -0.5, float64(len(p.Labels))-0.5
 	}
 	return out.Save(24*vg.Centimeter, 12*vg.Centimeter, file)
 }
