@@ -73,7 +73,7 @@ func TestStoryClosedBeforeResponse(t *testing.T) {
 	// On the line, a request that is sent on an idle connection after the
 	// upstream has closed it always crosses the FIN.
 	t.Run("a FIN that crosses a request", func(t *testing.T) {
-		packets := capture(t, upstreamPort)
+		packets := capturePackets(t, upstreamPort)
 		second := make(map[string]int)
 		var mu sync.Mutex
 		var all sync.WaitGroup
@@ -153,10 +153,10 @@ func buildExample(t testing.TB, folder, program string) string {
 	return bin
 }
 
-// capture records the packets of a port of loopback. What it returns ends that,
+// capturePackets records the packets of a port of loopback. What it returns ends that,
 // as soon as check is content with them: who sent data, a FIN or an RST, in order,
 // by the target of the first request on the connection.
-func capture(t *testing.T, port string) func(check func(map[string][]string) error) {
+func capturePackets(t *testing.T, port string) func(check func(map[string][]string) error) {
 	t.Helper()
 	tshark := testcaddy.Need(t, "tshark", "tshark")
 	ctx, cancel := context.WithCancel(context.Background())
