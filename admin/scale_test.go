@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+
+	"github.com/caddy-connreuse/connreuse/internal/race"
 )
 
 // TestManySitesAndUpstreams asks each endpoint with 10 000 sites under one
@@ -125,7 +127,7 @@ func TestManySitesAndUpstreams(t *testing.T) {
 			}
 		}
 		t.Logf("/connreuse/%s: %v", test.path, best)
-		if best > limit && !raceEnabled {
+		if best > limit && !race.Enabled {
 			t.Errorf("/connreuse/%s needs %v, more than %v", test.path, best, limit)
 		}
 	}

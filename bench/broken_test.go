@@ -8,14 +8,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-connreuse/connreuse/internal/race"
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 )
 
 // TestBrokenHeadlines breaks what the project promises, on purpose, and runs the
 // benchmark that would notice: it fails and names the claim.
 func TestBrokenHeadlines(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes minutes")
+	if testing.Short() || race.Enabled {
+		t.Skip("builds three programs, and measures")
 	}
 	for _, test := range []struct {
 		name      string

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+
+	"github.com/caddy-connreuse/connreuse/internal/race"
 )
 
 // binary is Caddy with our modules, built once for all tests.
@@ -39,7 +41,7 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "caddy")
 	args := []string{"build", "-o", binary}
-	if raceEnabled {
+	if race.Enabled {
 		args = append(args, "-race")
 	}
 	build := exec.Command("go", append(args, "../example")...)

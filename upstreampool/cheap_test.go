@@ -18,6 +18,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/race"
 )
 
 // serverVariable lets the test program be a server in a process of its own, on as
@@ -99,7 +101,7 @@ func fill(t testing.TB, tr http.RoundTripper, addr string, n int) {
 // of their own, only net/http's two for each connection, and one timer each.
 func TestManyIdleConnections(t *testing.T) {
 	upstreams, connections := 1000, 10
-	if raceEnabled {
+	if race.Enabled {
 		upstreams = 100 // the detector has room for 8128 goroutines
 	}
 	labels.mu.Lock()
@@ -145,7 +147,7 @@ func TestManyIdleConnections(t *testing.T) {
 
 // An idle connection takes at most 1 KiB more than one of transport http.
 func TestMemoryOfIdleConnections(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector has memory of its own")
 	}
 	const connections, most = 2000, 1024

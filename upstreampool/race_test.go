@@ -1,5 +1,0 @@
-//go:build race
-
-package upstreampool
-
-const raceEnabled = true
