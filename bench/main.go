@@ -4,7 +4,8 @@
 //
 // Without names it runs all benchmarks. It names the claims that do not hold, and
 // fails then. With -write it puts the results into docs/results, and writes
-// docs/results.md anew from all that are there.
+// docs/results.md and the table in README.md anew from all that are there; it must
+// run in the root of the repository then.
 package main
 
 import (
@@ -42,12 +43,19 @@ var benchmarks = []report.Benchmark{
 	{Name: "peers", Run: peers.Run},
 }
 
+// headlines are the claims in the README's table.
+var headlines = []string{
+	"boundary/Node", "boundary/Go h2", "boundary/nginx", "boundary/control", "learning/found", "reuse/Go",
+	"identity/h1-8", "identity/origin", "coalescing/421s-without-origin", "coalescing/421s-with-origin",
+	"throughput/h2-32", "throughput/h2-512", "gate/h2", "origin/steady",
+}
+
 func main() {
 	if sidebyside.RunsAsCaddy() {
 		return
 	}
 	quick := flag.Bool("quick", false, "measure a sample only")
-	write := flag.Bool("write", false, "write docs/results and docs/results.md")
+	write := flag.Bool("write", false, "write docs/results, docs/results.md and the table in README.md")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./bench [-quick] [-write] [%s]\n", strings.Join(names(), "] ["))
 		flag.PrintDefaults()
@@ -74,6 +82,7 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 			return fmt.Errorf("there is no benchmark %q, only %s", name, strings.Join(names(), ", "))
 		}
 	}
+	book := report.Book{Root: ".", Names: names(), Headlines: headlines}
 	var broken []error
 	for _, b := range benchmarks {
 		if len(chosen) > 0 && !slices.Contains(chosen, b.Name) {
@@ -92,7 +101,7 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 			broken = append(broken, fmt.Errorf("%s does not hold: %s: %s, not %s", c.Name, c.Text, c.Value, c.Limit))
 		}
 		if write {
-			if err := report.Write("docs", result, names()); err != nil {
+			if err := book.Write(result); err != nil {
 				return err
 			}
 		}

@@ -50,5 +50,6 @@ func (p Plot) write(file string) error {
 		// The outer bars and labels are wider than a point.
 		out.X.Min, out.X.Max = -0.5, float64(len(p.Labels))-0.5
 	}
+	out.Y.Min = 0 // or small differences look large
 	return out.Save(24*vg.Centimeter, 12*vg.Centimeter, file)
 }

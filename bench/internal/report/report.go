@@ -105,7 +105,7 @@ func (r *Result) Broken() []Claim {
 func (r *Result) Markdown(w io.Writer, plots string) {
 	fmt.Fprintf(w, "## %s\n\n%s\n\n", r.Title, strings.TrimSpace(r.Text))
 	if len(r.Claims) > 0 {
-		Table{Columns: []string{"claim", "measured", "limit", "holds"}, Rows: claimRows(r.Claims)}.markdown(w)
+		Table{Columns: claimColumns, Rows: claimRows(r.Claims)}.markdown(w)
 	}
 	for _, t := range r.Tables {
 		t.markdown(w)
@@ -113,8 +113,14 @@ func (r *Result) Markdown(w io.Writer, plots string) {
 	for _, p := range r.Plots {
 		fmt.Fprintf(w, "![%s](%s/%s.svg)\n\n", p.Title, plots, p.Name)
 	}
-	fmt.Fprintf(w, "Measured on %s in %.0f s with %s.\n\n", r.Started.UTC().Format(time.DateOnly), r.Seconds, strings.Join(r.Versions, ", "))
+	how := "Measured"
+	if r.Quick {
+		how = "A quick run, measured"
+	}
+	fmt.Fprintf(w, how+" on %s in %.0f s with %s.\n\n", r.Started.UTC().Format(time.DateOnly), r.Seconds, strings.Join(r.Versions, ", "))
 }
+
+var claimColumns = []string{"claim", "measured", "limit", "holds"}
 
 func claimRows(claims []Claim) (rows [][]string) {
 	for _, c := range claims {

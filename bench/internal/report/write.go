@@ -8,12 +8,28 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
-// Write puts a result into the folder docs and writes results.md anew, from the
-// newest result of each name, in that order.
-func Write(docs string, r *Result, names []string) error {
-	folder := filepath.Join(docs, "results")
+// A Book is where results are kept: a folder for them, a page with all of them, and
+// a table of the headlines in the README.
+type Book struct {
+	Root      string   // of the repository
+	Names     []string // of benchmarks, in the order of the page
+	Headlines []string // names of claims
+}
+
+// The headline table stands between these lines of the README.
+const (
+	tableBegins = "<!-- written by go run ./bench -write -->\n"
+	tableEnds   = "<!-- end -->\n"
+)
+
+// Write adds a result, or replaces the one of the same name, and writes the page
+// and the table anew.
+func (b Book) Write(r *Result) error {
+	folder := filepath.Join(b.Root, "docs", "results")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
@@ -29,21 +45,60 @@ func Write(docs string, r *Result, names []string) error {
 			return err
 		}
 	}
+	results, err := b.read(folder)
+	if err != nil {
+		return err
+	}
 	var page bytes.Buffer
 	fmt.Fprint(&page, "# Results\n\nWritten by `go run ./bench -write`; each section says when, with which versions, and whether it was a quick run.\n\n")
-	for _, name := range names {
+	for _, one := range results {
+		one.Markdown(&page, "results")
+	}
+	if err := os.WriteFile(filepath.Join(b.Root, "docs", "results.md"), page.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return b.writeHeadlines(results)
+}
+
+// read returns the newest result of each benchmark.
+func (b Book) read(folder string) (results []*Result, err error) {
+	for _, name := range b.Names {
 		text, err := os.ReadFile(filepath.Join(folder, name+".json"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		var one Result
-		if err := json.Unmarshal(text, &one); err != nil {
-			return fmt.Errorf("reading the result of %s: %w", name, err)
+		r := new(Result)
+		if err := json.Unmarshal(text, r); err != nil {
+			return nil, fmt.Errorf("reading the result of %s: %w", name, err)
 		}
-		one.Markdown(&page, "results")
+		results = append(results, r)
 	}
-	return os.WriteFile(filepath.Join(docs, "results.md"), page.Bytes(), 0o644)
+	return results, nil
+}
+
+func (b Book) writeHeadlines(results []*Result) error {
+	file := filepath.Join(b.Root, "README.md")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), tableBegins)
+	_, after, ends := strings.Cut(rest, tableEnds)
+	if !ok || !ends {
+		return fmt.Errorf("writing the headlines: %s has no lines %q and %q", file, tableBegins, tableEnds)
+	}
+	var claims []Claim
+	for _, headline := range b.Headlines {
+		for _, r := range results {
+			if i := slices.IndexFunc(r.Claims, func(c Claim) bool { return c.Name == headline }); i >= 0 {
+				claims = append(claims, r.Claims[i])
+			}
+		}
+	}
+	var table bytes.Buffer
+	Table{Columns: claimColumns, Rows: claimRows(claims)}.markdown(&table)
+	return os.WriteFile(file, []byte(before+tableBegins+table.String()+tableEnds+after), 0o644)
 }
