@@ -67,9 +67,15 @@ func (l *learning) get() {
 // known is what the metrics say, while there is a connection.
 func (l *learning) known() (keepAlive, limit time.Duration, source string) {
 	l.t.Helper()
-	ks, limits := l.c.samples("keep_alive_seconds", l.addr), l.c.samples("idle_limit_seconds", l.addr)
-	if len(ks) != 1 || len(limits) != 1 {
-		l.t.Fatalf("metrics: %v and %v, want one of each", ks, limits)
+	var ks, limits []sample
+	for range 10 { // something may be learned in between
+		ks, limits = l.c.samples("keep_alive_seconds", l.addr), l.c.samples("idle_limit_seconds", l.addr)
+		if len(ks) != 1 || len(limits) != 1 {
+			l.t.Fatalf("metrics: %v and %v, want one of each", ks, limits)
+		}
+		if limits[0].labels["source"] == ks[0].labels["source"] {
+			break
+		}
 	}
 	protocol := map[string]string{"http/1.1": "http/1.1", "h2": "h2", "h2c": "h2"}[l.Protocol]
 	if ks[0].labels["protocol"] != protocol || limits[0].labels["source"] != ks[0].labels["source"] {

@@ -4,16 +4,23 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math/big"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -24,13 +31,16 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // TestSoak mixes everything for a while: clients of HTTP/1.1, 2 and 3, upstreams
 // of HTTP/1.1, h2 and h2c, small and large requests, ones that are given up,
-// upgrades, reloads that change the transport or do not, and upstreams that
-// restart. Every failure is explained by the log, nothing is left behind, and
-// under -race (Caddy is built with it then) there is no race.
+// upgrades, reloads that change the transport or do not, and replace a certificate,
+// upstreams that restart, and hostile clients. Every failure is explained by the
+// log, nothing is left behind, memory included, and under -race (Caddy is built
+// with it then) there is no race.
 //
 // CONNREUSE_SOAK is for how long, 15s by default. With minutes, go test needs a
 // -timeout, too.
@@ -51,6 +61,7 @@ func TestSoak(t *testing.T) {
 		names = append(names, s.host)
 		fmt.Fprintf(&sites, `
 %s {
+	misdirected
 	reverse_proxy %s://%s {
 		transport upstreampool {
 			max_idle_time 100s
@@ -60,8 +71,9 @@ func TestSoak(t *testing.T) {
 }
 `, s.host, scheme, s.addr, map[string]string{"https": "tls_insecure_skip_verify"}[scheme])
 	}
-	sites.WriteString("reload.test {\n\trespond \"reload 000\"\n}\n")
-	c := startCaddy(t, "", sites.String(), names)
+	replaced := newReplacedCertificate(t)
+	fmt.Fprintf(&sites, "reload.test {\n\trespond \"reload 000\"\n}\n%s {\n\ttls %s %s\n\tmisdirected\n\trespond ok\n}\n", replaced.name, replaced.cert, replaced.key)
+	c := startCaddy(t, "servers {\n\tstrict_sni_host insecure_off\n\tlistener_wrappers {\n\t\torigin\n\t}\n}", sites.String(), names)
 	config := c.get("/config/")
 	if !strings.Contains(config, "reload 000") || strings.Count(config, `"max_idle_time":100000000000`) != len(servers) {
 		t.Fatalf("the config is not what the test takes it for: %s", config)
@@ -93,6 +105,9 @@ func TestSoak(t *testing.T) {
 	for _, client := range clients { // all code has run once
 		client.each()
 	}
+	for range 20 {
+		s.hostile()
+	}
 	closeAll(clients)
 	before := c.resources()
 
@@ -122,8 +137,10 @@ func TestSoak(t *testing.T) {
 			}
 		})
 	}
+	every(20*time.Millisecond, func(int) { s.hostile() })
 	reloads, restarts := 0, 0
 	every(2*time.Second, func(i int) {
+		serial := replaced.replace(t)
 		// Odd ones leave the transport as it is.
 		changed := strings.ReplaceAll(config, "reload 000", fmt.Sprintf("reload %03d", i))
 		changed = strings.ReplaceAll(changed, `"max_idle_time":100000000000`, fmt.Sprintf(`"max_idle_time":%d`, 100_000_000_000+i/2))
@@ -133,6 +150,18 @@ func TestSoak(t *testing.T) {
 		}
 		s.disturbed(from)
 		reloads++
+		// A handshake may still be of the config before.
+		c.eventually("the certificate that replaces the other", func() error {
+			conn, err := tls.Dial("tcp", c.addr, clientTLS(replaced.name))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			if got := conn.ConnectionState().PeerCertificates[0].SerialNumber; got.Cmp(serial) != 0 {
+				return fmt.Errorf("serial number %v, want %v", got, serial)
+			}
+			return nil
+		})
 	})
 	every(1500*time.Millisecond, func(i int) {
 		from := time.Now()
@@ -163,14 +192,14 @@ func TestSoak(t *testing.T) {
 }
 
 // resources are what a process must not have ever more of.
-type resources struct{ goroutines, descriptors int }
+type resources struct{ goroutines, descriptors, heap int }
 
 func (r resources) String() string {
-	return fmt.Sprintf("%d goroutines, %d descriptors", r.goroutines, r.descriptors)
+	return fmt.Sprintf("%d goroutines, %d descriptors, heap %.1f MB", r.goroutines, r.descriptors, float64(r.heap)/1e6)
 }
 
 func (r resources) above(before resources) bool {
-	return r.goroutines > before.goroutines+10 || r.descriptors > before.descriptors+10
+	return r.goroutines > before.goroutines+10 || r.descriptors > before.descriptors+10 || r.heap > before.heap+16e6
 }
 
 func (c *caddy) resources() resources {
@@ -184,7 +213,13 @@ func (c *caddy) resources() resources {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return resources{goroutines, len(descriptors)}
+	c.get("/debug/pprof/heap?gc=1&debug=1") // collects garbage
+	heap := regexp.MustCompile(`(?m)^go_memstats_heap_alloc_bytes (\S+)$`).FindStringSubmatch(c.get("/metrics"))
+	bytes, err := strconv.ParseFloat(heap[1], 64)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return resources{goroutines, len(descriptors), int(bytes)}
 }
 
 // A soak collects what its clients saw.
@@ -399,6 +434,99 @@ func (c *soakClient) upgrade() {
 	if err != nil {
 		c.cut = append(c.cut, interval{from, time.Now()})
 	}
+}
+
+// hostile does one thing that no client should.
+func (s *soak) hostile() {
+	conn, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+	what := rand.IntN(6)
+	if what == 0 { // no TLS
+		_, _ = conn.Write([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+		_, _ = io.Copy(io.Discard, conn)
+		return
+	}
+	if what == 1 { // half of a handshake
+		_, _ = conn.Write([]byte("\x16\x03\x01\x02\x00\x01\x00"))
+		return
+	}
+	config := clientTLS("http.soak.test", "h2")
+	if what == 2 { // a name that nobody has
+		config = clientTLS(fmt.Sprintf("<b>%d</b>.soak.test", rand.IntN(1<<30)), "h2")
+	}
+	client := tls.Client(conn, config)
+	if client.Handshake() != nil {
+		return
+	}
+	switch what {
+	case 3: // the wrong protocol
+		_, _ = io.WriteString(client, "GET / HTTP/1.1\r\nHost: http.soak.test\r\n\r\n")
+		_, _ = io.Copy(io.Discard, client)
+		return
+	case 4: // goes away after the preface
+		_, _ = io.WriteString(client, http2.ClientPreface)
+		return
+	}
+	// Requests for a host that is not for this connection, each reset at once.
+	_, _ = io.WriteString(client, http2.ClientPreface)
+	framer := http2.NewFramer(client, client)
+	_ = framer.WriteSettings()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for i := range 50 {
+		block.Reset()
+		for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", fmt.Sprintf("%d.soak.test", rand.IntN(1<<30))}, {":path", "/"}} {
+			_ = encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+		}
+		stream := uint32(2*i + 1)
+		if framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}) != nil ||
+			framer.WriteRSTStream(stream, http2.ErrCodeCancel) != nil {
+			return
+		}
+	}
+}
+
+// A replacedCertificate is one in files, for a site that is not proxied.
+type replacedCertificate struct{ name, cert, key string }
+
+func newReplacedCertificate(t *testing.T) *replacedCertificate {
+	dir := t.TempDir()
+	r := &replacedCertificate{"replaced.soak.test", filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
+	r.replace(t)
+	return r
+}
+
+// replace writes a new certificate and returns its serial number.
+func (r *replacedCertificate) replace(t *testing.T) *big.Int {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{r.name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	for file, block := range map[string]*pem.Block{r.cert: {Type: "CERTIFICATE", Bytes: der}, r.key: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	return template.SerialNumber
 }
 
 // A soakServer is an upstream that keeps its address over restarts.
