@@ -28,7 +28,15 @@ type Options struct {
 // tell a few per cent, only a disaster.
 func (o Options) Loose(limit float64) float64 {
 	if o.Quick {
-		return limit * 0.7
+		return limit / 2
+	}
+	return limit
+}
+
+// LooseMost is [Options.Loose] for what must not be exceeded.
+func (o Options) LooseMost(limit float64) float64 {
+	if o.Quick {
+		return limit * 2
 	}
 	return limit
 }
