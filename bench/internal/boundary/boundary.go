@@ -59,6 +59,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	// then run beside others.
 	sweeps := make([]*sweep, len(pl.kinds))
 	var failed error
+	var crashed []string
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	free := make(chan struct{}, pl.parallel)
@@ -77,6 +78,8 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 				mu.Lock()
 				defer mu.Unlock()
 				switch {
+				case errors.As(err, new(crash)):
+					crashed = append(crashed, fmt.Sprintf("%s at %v", kind.Name, delayed))
 				case err != nil:
 					failed = errors.Join(failed, fmt.Errorf("%s, %v: %w", kind.Name, delayed, err))
 				case sweeps[i] == nil:
@@ -91,7 +94,11 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	if failed != nil {
 		return nil, failed
 	}
-	return pl.report(sweeps), nil
+	r := pl.report(slices.DeleteFunc(sweeps, func(s *sweep) bool { return s == nil }))
+	if len(crashed) > 0 {
+		r.Text += fmt.Sprintf("\n\nNot measured, since the server crashed in each of %d tries: %s.", mostTries, strings.Join(crashed, ", "))
+	}
+	return r, nil
 }
 
 func (pl plan) report(sweeps []*sweep) *report.Result {
@@ -163,8 +170,12 @@ func (pl plan) failedTable(sweeps []*sweep, each int) report.Table {
 		for _, delay := range pl.delays {
 			row := []string{s.kind.Name, delay.String()}
 			for _, method := range pl.methods {
-				a, _ := s.count(func(c cell) bool { return c == cell{delay, method, stock, true} })
+				a, sent := s.count(func(c cell) bool { return c == cell{delay, method, stock, true} })
 				b, _ := s.count(func(c cell) bool { return c == cell{delay, method, ours, true} })
+				if sent == 0 {
+					row = append(row, "-")
+					continue
+				}
 				row = append(row, fmt.Sprintf("%d / %d", a, b))
 			}
 			t.Rows = append(t.Rows, row)
