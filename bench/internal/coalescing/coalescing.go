@@ -211,8 +211,8 @@ func addVisits(result *report.Result, chosen []scenario, measured map[string]map
 	firefox, chromium := measured[browser.Firefox.Name], measured[browser.Chromium.Name]
 	least := func(f *figures) float64 { return float64(slices.Min(f.refusals)) }
 	result.AtLeast("coalescing/421s-without-origin", "exact SNI matching without ORIGIN frames: 421s of a visit with Firefox, the least", least(firefox[exact]), 1)
-	result.AtMost("coalescing/421s-with-origin", "the same with frames: 421s, the most", float64(slices.Max(firefox[exactFrames].refusals)), 0)
-	result.AtMost("coalescing/connections-with-origin", "the same with frames: connections with Firefox, the most", float64(slices.Max(firefox[exactFrames].connections)), float64(len(hosts)))
+	result.AtMost("coalescing/421s-with-origin", "exact SNI matching with ORIGIN frames: 421s of a visit with Firefox, the most", float64(slices.Max(firefox[exactFrames].refusals)), 0)
+	result.AtMost("coalescing/connections-with-origin", "exact SNI matching with ORIGIN frames: connections with Firefox, the most", float64(slices.Max(firefox[exactFrames].connections)), float64(len(hosts)))
 	result.AtLeast("coalescing/chromium", "exact SNI matching: 421s of a visit with Chromium, which asks again by itself, the least", least(chromium[exact]), 1)
 	result.AtMost("coalescing/broken", "with frames, or with Chromium: broken images, the most", float64(max(slices.Max(firefox[exactFrames].broken), slices.Max(chromium[exact].broken))), 0)
 	if firefox[openPage] == nil {
@@ -220,9 +220,9 @@ func addVisits(result *report.Result, chosen []scenario, measured map[string]map
 	}
 	result.AtMost("coalescing/no-gate", "`scope certificate` and ORIGIN frames: connections with Firefox, the most, less those without a gate, the least",
 		float64(slices.Max(firefox[coveredFrames].connections)-slices.Min(firefox[openPage].connections)), 0)
-	result.AtMost("coalescing/handshakes", "the same: TLS handshakes with Firefox (median), of those without frames",
+	result.AtMost("coalescing/handshakes", "`scope certificate` and ORIGIN frames: TLS handshakes with Firefox (median), of those without frames",
 		float64(report.Median(firefox[coveredFrames].handshakes))/float64(report.Median(firefox[covered].handshakes)), 0.5)
-	result.AtMost("coalescing/addresses", "the same, with an address for each host: connections with Firefox, the most", float64(slices.Max(firefox[apartFrames].connections)), 1)
+	result.AtMost("coalescing/addresses", "`scope certificate` and ORIGIN frames, an address for each host: connections with Firefox, the most", float64(slices.Max(firefox[apartFrames].connections)), 1)
 }
 
 // spread is the median, and the least and the most where they differ.

@@ -44,16 +44,15 @@ func Run(ctx context.Context, _ report.Options) (*report.Result, error) {
 				return nil, fmt.Errorf("%s, %d clients: %w", protocol, clients, err)
 			}
 			table.Rows = append(table.Rows, []string{protocol, strconv.Itoa(clients), fmt.Sprint(wrong["http"]), fmt.Sprint(wrong["upstreampool"])})
-			result.AtMost(fmt.Sprintf("identity/%s-%d", protocol, clients),
-				fmt.Sprintf("`upstreampool`: requests on another host's connection, upstream %s, %d clients", protocol, clients), float64(wrong["upstreampool"]), 0)
+			result.None(fmt.Sprintf("identity/%s-%d", protocol, clients),
+				fmt.Sprintf("requests of `upstreampool` on another host's connection, upstream %s, %d clients", protocol, clients), int(wrong["upstreampool"]), requests)
 		}
 	}
 	told, refused, err := advertised(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ORIGIN frames: %w", err)
 	}
-	result.AtMost("identity/origin", fmt.Sprintf("origins, of the %d that ORIGIN frames tell of, that are answered 421 on the same connection", told), float64(refused), 0)
-	result.AtLeast("identity/origins", "origins that ORIGIN frames tell of", float64(told), 1)
+	result.None("identity/origin", "origins that ORIGIN frames tell of and that are answered 421 on the same connection", refused, told)
 	result.Tables = append(result.Tables, table)
 	return result, nil
 }

@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -91,17 +93,25 @@ type Series struct {
 
 // AtLeast and AtMost add a claim on a number.
 func (r *Result) AtLeast(name, text string, value, limit float64) {
-	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%.3f", value), fmt.Sprintf("at least %.3g", limit), value >= limit})
+	r.Claims = append(r.Claims, Claim{name, text, number(value), fmt.Sprintf("at least %.3g", limit), value >= limit})
 }
 
 // AtMost is the other way round.
 func (r *Result) AtMost(name, text string, value, limit float64) {
-	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%.3f", value), fmt.Sprintf("at most %.3g", limit), value <= limit})
+	r.Claims = append(r.Claims, Claim{name, text, number(value), fmt.Sprintf("at most %.3g", limit), value <= limit})
 }
 
 // None adds the claim that there are none, of so many.
 func (r *Result) None(name, text string, n, of int) {
 	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%d of %d", n, of), "0", n == 0 && of > 0})
+}
+
+// number writes a ratio with three digits, and a count as one.
+func number(v float64) string {
+	if v == math.Trunc(v) {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 3, 64)
 }
 
 // Broken returns the claims that do not hold.
