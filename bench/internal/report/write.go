@@ -17,7 +17,7 @@ import (
 type Book struct {
 	Root      string   // of the repository
 	Names     []string // of benchmarks, in the order of the page
-	Headlines []string // names of claims
+	Headlines []string // names of claims; those of quick runs are left out
 }
 
 // The headline table stands between these lines of the README.
@@ -93,7 +93,7 @@ func (b Book) writeHeadlines(results []*Result) error {
 	var claims []Claim
 	for _, headline := range b.Headlines {
 		for _, r := range results {
-			if i := slices.IndexFunc(r.Claims, func(c Claim) bool { return c.Name == headline }); i >= 0 {
+			if i := slices.IndexFunc(r.Claims, func(c Claim) bool { return c.Name == headline }); i >= 0 && !r.Quick {
 				claims = append(claims, r.Claims[i])
 			}
 		}
