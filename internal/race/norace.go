@@ -3,5 +3,5 @@
 // Package race tells tests whether the race detector is on.
 package race
 
-// Enabled: it is.
+// Enabled tells whether the race detector is on.
 const Enabled = false
