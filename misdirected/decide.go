@@ -2,7 +2,6 @@ package misdirected
 
 import (
 	"cmp"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -187,18 +186,14 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 }
 
 // misrouted tells whether Caddy routes a host, as it was sent, to another site
-// than its canonical name: its host matchers know neither trailing dots nor the
-// forms of an IPv6 address. Such a request is judged as one host and would be
+// than its canonical name. Such a request is judged as one host and would be
 // answered as another.
 func misrouted(s *authority.Snapshot, sent, canonical string) bool {
 	if sent == canonical || strings.EqualFold(sent, canonical) {
 		return false
 	}
-	routed, _, err := net.SplitHostPort(sent) // as caddyhttp.MatchHost does
-	if err != nil {
-		routed = strings.TrimSuffix(strings.TrimPrefix(sent, "["), "]")
-	}
-	return !strings.EqualFold(routed, canonical) && !s.SameSite(strings.ToLower(routed), canonical)
+	routed := hostname.Routed(sent)
+	return routed != canonical && !s.SameSite(routed, canonical)
 }
 
 func (g *gate) withoutSNI(s *authority.Snapshot, host string) Reason {

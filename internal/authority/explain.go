@@ -2,8 +2,8 @@ package authority
 
 import (
 	"cmp"
-	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -93,10 +93,7 @@ func (s *Server) Explain(sni, host string) Explanation {
 		sniName, sniErr = "", nil
 	}
 	// What Caddy routes by is the host as it was sent.
-	routed := strings.ToLower(host)
-	if h, _, err := net.SplitHostPort(routed); err == nil {
-		routed = h
-	}
+	routed := hostname.Routed(host)
 	e.SNISite, e.HostSite = snap.Site(sniName), snap.Site(routed)
 	e.AdvertisedWhy = "the names are not both valid"
 	if nameErr == nil && sniErr == nil {
@@ -117,7 +114,7 @@ func (s *Server) Explain(sni, host string) Explanation {
 		case v.ReportOnly:
 			reported = true
 		case certain && refused == "" && !depends:
-			refused = map[int]string{400: "400", 421: "421"}[v.Status]
+			refused = strconv.Itoa(v.Status)
 		default:
 			depends = true
 		}

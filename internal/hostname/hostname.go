@@ -8,6 +8,7 @@ package hostname
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -84,6 +85,18 @@ func ParseSNI(s string) (string, error) {
 		return "", errSNI
 	}
 	return name, nil
+}
+
+// Routed returns what Caddy's host matchers compare of a Host: the name in it
+// in lower case, without port and brackets, but spelled as it was sent
+// (caddyhttp.MatchHost). It is not canonical: the matchers know neither trailing
+// dots nor the forms of an IPv6 address.
+func Routed(authority string) string {
+	name, _, err := net.SplitHostPort(authority)
+	if err != nil {
+		name = strings.TrimSuffix(strings.TrimPrefix(authority, "["), "]")
+	}
+	return strings.ToLower(name)
 }
 
 // IsIP tells whether a canonical name is an IP address.
