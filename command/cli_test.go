@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	"github.com/caddy-connreuse/connreuse/internal/testcert"
 )
 
 // runCaddy prepares a run of the test binary as the caddy command.
@@ -87,7 +88,11 @@ func TestExitCodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	ca := filepath.Join(t.TempDir(), "ca.pem")
-	writePEM(t, ca, secure.Certificate().Raw)
+	if cert, _, err := testcert.PEM(secure.TLS.Certificates[0]); err != nil {
+		t.Fatal(err)
+	} else if err := os.WriteFile(ca, cert, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	notPEM := filepath.Join(t.TempDir(), "not.pem")
 	if err := os.WriteFile(notPEM, []byte("hello"), 0o600); err != nil {
 		t.Fatal(err)

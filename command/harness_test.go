@@ -3,16 +3,12 @@ package command
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"flag"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,6 +22,8 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what Caddyfiles refer to
+
+	"github.com/caddy-connreuse/connreuse/internal/testcert"
 )
 
 var update = flag.Bool("update", false, "write what the commands print into testdata")
@@ -177,58 +175,32 @@ func (b *buffered) Close() error {
 
 // An authority makes certificates.
 type authority struct {
-	t    testing.TB
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
+	t  testing.TB
+	ca tls.Certificate
 }
 
 func newAuthority(t testing.TB) *authority {
 	t.Helper()
-	a := &authority{t: t}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	a.cert = template
-	a.cert, a.key = a.sign(template)
-	return a
-}
-
-// sign makes a certificate with a key of its own; the first one signs itself.
-func (a *authority) sign(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := testcert.Issue(nil, x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true})
 	if err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
-	signer := a.key
-	if signer == nil {
-		signer = key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key
+	return &authority{t, ca}
 }
 
 // issue makes a certificate for DNS names.
 func (a *authority) issue(names ...string) tls.Certificate {
 	a.t.Helper()
-	leaf, key := a.sign(&x509.Certificate{
-		SerialNumber: big.NewInt(2), DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	})
-	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}
+	cert, err := testcert.Issue(&a.ca, testcert.For(names...))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert
 }
 
 func (a *authority) pool() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
+	pool.AddCert(a.ca.Leaf)
 	return pool
 }
 

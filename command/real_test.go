@@ -3,11 +3,9 @@ package command
 import (
 	"bytes"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,13 +13,6 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 	"github.com/caddy-connreuse/connreuse/internal/upstreams"
 )
-
-func writePEM(t *testing.T, file string, der []byte) {
-	t.Helper()
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // onSockets is the command keepalive on real sockets.
 func onSockets(t *testing.T, o options, url string) keepAliveJSON {

@@ -2,8 +2,6 @@ package integration
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"net/http"
@@ -18,6 +16,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	"github.com/caddy-connreuse/connreuse/internal/testcert"
 )
 
 // The hosts that share an upstream which looks at the TLS server name.
@@ -154,11 +153,13 @@ func startApacheVHosts(t *testing.T) string {
 	t.Helper()
 	program := testcaddy.Need(t, "apache2", "apache2")
 	dir, addr := t.TempDir(), "127.0.0.1:"+freePort(t)
-	server := httptest.NewUnstartedServer(nil) // has a certificate
-	server.StartTLS()
-	cert := server.TLS.Certificates[0]
-	server.Close()
-	writePEM(t, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), cert)
+	cert, err := testcert.SelfSigned("localhost")
+	if err == nil {
+		err = testcert.WritePEM(cert, filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	config := fmt.Sprintf(`
 ServerRoot %[1]s
 ServerName 127.0.0.1
@@ -203,7 +204,6 @@ RedirectMatch 204 .*
 		_ = apache.Process.Signal(os.Interrupt)
 		_ = apache.Wait()
 	})
-	var err error
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		var conn net.Conn
 		if conn, err = tls.Dial("tcp", addr, clientTLS("a.id.test")); err == nil {
@@ -214,21 +214,4 @@ RedirectMatch 204 .*
 	text, _ := os.ReadFile(filepath.Join(dir, "error.log"))
 	t.Fatalf("starting Apache: %v\n%s%s", err, out.text(), text)
 	return ""
-}
-
-// writePEM writes a certificate and its key.
-func writePEM(t *testing.T, certFile, keyFile string, cert tls.Certificate) {
-	t.Helper()
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{
-		certFile: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
-		keyFile:  {Type: "PRIVATE KEY", Bytes: key},
-	} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 }

@@ -4,12 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	cryptorand "crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -33,6 +27,8 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcert"
 )
 
 // TestSoak mixes everything for a while: clients of HTTP/1.1, 2 and 3, upstreams
@@ -502,31 +498,15 @@ func newReplacedCertificate(t *testing.T) *replacedCertificate {
 
 // replace writes a new certificate and returns its serial number.
 func (r *replacedCertificate) replace(t *testing.T) *big.Int {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	cert, err := testcert.SelfSigned(r.name)
+	if err == nil {
+		err = testcert.WritePEM(cert, r.cert, r.key)
+	}
 	if err != nil {
 		t.Error(err)
 		return nil
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{r.name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Error(err)
-		return nil
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Error(err)
-		return nil
-	}
-	for file, block := range map[string]*pem.Block{r.cert: {Type: "CERTIFICATE", Bytes: der}, r.key: {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Error(err)
-		}
-	}
-	return template.SerialNumber
+	return cert.Leaf.SerialNumber
 }
 
 // A soakServer is an upstream that keeps its address over restarts.
@@ -538,10 +518,11 @@ type soakServer struct {
 
 func newSoakServer(t *testing.T, scheme string) *soakServer {
 	t.Helper()
-	certified := httptest.NewUnstartedServer(nil)
-	certified.StartTLS()
-	defer certified.Close()
-	s := &soakServer{scheme: scheme, host: scheme + ".soak.test", addr: "127.0.0.1:" + freePort(t), cert: certified.TLS.Certificates[0]}
+	cert, err := testcert.SelfSigned("localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &soakServer{scheme: scheme, host: scheme + ".soak.test", addr: "127.0.0.1:" + freePort(t), cert: cert}
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}

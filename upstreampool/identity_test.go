@@ -3,17 +3,11 @@ package upstreampool
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -29,6 +23,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcert"
 )
 
 // forHost makes req one that came for host, as far as placeholders go.
@@ -308,23 +304,15 @@ func writeCA(t *testing.T, file string) {
 // selfSigned returns a new certificate for name, and its key, as PEM.
 func selfSigned(t *testing.T, name string) (cert, key string) {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	made, err := testcert.SelfSigned(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
-	c, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	c, k, err := testcert.PEM(made)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block := func(kind string, b []byte) string {
-		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
-	}
-	return block("CERTIFICATE", c), block("PRIVATE KEY", d)
+	return string(c), string(k)
 }
 
 // A forward proxy is asked for a tunnel towards https, and used as such

@@ -4,28 +4,20 @@
 package testcaddy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
 
 	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/internal/testcert"
 )
 
 // NoRedirects are the settings of a server that listens for TLS alone and
@@ -86,41 +78,24 @@ func Get(srv http.Handler, sni, host string) *httptest.ResponseRecorder {
 	return w
 }
 
-var key, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-
 // TLSApp is the config of a tls app with one certificate for each list of names
 // and addresses, tagged with the first of them. Certificates stay in Caddy's
 // cache beyond a config, so tests must not share names.
 func TLSApp(t testing.TB, automation string, certificates ...[]string) string {
 	t.Helper()
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var load []map[string]any
-	for i, names := range certificates {
-		template := x509.Certificate{
-			SerialNumber: big.NewInt(int64(i) + time.Now().UnixNano()),
-			Subject:      pkix.Name{CommonName: "common.test"},
-			NotBefore:    time.Now().Add(-time.Hour),
-			NotAfter:     time.Now().Add(time.Hour),
-		}
-		for _, name := range names {
-			if ip := net.ParseIP(name); ip != nil {
-				template.IPAddresses = append(template.IPAddresses, ip)
-			} else {
-				template.DNSNames = append(template.DNSNames, name)
-			}
-		}
-		der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	for _, names := range certificates {
+		template := testcert.For(names...)
+		template.Subject.CommonName = "common.test"
+		made, err := testcert.Issue(nil, template)
 		if err != nil {
 			t.Fatal(err)
 		}
-		load = append(load, map[string]any{
-			"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
-			"key":         string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})),
-			"tags":        names[:1],
-		})
+		cert, key, err := testcert.PEM(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		load = append(load, map[string]any{"certificate": string(cert), "key": string(key), "tags": names[:1]})
 	}
 	text, err := json.Marshal(load)
 	if err != nil {

@@ -2,20 +2,16 @@ package upstreams
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/testcert"
 )
 
 // startGo starts net/http's server in this process.
@@ -73,35 +69,11 @@ func startGo(s *Server) error {
 // makeCertificate makes a certificate for localhost and 127.0.0.1, for as long
 // as the server is there.
 func (s *Server) makeCertificate() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	template := testcert.For("localhost", "127.0.0.1")
+	template.IsCA, template.BasicConstraintsValid = true, true
+	var err error
+	if s.cert, err = testcert.Issue(nil, template); err != nil {
 		return err
 	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(24 * time.Hour),
-		DNSNames:              []string{"localhost"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
-	if err := os.WriteFile(s.path("cert.pem"), certPEM, 0o600); err != nil {
-		return err
-	}
-	if err := os.WriteFile(s.path("key.pem"), keyPEM, 0o600); err != nil {
-		return err
-	}
-	s.cert, err = tls.X509KeyPair(certPEM, keyPEM)
-	return err
+	return testcert.WritePEM(s.cert, s.path("cert.pem"), s.path("key.pem"))
 }
