@@ -102,18 +102,13 @@ func startCaddy(t testing.TB, options, sites string, names []string, env ...stri
 	return c
 }
 
-// startExample starts Caddy with the Caddyfile of a folder of example, and waits
-// until it has a certificate for name on the port tlsPort. ports are the environment
-// variables that the Caddyfile takes them from.
-func startExample(t testing.TB, folder, name, tlsPort string, ports map[string]string) *caddy {
+// startExample starts Caddy with the Caddyfile of a folder of example. Its ports,
+// but for PORT and ADMIN_PORT, come from env.
+func startExample(t testing.TB, folder string, env ...string) *caddy {
 	t.Helper()
 	c := newCaddy(t)
-	env := []string{"STATE=" + filepath.Join(c.dir, "caddy")}
-	for variable, port := range ports {
-		env = append(env, variable+"="+port)
-	}
-	c.run(filepath.Join("..", "example", folder, "Caddyfile"), env...)
-	c.certificates("127.0.0.1:"+ports[tlsPort], []string{name})
+	admin := c.admin[strings.LastIndex(c.admin, ":")+1:]
+	c.run(filepath.Join("..", "example", folder, "Caddyfile"), append(env, "ADMIN_PORT="+admin, "STATE="+filepath.Join(c.dir, "caddy"))...)
 	return c
 }
 

@@ -44,7 +44,8 @@ func TestStoryClosedBeforeResponse(t *testing.T) {
 		t.Fatal(err)
 	}
 	program{dir: dir, listen: []string{nginxPort}, args: []string{nginx, "-p", dir, "-e", "error.log", "-c", filepath.Join(dir, "nginx.conf")}}.start(t)
-	c := startStory(t, folder, env...)
+	c := startExample(t, folder, env...)
+	c.certificates(c.addr, []string{"localhost"})
 
 	type peer struct {
 		name, scheme, port, path string

@@ -38,10 +38,13 @@ func TestStoryCoalescing(t *testing.T) {
 		t.Run(test.browser.Name+"/"+test.served, func(t *testing.T) {
 			needBrowser(t, test.browser)
 			ports := make(map[string]string)
+			var env []string
 			for _, name := range []string{open, exact, exactFrames, covered, coveredFrames} {
 				ports[name] = freePort(t)
+				env = append(env, name+"="+ports[name])
 			}
-			c := startExample(t, "coalescing", "a.page.localhost", test.served, ports)
+			c := startExample(t, "coalescing", env...)
+			c.certificates("127.0.0.1:"+ports[test.served], []string{"a.page.localhost"})
 			v := visit(t, c, test.browser, browser.Options{Home: t.TempDir(), Root: c.root()}, "https://a.page.localhost:"+ports[test.served]+"/")
 			t.Logf("%v, loaded in %v", v, v.Load)
 			if !test.check(v) {

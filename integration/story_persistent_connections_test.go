@@ -21,7 +21,8 @@ func TestStoryPersistentConnections(t *testing.T) {
 	originPort, dumbPort, httpPort := freePort(t), freePort(t), freePort(t)
 	env := []string{"ORIGIN_PORT=" + originPort, "DUMB_PORT=" + dumbPort, "HTTP_PORT=" + httpPort}
 	program{env: env, listen: []string{originPort, dumbPort}, args: []string{buildExample(t, folder, "origin")}}.start(t)
-	c := startStory(t, folder, env...)
+	c := startExample(t, folder, env...)
+	c.certificates(c.addr, []string{"localhost"})
 	clients := map[string]*http.Client{
 		"HTTP/1.1": toPort(t, c.port, func(p *http.Protocols) { p.SetHTTP1(true) }),
 		"HTTP/2.0": toPort(t, c.port, func(p *http.Protocols) { p.SetHTTP2(true) }),

@@ -37,7 +37,8 @@ func TestStoryProtocolMatrix(t *testing.T) {
 	program{env: env, listen: []string{port, tlsPort}, args: []string{apache, "-D", "FOREGROUND",
 		"-C", "KeepAliveTimeout 1", "-C", "Define PORT " + port, "-C", "Define TLS_PORT " + tlsPort, "-f", example(t, folder, "apache.conf")}}.start(t)
 	program{env: env, listen: []string{haPort, haTLSPort}, args: []string{haproxy, "-db", "-f", example(t, folder, "haproxy.cfg")}}.start(t)
-	c := startStory(t, folder, env...)
+	c := startExample(t, folder, env...)
+	c.certificates(c.addr, []string{"localhost"})
 
 	// saw waits until Apache has logged a request, and returns what it saw.
 	saw := func(t *testing.T, target string) string {

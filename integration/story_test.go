@@ -8,21 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// startStory starts Caddy with the Caddyfile of a folder of ../example. Its ports,
-// but for PORT and ADMIN_PORT, come from env.
-func startStory(t testing.TB, name string, env ...string) *caddy {
-	t.Helper()
-	c := newCaddy(t)
-	c.run(filepath.Join("..", "example", name, "Caddyfile"), append(env, "ADMIN_PORT="+c.admin[strings.LastIndex(c.admin, ":")+1:])...)
-	c.certificates(c.addr, []string{"localhost"})
-	return c
-}
 
 // A program is one that takes part in a story.
 type program struct {

@@ -32,10 +32,13 @@ func TestStoryTwoSites(t *testing.T) {
 	}
 
 	ports := make(map[string]string)
+	var env []string
 	for _, name := range []string{"PORT", "UNGUARDED_PORT", "ONE", "TWO"} {
 		ports[name] = freePort(t)
+		env = append(env, name+"="+ports[name])
 	}
-	c := startExample(t, "two-sites", one, "PORT", ports)
+	c := startExample(t, "two-sites", env...)
+	c.certificates("127.0.0.1:"+ports["PORT"], []string{one})
 	haproxy := startHAProxy(t, c, ports)
 	capture := startCapture(t, ports["PORT"], ports["UNGUARDED_PORT"], haproxy)
 	tabs := openChromium(t, c, "https://"+one+":"+haproxy+"/")
