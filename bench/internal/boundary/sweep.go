@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/upstreams"
 )
 
@@ -178,7 +179,7 @@ type runner struct {
 func (r *runner) watch(ctx context.Context) error {
 	start := time.Now()
 	missing := len(r.known)
-	for ; missing > 0 && time.Since(start) < unknownFor; sleep(ctx, 250*time.Millisecond) {
+	for ; missing > 0 && time.Since(start) < unknownFor; sidebyside.Sleep(ctx, 250*time.Millisecond) {
 		known, err := r.proxy.known(ctx)
 		if err != nil {
 			return err
@@ -200,7 +201,7 @@ func (r *runner) watch(ctx context.Context) error {
 // work sends the requests of one side to one upstream: of all methods in turn, in
 // random order, until K is known; then so many rounds, which count.
 func (r *runner) work(ctx context.Context, addr, side string) {
-	sleep(ctx, rand.N(closesAfter)) // so that upstreams are not in step
+	sidebyside.Sleep(ctx, rand.N(closesAfter)) // so that upstreams are not in step
 	ended := time.Now()
 	for left := r.rounds; left > 0; {
 		known := r.known[addr].Load()
@@ -209,7 +210,7 @@ func (r *runner) work(ctx context.Context, addr, side string) {
 				break // from now on they count
 			}
 			planned := closesAfter - below + rand.N(below+above)
-			sleep(ctx, planned-time.Since(ended))
+			sidebyside.Sleep(ctx, planned-time.Since(ended))
 			if ctx.Err() != nil {
 				return
 			}
@@ -269,14 +270,4 @@ func (r *runner) countTwice(server *upstreams.Server) error {
 		}
 	}
 	return nil
-}
-
-// sleep sleeps for d, or until ctx is done.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

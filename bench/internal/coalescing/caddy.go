@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"sync"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 )
 
 // A caddy is a running Caddy process: this program, see sidebyside.RunsAsCaddy.
@@ -20,13 +22,11 @@ type caddy struct {
 // startCaddy starts Caddy with a config file and waits until it has a certificate
 // for a name at an address. All its state is in a folder.
 func startCaddy(ctx context.Context, file, state, addr, name string, env ...string) (*caddy, error) {
-	self, err := os.Executable()
+	cmd, err := sidebyside.CaddyCommand(file, state, env...)
 	if err != nil {
 		return nil, err
 	}
-	c := &caddy{cmd: exec.Command(self, "run", "--config", file)}
-	c.cmd.Env = append(os.Environ(), "HOME="+state, "XDG_DATA_HOME="+state, "XDG_CONFIG_HOME="+state)
-	c.cmd.Env = append(c.cmd.Env, env...)
+	c := &caddy{cmd: cmd}
 	c.cmd.Stderr = &c.log
 	if err := c.cmd.Start(); err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/upstreams"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
@@ -172,7 +173,7 @@ func (l *lesson) send(ctx context.Context) {
 		for range 1 + rand.IntN(maxBurst) {
 			wg.Go(func() { _ = send(ctx, l.rt, http.MethodGet, l.server.URL()+"/", "") })
 		}
-		sleep(ctx, exponential(meanBurst))
+		sidebyside.Sleep(ctx, exponential(meanBurst))
 	}
 }
 
@@ -201,7 +202,7 @@ func (l *lesson) learn(ctx context.Context, want func(upstreampool.PoolState) bo
 
 // watch follows the state until it is as wanted, for so long; nil: it never was.
 func (l *lesson) watch(ctx context.Context, d time.Duration, want func(upstreampool.PoolState) bool) (*upstreampool.PoolState, error) {
-	for end := time.Now().Add(d); time.Now().Before(end); sleep(ctx, sampleEvery) {
+	for end := time.Now().Add(d); time.Now().Before(end); sidebyside.Sleep(ctx, sampleEvery) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}

@@ -110,13 +110,3 @@ func send(ctx context.Context, rt http.RoundTripper, method, url, body string) e
 func exponential(mean time.Duration) time.Duration {
 	return time.Duration(rand.ExpFloat64() * float64(mean))
 }
-
-// sleep sleeps for d, or until ctx is done.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/upstreams"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
@@ -134,7 +135,7 @@ func (l *load) run(ctx caddy.Context) error {
 		return err
 	}
 	// All begin without a connection.
-	sleep(ctx, l.keepAlive+time.Second)
+	sidebyside.Sleep(ctx, l.keepAlive+time.Second)
 	var wg sync.WaitGroup
 	for _, u := range l.reusers {
 		u.opened = -u.way.Accepted()
@@ -175,7 +176,7 @@ func (u *reuser) send(ctx context.Context, i int, arrivals []time.Duration) {
 	url := scheme + u.way.Addrs()[i] + "/"
 	begin := time.Now()
 	for _, at := range arrivals {
-		sleep(ctx, at-time.Since(begin))
+		sidebyside.Sleep(ctx, at-time.Since(begin))
 		if ctx.Err() != nil {
 			return
 		}
@@ -208,7 +209,7 @@ func (l *load) learn(ctx context.Context, u *reuser) error {
 			}
 		})
 	}
-	for ; len(unknown) > 0 && ctx.Err() == nil; sleep(ctx, sampleEvery) {
+	for ; len(unknown) > 0 && ctx.Err() == nil; sidebyside.Sleep(ctx, sampleEvery) {
 		for _, s := range upstreampool.States() {
 			if s.Source != upstreampool.SourceAssumed {
 				delete(unknown, s.Upstream)

@@ -24,6 +24,19 @@ func RunsAsCaddy() bool {
 	return true
 }
 
+// CaddyCommand is how to run Caddy with a config file, which keeps what it stores
+// in a folder.
+func CaddyCommand(file, state string, env ...string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, "run", "--config", file)
+	cmd.Env = append(os.Environ(), "HOME="+state, "XDG_DATA_HOME="+state, "XDG_CONFIG_HOME="+state)
+	cmd.Env = append(cmd.Env, env...)
+	return cmd, nil
+}
+
 // A Caddy is a process of its own.
 type Caddy struct {
 	cmd *exec.Cmd
@@ -61,12 +74,10 @@ func (c *Caddy) start(config map[string]any) error {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
-	self, err := os.Executable()
+	cmd, err := CaddyCommand(file, c.dir)
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, "run", "--config", file)
-	cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+c.dir, "XDG_CONFIG_HOME="+c.dir)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		return err

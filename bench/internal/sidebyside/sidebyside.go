@@ -209,3 +209,13 @@ func Load(addr string, requests int, flags ...string) (float64, error) {
 	}
 	return strconv.ParseFloat(string(match[1]), 64)
 }
+
+// Sleep sleeps for d, or until ctx is done.
+func Sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
