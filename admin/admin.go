@@ -155,21 +155,16 @@ type Origins struct {
 const mostSites = 20
 
 func origins(params url.Values) (any, error) {
-	sends := func(s *authority.Server) bool { return s.SendsOrigins() }
 	answer := Origins{Connections: []authority.OriginExplanation{}}
-	if sni, ok := params["sni"]; ok {
-		server, err := find(params.Get("server"), "an origin listener wrapper", sends)
+	servers := slices.DeleteFunc(authority.Active(), func(s *authority.Server) bool { return !s.SendsOrigins() })
+	if params.Get("server") != "" || params.Has("sni") {
+		server, err := find(params.Get("server"), servers, "an origin listener wrapper")
 		if err != nil {
 			return nil, err
 		}
-		answer.Connections = append(answer.Connections, server.ExplainOrigins(sni[0], true))
-		return answer, nil
-	}
-	servers := slices.DeleteFunc(authority.Active(), func(s *authority.Server) bool { return !sends(s) })
-	if params.Get("server") != "" {
-		server, err := find(params.Get("server"), "an origin listener wrapper", sends)
-		if err != nil {
-			return nil, err
+		if params.Has("sni") {
+			answer.Connections = append(answer.Connections, server.ExplainOrigins(params.Get("sni"), true))
+			return answer, nil
 		}
 		servers = []*authority.Server{server}
 	}
@@ -201,17 +196,16 @@ func explain(params url.Values) (any, error) {
 	if !params.Has("host") {
 		return nil, failed(http.StatusBadRequest, "reading the query: host is missing; without sni, a connection without server name is meant")
 	}
-	server, err := find(params.Get("server"), "a connreuse module", func(*authority.Server) bool { return true })
+	server, err := find(params.Get("server"), authority.Active(), "a connreuse module")
 	if err != nil {
 		return nil, err
 	}
 	return server.Explain(params.Get("sni"), params.Get("host")), nil
 }
 
-// find returns the server of that name among those that have something; without
+// find returns the server of that name among those, which have something; without
 // a name, the only one.
-func find(name, something string, has func(*authority.Server) bool) (*authority.Server, error) {
-	servers := slices.DeleteFunc(authority.Active(), func(s *authority.Server) bool { return !has(s) })
+func find(name string, servers []*authority.Server, something string) (*authority.Server, error) {
 	var names []string
 	for _, server := range servers {
 		if server.Name() == name || name == "" && len(servers) == 1 {

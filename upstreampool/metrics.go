@@ -179,7 +179,7 @@ func (poolCollector) Collect(ch chan<- prometheus.Metric) {
 		for _, p := range c.all() {
 			h2 := p.oneDial()
 			limit := p.up.learner(h2).limit(now, 0, false)
-			k := limitKey{p.label, map[bool]string{false: "http/1.1", true: "h2"}[h2]}
+			k := limitKey{p.label, protocolName(h2)}
 			if l, ok := limits[k]; !ok || limit.Value < l.Value {
 				limits[k] = limit
 			}

@@ -159,6 +159,14 @@ func (s PoolState) order() string {
 	return strings.Join([]string{s.Upstream, s.Scheme, s.ServerName, s.Proxy, s.ProxySource, s.Protocol}, "\x00")
 }
 
+// protocolName is how the protocol of a pool reads in state and metrics.
+func protocolName(h2 bool) string {
+	if h2 {
+		return "h2"
+	}
+	return "http/1.1"
+}
+
 func (p *pool) state(now time.Time) PoolState {
 	h2 := p.oneDial()
 	limit := p.up.learner(h2).limit(now, 0, false)
@@ -166,7 +174,7 @@ func (p *pool) state(now time.Time) PoolState {
 	defer p.mu.Unlock()
 	s := PoolState{
 		Upstream: p.name, Scheme: p.key.scheme, ServerName: p.key.sni, HTTP1Only: p.key.h1, Proxy: redacted(p.key.proxy),
-		Protocol:  map[bool]string{false: "http/1.1", true: "h2"}[h2],
+		Protocol:  protocolName(h2),
 		IdleLimit: limit.Value.Seconds(), KeepAlive: limit.KeepAlive.Seconds(), Source: limit.Source,
 		Margin: limit.Margin.Seconds(), Why: limit.String(),
 		Connections: p.connections(), IdleAges: []float64{},
