@@ -13,66 +13,79 @@ import (
 
 // stock returns transport http with room for as many idle connections as ours
 // has by default.
-func stock(b *testing.B, tls bool) http.RoundTripper {
+func stock(t testing.TB, tls bool) http.RoundTripper {
 	tr := &reverseproxy.HTTPTransport{KeepAlive: &reverseproxy.KeepAlive{MaxIdleConnsPerHost: 1024}}
 	if tls {
 		tr.TLS = &reverseproxy.TLSConfig{InsecureSkipVerify: true, ServerName: "example.com"}
 	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	if err := tr.Provision(ctx); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	b.Cleanup(func() { tr.Cleanup(); cancel() })
+	t.Cleanup(func() { tr.Cleanup(); cancel() })
 	return tr
+}
+
+// transports returns stock's transport and ours.
+func transports(t testing.TB, protocol string) (theirs, ours http.RoundTripper) {
+	return stock(t, protocol == "h2"), newTransport(t, func(tr *Transport) {
+		if known(tr); protocol == "h2" {
+			insecure(tr)
+		}
+	})
+}
+
+// getter starts an upstream, and returns what sends it a GET as reverse_proxy would.
+func getter(t testing.TB, protocol string) func(tr http.RoundTripper) error {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "hello")
+	}))
+	if protocol == "h2" {
+		srv.EnableHTTP2 = true
+		srv.StartTLS()
+	} else {
+		srv.Start()
+	}
+	t.Cleanup(srv.Close)
+	one := requestTo(t, context.Background(), "GET", "tcp", srv.Listener.Addr().String(), nil)
+	return func(tr http.RoundTripper) error {
+		req := *one
+		u := *one.URL
+		req.URL = &u
+		req.URL.Scheme = ""
+		resp, err := tr.RoundTrip(&req)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			return err
+		}
+		return resp.Body.Close()
+	}
 }
 
 // BenchmarkGET sends GETs over connections that are there already.
 func BenchmarkGET(b *testing.B) {
 	for _, protocol := range []string{"h1", "h2"} {
-		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			io.WriteString(w, "hello")
-		}))
-		if protocol == "h2" {
-			srv.EnableHTTP2 = true
-			srv.StartTLS()
-		} else {
-			srv.Start()
-		}
-		b.Cleanup(srv.Close)
-		addr := srv.Listener.Addr().String()
-		for _, who := range []string{"stock", "upstreampool"} {
-			var tr http.RoundTripper
-			if who == "stock" {
-				tr = stock(b, protocol == "h2")
-			} else {
-				tr = newTransport(b, func(tr *Transport) {
-					if known(tr); protocol == "h2" {
-						insecure(tr)
-					}
-				})
-			}
-			one := requestTo(b, context.Background(), "GET", "tcp", addr, nil)
+		get := getter(b, protocol)
+		theirs, ours := transports(b, protocol)
+		for _, side := range []struct {
+			name string
+			tr   http.RoundTripper
+		}{{"stock", theirs}, {"upstreampool", ours}} {
 			run := func(b *testing.B) {
-				req := *one
-				u := *one.URL
-				req.URL = &u
-				req.URL.Scheme = ""
-				resp, err := tr.RoundTrip(&req)
-				if err != nil {
+				if err := get(side.tr); err != nil {
 					b.Error(err)
-					return
 				}
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
 			}
 			run(b)
-			b.Run(protocol+"/"+who+"/sequential", func(b *testing.B) {
+			b.Run(protocol+"/"+side.name+"/sequential", func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					run(b)
 				}
 			})
-			b.Run(protocol+"/"+who+"/128", func(b *testing.B) {
+			b.Run(protocol+"/"+side.name+"/128", func(b *testing.B) {
 				b.ReportAllocs()
 				b.SetParallelism(64)
 				b.RunParallel(func(pb *testing.PB) {
