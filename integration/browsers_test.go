@@ -101,7 +101,7 @@ func visit(t *testing.T, c *caddy, b browser.Browser, o browser.Options, url str
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	v, err := b.Visit(ctx, o, url, c.log.text)
+	v, err := b.Visit(ctx, o, url, c.log.String)
 	if errors.Is(err, browser.ErrRoot) {
 		t.Skip(err)
 	}

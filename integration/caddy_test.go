@@ -16,10 +16,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/output"
 	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
 
 	"github.com/caddy-connreuse/connreuse/internal/race"
@@ -150,7 +150,7 @@ func (c *caddy) run(file string, env ...string) {
 			_ = c.cmd.Process.Kill()
 			<-exited
 		}
-		if _, race, found := strings.Cut(c.log.text(), "WARNING: DATA RACE"); found {
+		if _, race, found := strings.Cut(c.log.String(), "WARNING: DATA RACE"); found {
 			race, _, _ = strings.Cut(race, "==================")
 			t.Errorf("Caddy had a data race:%s", race)
 		}
@@ -160,7 +160,7 @@ func (c *caddy) run(file string, env ...string) {
 		select {
 		case err := <-exited:
 			exited <- err
-			t.Fatalf("Caddy ended: %v\n%s", err, c.log.text())
+			t.Fatalf("Caddy ended: %v\n%s", err, c.log.String())
 		default:
 		}
 		if !c.log.contains("serving initial configuration") {
@@ -242,7 +242,7 @@ func (c *caddy) load(config []byte) error {
 
 // logged returns the log lines with that message.
 func (c *caddy) logged(message string) (lines []map[string]any) {
-	for line := range strings.SplitSeq(c.log.text(), "\n") {
+	for line := range strings.SplitSeq(c.log.String(), "\n") {
 		var entry map[string]any
 		if json.Unmarshal([]byte(line), &entry) == nil && strings.Contains(fmt.Sprint(entry["msg"]), message) {
 			lines = append(lines, entry)
@@ -252,28 +252,13 @@ func (c *caddy) logged(message string) (lines []map[string]any) {
 }
 
 // A logBuffer collects what a process writes.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
+type logBuffer struct{ output.Buffer }
 
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *logBuffer) contains(s string) bool { return strings.Contains(l.text(), s) }
+func (l *logBuffer) contains(s string) bool { return strings.Contains(l.String(), s) }
 
 // dump shows the last lines.
 func (l *logBuffer) dump(t testing.TB) {
-	lines := strings.Split(l.text(), "\n")
+	lines := strings.Split(l.String(), "\n")
 	t.Logf("Caddy's log:\n%s", strings.Join(lines[max(0, len(lines)-40):], "\n"))
 }
 

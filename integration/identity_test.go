@@ -212,6 +212,6 @@ RedirectMatch 204 .*
 		}
 	}
 	text, _ := os.ReadFile(filepath.Join(dir, "error.log"))
-	t.Fatalf("starting Apache: %v\n%s%s", err, out.text(), text)
+	t.Fatalf("starting Apache: %v\n%s%s", err, out.String(), text)
 	return ""
 }

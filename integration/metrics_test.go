@@ -559,7 +559,7 @@ func startPrometheus(t *testing.T, c *caddy) prometheus {
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		if err := cmd.Wait(); err != nil || t.Failed() {
-			t.Logf("Prometheus ended: %v\n%s", err, log.text())
+			t.Logf("Prometheus ended: %v\n%s", err, log.String())
 		}
 	})
 	return prometheus("http://" + addr)

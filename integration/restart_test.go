@@ -192,7 +192,7 @@ type requestLines struct {
 // requestLog reads Caddy's log, by the target of requests.
 func (c *caddy) requestLog() map[string]requestLines {
 	log := make(map[string]requestLines)
-	lines := bufio.NewScanner(strings.NewReader(c.log.text()))
+	lines := bufio.NewScanner(strings.NewReader(c.log.String()))
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var entry struct {

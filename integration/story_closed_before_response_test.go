@@ -186,13 +186,13 @@ func capturePackets(t *testing.T, port string) func(check func(map[string][]stri
 			select {
 			case <-ended:
 				if os.Getuid() != 0 {
-					t.Skipf("capturing needs root: %s", errs.text())
+					t.Skipf("capturing needs root: %s", errs.String())
 				}
-				t.Fatalf("tshark ended: %s", errs.text())
+				t.Fatalf("tshark ended: %s", errs.String())
 			default:
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("waiting for %s: %v; tshark: %s", what, err, errs.text())
+				t.Fatalf("waiting for %s: %v; tshark: %s", what, err, errs.String())
 			}
 		}
 	}
@@ -203,7 +203,7 @@ func capturePackets(t *testing.T, port string) func(check func(map[string][]stri
 			return err
 		}
 		conn.Close()
-		if lines.text() == "" {
+		if lines.String() == "" {
 			return errors.New("no packet yet")
 		}
 		return nil
@@ -211,7 +211,7 @@ func capturePackets(t *testing.T, port string) func(check func(map[string][]stri
 	return func(check func(map[string][]string) error) {
 		wait("the packets", func() error {
 			targets, streams := make(map[string]string), make(map[string][]string)
-			for line := range strings.Lines(lines.text()) {
+			for line := range strings.Lines(lines.String()) {
 				field := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 				if len(field) != 6 || line[len(line)-1] != '\n' {
 					continue // not all of it has come

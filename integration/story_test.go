@@ -46,7 +46,7 @@ func (p program) start(t testing.TB) {
 			<-ended
 		}
 		if t.Failed() {
-			t.Logf("%s wrote:\n%s", p.args[0], output.text())
+			t.Logf("%s wrote:\n%s", p.args[0], output.String())
 		}
 	})
 	for _, port := range p.listen {
@@ -58,11 +58,11 @@ func (p program) start(t testing.TB) {
 			}
 			select {
 			case <-ended:
-				t.Fatalf("%s ended:\n%s", p.args[0], output.text())
+				t.Fatalf("%s ended:\n%s", p.args[0], output.String())
 			default:
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("waiting for %s: %v\n%s", p.args[0], err, output.text())
+				t.Fatalf("waiting for %s: %v\n%s", p.args[0], err, output.String())
 			}
 		}
 	}

@@ -119,7 +119,7 @@ func start(t *testing.T, cmd *exec.Cmd) *logBuffer {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("%s:\n%s", cmd.Path, output.text())
+			t.Logf("%s:\n%s", cmd.Path, output.String())
 		}
 	})
 	return output
@@ -141,7 +141,7 @@ func startCapture(t *testing.T, ports ...string) capture {
 	}
 	eventually(t, "dumpcap to capture", func() error {
 		if !log.contains("File: ") {
-			return fmt.Errorf("it has not said so: %s", log.text())
+			return fmt.Errorf("it has not said so: %s", log.String())
 		}
 		return nil
 	})

@@ -3,15 +3,15 @@
 package browser
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
+
+	"github.com/caddy-connreuse/connreuse/internal/output"
 )
 
 // ErrRoot is the error of starting Firefox with [Options].Hosts as another user
@@ -56,7 +56,7 @@ var (
 // A Window is a running browser.
 type Window struct {
 	cmd    *exec.Cmd
-	output output
+	output output.Buffer
 	ended  chan struct{}
 	err    error // set before ended is closed
 }
@@ -99,23 +99,6 @@ func (w *Window) Err() error {
 
 // Output is what the browser wrote to the terminal.
 func (w *Window) Output() string { return w.output.String() }
-
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
 
 // trust makes a CA trusted in a certificate database of NSS.
 func trust(root, db string) error {

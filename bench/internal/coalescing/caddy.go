@@ -1,22 +1,21 @@
 package coalescing
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"os"
 	"os/exec"
-	"sync"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/output"
 )
 
 // A caddy is a running Caddy process: this program, see sidebyside.RunsAsCaddy.
 type caddy struct {
 	cmd *exec.Cmd
-	log logBuffer
+	log output.Buffer
 }
 
 // startCaddy starts Caddy with a config file and waits until it has a certificate
@@ -43,7 +42,7 @@ func startCaddy(ctx context.Context, file, state, addr, name string, env ...stri
 		select {
 		case <-ctx.Done():
 			c.stop()
-			return nil, fmt.Errorf("waiting for Caddy: %w\n%s", err, c.log.since(0))
+			return nil, fmt.Errorf("waiting for Caddy: %w\n%s", err, c.log.Since(0))
 		case <-time.After(100 * time.Millisecond): // polls another process
 		}
 	}
@@ -52,29 +51,4 @@ func startCaddy(ctx context.Context, file, state, addr, name string, env ...stri
 func (c *caddy) stop() {
 	_ = c.cmd.Process.Signal(os.Interrupt)
 	_ = c.cmd.Wait()
-}
-
-// A logBuffer collects what a process writes.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) len() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Len()
-}
-
-// since is what was written behind the first n bytes.
-func (l *logBuffer) since(n int) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.buf.Bytes()[n:])
 }

@@ -165,9 +165,9 @@ func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scen
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	before := c.log.len()
+	before := c.log.Len()
 	root := filepath.Join(state, "pki", "authorities", "local", "root.crt")
-	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: addresses}, "https://"+hosts[0]+":"+port+"/", func() string { return c.log.since(before) })
+	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: addresses}, "https://"+hosts[0]+":"+port+"/", func() string { return c.log.Since(before) })
 	if err != nil {
 		return err
 	}
