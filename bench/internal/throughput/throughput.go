@@ -57,6 +57,10 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		stock:    proxy(map[string]any{"protocol": "http"}),
 		stock512: proxy(map[string]any{"protocol": "http", "keep_alive": map[string]any{"max_idle_conns_per_host": 512}}),
 	}
+	others := []string{stock, stock512}
+	for _, with := range others {
+		result.Tables = append(result.Tables, sidebyside.Table(ours, with))
+	}
 	err = sidebyside.Run(servers, func(b *sidebyside.Bench) error {
 		for _, load := range []struct {
 			name, what string
@@ -66,16 +70,15 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			{"h2", "TLS, HTTP/2, 128 concurrent requests", []string{"-c", "16", "-m", "8"}, map[string]float64{stock: 1.2, stock512: 1}},
 			{"h1", "TLS, HTTP/1.1, 64 connections", []string{"--h1", "-c", "64"}, map[string]float64{stock: 1, stock512: 1}},
 		} {
-			results, err := b.Compare(ctx, ours, []string{stock, stock512}, rounds, requests, load.flags...)
+			results, err := b.Compare(ctx, ours, others, rounds, requests, load.flags...)
 			if err != nil {
 				return err
 			}
-			for i, with := range []string{stock, stock512} {
+			for i, with := range others {
 				claim := fmt.Sprintf("throughput/%s-%d", load.name, []int{32, 512}[i])
 				result.AtLeast(claim, load.what+": throughput of `upstreampool`, of that of "+with, results[i].Ratio.Median, o.Loose(load.least[with]))
-				table := sidebyside.Table(ours, with)
+				table := &result.Tables[i]
 				table.Rows = append(table.Rows, results[i].Row(load.what, ours, with))
-				result.Tables = append(result.Tables, table)
 			}
 		}
 		return nil
