@@ -27,10 +27,12 @@ const (
 	safe   = "HAProxy safe"
 	always = "HAProxy always"
 	nginx  = "nginx"
+	apache = "Apache"
+	h2o    = "H2O"
 	ours   = "upstreampool"
 )
 
-var names = []string{stock, safe, always, nginx, ours}
+var names = []string{stock, safe, always, nginx, apache, h2o, ours}
 
 // delays are those of the way to the upstream, each way.
 var delays = []time.Duration{0, 5 * time.Millisecond}
@@ -53,8 +55,8 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Text: fmt.Sprintf("The same load on all, over TLS: an upstream (Node) that closes idle connections, and %d bursts of %d requests, half of "+
 			"them GET and half POST, after gaps from %v before that moment to %v after it; no client repeats a request. "+
 			"A proxy in between delays what travels to and from the upstream. The proxies are Caddy with `transport http` and with "+
-			"`upstreampool`, HAProxy with `http-reuse safe` (its default) and `always`, and nginx with what it needs to reuse connections "+
-			"(`keepalive 64`, `proxy_http_version 1.1`) and one worker per core. All else is as each has it by default. Node announces "+
+			"`upstreampool`, HAProxy with `http-reuse safe` (its default) and `always`, nginx with what it needs to reuse connections "+
+			"(`keepalive 64`, `proxy_http_version 1.1`) and one worker per core, Apache with enough workers for the clients, and H2O. All else is as each has it by default. Node announces "+
 			"%v and closes after %v: `upstreampool` opens new connections after these gaps, and reuses younger ones. Of the other proxies "+
 			"nothing is claimed.", bursts, clients, before, after, keepAlive, keepAlive+upstreams.Node.Late),
 		Versions: append(versions(), sidebyside.H2load()),
@@ -135,6 +137,16 @@ func run(dir string, routes map[string][]route, f func(addrs map[string]string) 
 		return err
 	}
 	defer proxy.stop()
+	httpd, apacheAddr, err := startApache(dir, cert, routes[apache])
+	if err != nil {
+		return err
+	}
+	defer httpd.stop()
+	server, h2oAddr, err := startH2O(dir, cert, routes[h2o])
+	if err != nil {
+		return err
+	}
+	defer server.stop()
 	servers := make(map[string]map[string]any)
 	for name, protocol := range map[string]string{stock: "http", ours: "upstreampool"} {
 		var subroutes []any
@@ -158,7 +170,10 @@ func run(dir string, routes map[string][]route, f func(addrs map[string]string) 
 		}
 	}
 	return sidebyside.Run(servers, func(b *sidebyside.Bench) error {
-		return f(map[string]string{stock: b.Addr(stock), safe: reuse[0], always: reuse[1], nginx: nginxAddr, ours: b.Addr(ours)})
+		return f(map[string]string{
+			stock: b.Addr(stock), ours: b.Addr(ours),
+			safe: reuse[0], always: reuse[1], nginx: nginxAddr, apache: apacheAddr, h2o: h2oAddr,
+		})
 	})
 }
 

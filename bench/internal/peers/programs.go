@@ -138,6 +138,75 @@ http {
 	return p, addr, err
 }
 
+// startApache starts Apache httpd and returns its address. It gets more than 150
+// workers, its default, since each client takes one of them while it is served.
+func startApache(dir, cert string, routes []route) (*program, string, error) {
+	addr, err := address()
+	if err != nil {
+		return nil, "", err
+	}
+	var modules, passes strings.Builder
+	for _, module := range []string{"mpm_event", "authz_core", "ssl", "http2", "proxy", "proxy_http"} {
+		fmt.Fprintf(&modules, "LoadModule %s_module /usr/lib/apache2/modules/mod_%s.so\n", module, module)
+	}
+	for _, r := range routes {
+		fmt.Fprintf(&passes, "ProxyPass %s http://%s%s\n", r.prefix, r.to, r.prefix)
+	}
+	config := fmt.Sprintf(`
+%sServerRoot %s
+ServerName %s
+Listen %s
+PidFile apache.pid
+ErrorLog error.log
+LogLevel crit
+DefaultRuntimeDir %s
+Mutex posixsem
+ThreadsPerChild 64
+MaxRequestWorkers 512
+ServerLimit 8
+MaxKeepAliveRequests 0
+Protocols h2 http/1.1
+SSLEngine on
+SSLCertificateFile %s
+%s`, &modules, dir, sidebyside.Host, addr, dir, cert, &passes)
+	file := filepath.Join(dir, "apache.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, "", err
+	}
+	p, err := start(addr, dir, "apache2", "apache2", "-D", "FOREGROUND", "-f", file)
+	return p, addr, err
+}
+
+// startH2O starts H2O and returns its address.
+func startH2O(dir, cert string, routes []route) (*program, string, error) {
+	port, err := freeport.Find()
+	if err != nil {
+		return nil, "", err
+	}
+	var paths strings.Builder
+	for _, r := range routes {
+		fmt.Fprintf(&paths, "      %s:\n        proxy.reverse.url: http://%s%s\n", r.prefix, r.to, r.prefix)
+	}
+	config := fmt.Sprintf(`
+hosts:
+  %s:
+    listen:
+      host: 127.0.0.1
+      port: %d
+      ssl:
+        certificate-file: %s
+        key-file: %s
+    paths:
+%s`, sidebyside.Host, port, cert, cert, &paths)
+	file := filepath.Join(dir, "h2o.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, "", err
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	p, err := start(addr, dir, "h2o", "h2o", "-c", file)
+	return p, addr, err
+}
+
 // writeCertificate writes a certificate and its key into one PEM file.
 func writeCertificate(file string) error {
 	cert, err := testcert.SelfSigned(sidebyside.Host)
@@ -156,11 +225,11 @@ func address() (string, error) {
 // versions are those of the other programs.
 func versions() []string {
 	var versions []string
-	for _, command := range [][]string{{"haproxy", "-v"}, {"nginx", "-v"}, {"node", "--version"}} {
+	for _, command := range [][]string{{"haproxy", "-v"}, {"nginx", "-v"}, {"apache2", "-v"}, {"h2o", "--version"}, {"node", "--version"}} {
 		out, _ := exec.Command(command[0], command[1:]...).CombinedOutput()
 		line, _, _ := strings.Cut(string(out), "\n")
 		line, _, _ = strings.Cut(line, " 20")
-		line = strings.TrimPrefix(line, "nginx version: ")
+		line = strings.TrimPrefix(strings.TrimPrefix(line, "nginx version: "), "Server version: ")
 		if command[0] == "node" {
 			line = "Node " + line
 		}
