@@ -42,7 +42,7 @@ const (
 	unknownFor  = time.Minute            // at most
 	largestBody = 64 << 10
 
-	mostTries     = 2  // at a kind and delay, while its server crashes
+	mostTries     = 4  // at a kind and delay, while its server crashes
 	mostExplained = 20 // failures of each kind and delay
 )
 
