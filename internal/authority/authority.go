@@ -68,6 +68,12 @@ func (s *Snapshot) SameSite(a, b string) bool {
 	return s.routes.same(a, b)
 }
 
+// SameRoutes is [Snapshot.SameSite], and tells of the host matchers below the top
+// level, and of the error routes, too, whether they take both names for the same.
+func (s *Snapshot) SameRoutes(a, b string) bool {
+	return s.routes.same(a, b) && s.guards.nested.same(a, b) && (s.guards.errors.routes == nil || s.guards.errors.routes.same(a, b))
+}
+
 // Site names the site that Caddy routes host to, in words for an operator.
 func (s *Snapshot) Site(host string) string {
 	if site := s.routes.of(host); site != nil {
@@ -79,7 +85,7 @@ func (s *Snapshot) Site(host string) string {
 // NamesHost tells whether a site other than a catch-all is there for host.
 func (s *Snapshot) NamesHost(host string) bool {
 	site := s.routes.of(host)
-	return site != nil && (site.patterns != nil || site.unknown)
+	return site != nil && site.names(host)
 }
 
 // CertificateCovers tells whether host is covered by the certificate that is

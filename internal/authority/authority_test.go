@@ -99,11 +99,12 @@ const oneGuard = `{"handle": [{"handler": "test_guard"}]}`
 func TestSites(t *testing.T) {
 	type want struct{ host, site string }
 	for _, test := range []struct {
-		name   string
-		routes string
-		sites  []want
-		same   [][2]string
-		differ [][2]string
+		name    string
+		routes  string
+		sites   []want
+		same    [][2]string
+		differ  [][2]string
+		unnamed []string
 	}{
 		{
 			name: "as the Caddyfile sorts them",
@@ -153,6 +154,19 @@ func TestSites(t *testing.T) {
 			same:   [][2]string{{"c.test", "d.test"}},
 		},
 		{
+			name: "a route is skipped where another of its group runs",
+			routes: `{"group":"x","match":[{"path":["/"]}]},
+				{"group":"x","match":[{"host":["a.test","b.test"]}],"terminal":true},
+				{"match":[{"host":["b.test"]}],"terminal":true}`,
+			differ: [][2]string{{"a.test", "b.test"}},
+		},
+		{
+			name:    "a site for hosts that is one for all under other conditions",
+			routes:  `{"match":[{"host":["a.test"]},{"path":["/x"]}]},{"match":[{"host":["a.test","b.test"]}]}`,
+			sites:   []want{{"a.test", "a.test, and others"}, {"b.test", "a.test, b.test"}, {"c.test", "a.test, and others"}},
+			unnamed: []string{"c.test"},
+		},
+		{
 			name: "what TLS requests cannot reach is no site",
 			routes: `{"match":[{"protocol":"http","host":["a.test"]}],"terminal":true},
 				{"match":[{"protocol":"http"}],"terminal":true},
@@ -191,6 +205,11 @@ func TestSites(t *testing.T) {
 					t.Errorf("site of %q is %q, want %q", w.host, got, w.site)
 				}
 			}
+			for _, host := range test.unnamed {
+				if snap.NamesHost(host) {
+					t.Errorf("a site names %q", host)
+				}
+			}
 			for _, p := range test.same {
 				if !snap.SameSite(p[0], p[1]) || !snap.SameSite(p[1], p[0]) {
 					t.Errorf("%q and %q have different sites, want the same", p[0], p[1])
@@ -199,6 +218,39 @@ func TestSites(t *testing.T) {
 			for _, p := range test.differ {
 				if snap.SameSite(p[0], p[1]) || snap.SameSite(p[1], p[0]) {
 					t.Errorf("%q and %q have the same site, want different ones", p[0], p[1])
+				}
+			}
+		})
+	}
+}
+
+// Names with one site may part below it.
+func TestSameRoutes(t *testing.T) {
+	inner := `{"handler":"subroute","routes":[{"match":[{"host":["a.test","b.test"]}]},{"match":[{"path":["/x"]}]}]}`
+	for _, test := range []struct {
+		name, server string
+		same, differ [][2]string
+	}{
+		{"nothing below", `"routes":[` + oneGuard + `]`, [][2]string{{"a.test", "a.test."}, {"a.test", ""}}, nil},
+		{"a subroute", `"routes":[` + oneGuard + `,{"handle":[` + inner + `]}]`,
+			[][2]string{{"a.test", "b.test"}, {"c.test", "c.test."}}, [][2]string{{"a.test", "a.test."}, {"a.test", ""}}},
+		{"a named route", `"named_routes":{"n":{"handle":[` + inner + `]}},"routes":[` + oneGuard + `,{"handle":[{"handler":"invoke","name":"n"}]}]`,
+			[][2]string{{"a.test", "b.test"}}, [][2]string{{"a.test", "a.test."}}},
+		{"error routes", `"routes":[` + oneGuard + `],"errors":{"routes":[{"match":[{"host":["a.test"]}]}]}`,
+			[][2]string{{"b.test", "c.test"}}, [][2]string{{"a.test", "a.test."}}},
+		{"a host that depends on the request", `"routes":[` + oneGuard + `,{"handle":[{"handler":"subroute","routes":[{"match":[{"host":["{http.request.header.x}"]}]}]}]}]`,
+			nil, [][2]string{{"a.test", "a.test."}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, snap := server(t, `"tls_connection_policies":[{}], `+test.server)
+			for _, p := range test.same {
+				if !snap.SameRoutes(p[0], p[1]) {
+					t.Errorf("%q and %q have different routes, want the same", p[0], p[1])
+				}
+			}
+			for _, p := range test.differ {
+				if snap.SameRoutes(p[0], p[1]) {
+					t.Errorf("%q and %q have the same routes, want different ones", p[0], p[1])
 				}
 			}
 		})
@@ -311,6 +363,10 @@ func TestSitesOfTheCaddyfile(t *testing.T) {
 
 func TestGuards(t *testing.T) {
 	guard := func(name string) string { return `{"handler":"test_guard","name":"` + name + `"}` }
+	// What the Caddyfile's handle blocks become.
+	blocks := `{"handler":"subroute","routes":[
+		{"group":"x","match":[{"host":["a.test"]}],"handle":[` + guard("g") + `,{"handler":"static_response"}]},
+		{"group":"x","handle":[` + guard("h") + `,{"handler":"static_response"}]}]}`
 	for _, test := range []struct {
 		name   string
 		server string // routes and more
@@ -325,17 +381,23 @@ func TestGuards(t *testing.T) {
 		{"in a subroute for a host", `"routes":[{"match":[{"host":["*.test"]}],"handle":[{"handler":"subroute","routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g!"},
 		{"in a subroute for another host", `"routes":[{"match":[{"host":["*.test"]}],"handle":[{"handler":"subroute","routes":[{"match":[{"host":["b.test"]}],"handle":[` + guard("g") + `]}]}]}]`, "a.test", ""},
 		{"in a subroute for the host and a path", `"routes":[{"match":[{"host":["*.test"]}],"handle":[{"handler":"subroute","routes":[{"match":[{"host":["a.test"],"path":["/x"]}],"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
-		{"in a group", `"routes":[{"group":"x","handle":[` + guard("g") + `]}]`, "a.test", "g"},
+		{"in a group", `"routes":[{"group":"x","handle":[` + guard("g") + `]}]`, "a.test", "g!"},
+		{"behind another of its group", `"routes":[{"group":"x","match":[{"host":["a.test"]}]},{"group":"x","handle":[` + guard("g") + `]}]`, "a.test", ""},
+		{"behind another of its group, for another host", `"routes":[{"group":"x","match":[{"host":["b.test"]}]},{"group":"x","handle":[` + guard("g") + `]}]`, "a.test", "g!"},
+		{"behind another of its group, by path", `"routes":[{"group":"x","match":[{"path":["/x"]}]},{"group":"x","handle":[` + guard("g") + `]}]`, "a.test", "g"},
+		{"behind another group of the same name", `"routes":[{"handle":[{"handler":"subroute","routes":[{"group":"x"}]}]},{"group":"x","handle":[` + guard("g") + `]}]`, "a.test", "g"},
 		{"in error routes", `"routes":[` + oneGuard + `],"errors":{"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]}]}`, "a.test", "!,g"},
 		{"in error routes of a subroute", `"routes":[{"match":[{"host":["a.test"]}],"handle":[{"handler":"subroute","routes":[{"handle":[` + guard("g") + `]}],"errors":{"routes":[{"handle":[` + guard("e") + `]}]}}]}]`, "a.test", "g!,e"},
 		{"in a named route", `"named_routes":{"n":{"handle":[` + guard("g") + `]}},"routes":[{"match":[{"host":["a.test"]}],"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", "g!"},
 		{"in a named route of another host", `"named_routes":{"n":{"handle":[` + guard("g") + `]}},"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", ""},
 		{"in a named route that calls itself", `"named_routes":{"n":{"handle":[` + guard("g") + `,{"handler":"invoke","name":"n"}]}},"routes":[{"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", "g!"},
 		{"in a handler that is not known", `"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"test_container","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
-		{"where only plain HTTP gets", `"routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]},` + oneGuard + `]`, "a.test", "g,!"},
+		{"where only plain HTTP gets", `"routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]},` + oneGuard + `]`, "a.test", "!"},
+		{"where only plain HTTP gets, below the top level", `"routes":[{"handle":[{"handler":"subroute","routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]}]}]},` + oneGuard + `]`, "a.test", "!"},
 		{"in a site behind the one that answers", `"routes":[{"match":[{"host":["a.test"]}],"terminal":true},{"match":[{"host":["*.test"]}],"handle":[` + guard("g") + `]}]`, "a.test", ""},
 		{"in a site behind one that may answer", `"routes":[{"match":[{"host":["a.test"],"path":["/x"]}],"terminal":true},{"match":[{"host":["*.test"]}],"handle":[` + guard("g") + `]}]`, "a.test", "g!"},
-		{"in a group below the top level", `"routes":[{"handle":[{"handler":"subroute","routes":[{"group":"x","handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
+		{"in one of two handle blocks", `"routes":[{"handle":[` + blocks + `]}]`, "a.test", "g!"},
+		{"in the other of two handle blocks", `"routes":[{"handle":[` + blocks + `]}]`, "b.test", "h!"},
 		{"two of them", `"routes":[{"match":[{"host":["a.test"]}],"handle":[` + guard("g") + `]},{"match":[{"not":[{"path":["/x"]}]}],"handle":[` + guard("h") + `]}]`, "a.test", "g!,h"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -43,6 +43,8 @@ type guards struct {
 	// anywhere: they stand in some handler with routes of its own, so that they
 	// may run for every host.
 	anywhere []*Guard
+	// nested are all routes below the top level.
+	nested *routes
 }
 
 // routeGuards are the guards in top-level routes, by the routes' index.
@@ -57,20 +59,29 @@ type routeGuards struct {
 // route).
 type place struct {
 	guard *Guard
-	inner []*table // host matchers below the top level that must match too
+	way   way
 	// certain: the matchers on the way ask for nothing but the host, and no
 	// handler on the way may answer.
 	certain bool
 }
 
+// A way leads from a top-level route to a place.
+type way struct {
+	inner []*table // host matchers below the top level, which must match too
+	// before are the host matchers of routes that stand in front of one on the way,
+	// in its list and group: only the first of a group that matches runs.
+	before []*table
+}
+
 // newGuards looks for guards in the routes of a server; registered are all that
 // there are.
 func newGuards(srv *caddyhttp.Server, main *routes, registered []*Guard) *guards {
-	gs := &guards{main: newRouteGuards(srv, srv.Routes, main)}
+	w := guardWalk{named: srv.NamedRoutes, nested: new(routes), groups: make(map[string]int), noTLS: make(map[*Guard]bool)}
+	gs := &guards{main: w.routeGuards(srv.Routes, main), nested: w.nested}
 	if srv.Errors != nil {
-		gs.errors = newRouteGuards(srv, srv.Errors.Routes, newRoutes(srv.Errors.Routes))
+		gs.errors = w.routeGuards(srv.Errors.Routes, newRoutes(srv.Errors.Routes))
 	}
-	placed := make(map[*Guard]bool)
+	placed := w.noTLS
 	for _, g := range gs.all() {
 		placed[g] = true
 	}
@@ -80,17 +91,6 @@ func newGuards(srv *caddyhttp.Server, main *routes, registered []*Guard) *guards
 		}
 	}
 	return gs
-}
-
-func newRouteGuards(srv *caddyhttp.Server, list caddyhttp.RouteList, rs *routes) routeGuards {
-	rg := routeGuards{rs, make([][]place, len(rs.sites)), make([]bool, len(rs.sites))}
-	for i, site := range rs.sites {
-		w := guardWalk{named: srv.NamedRoutes}
-		route := &list[site.route]
-		w.handlers(route, nil, route.Group == "")
-		rg.places[i], rg.answers[i] = w.found, w.answered
-	}
-	return rg
 }
 
 // all returns every guard once.
@@ -110,11 +110,64 @@ func (gs *guards) all() []*Guard {
 	return list
 }
 
+// A guardWalk walks through all routes of a server.
 type guardWalk struct {
-	named    map[string]*caddyhttp.Route
+	named  map[string]*caddyhttp.Route
+	nested *routes
+	noTLS  map[*Guard]bool // no TLS request gets there
+	lists  int             // so far
+	// groups has the list in which a group's name came first. The names are those of
+	// a whole request: in other lists its routes may be skipped.
+	groups map[string]int
+
+	// In a route of the top level:
 	active   []string // the named routes we are in
 	found    []place
 	answered bool // a handler so far may have answered
+}
+
+// routeGuards walks through a list of the top level.
+func (w *guardWalk) routeGuards(list caddyhttp.RouteList, rs *routes) (rg routeGuards) {
+	rg.routes = rs
+	l := w.enter()
+	for i := range list {
+		if n := len(rg.places); n == len(rs.sites) || rs.sites[n].route != i {
+			w.withoutTLS(&list[i])
+			continue
+		}
+		w.found, w.answered = nil, false
+		before, alone := l.before(&list[i])
+		w.handlers(&list[i], way{before: before}, alone)
+		rg.places, rg.answers = append(rg.places, w.found), append(rg.answers, w.answered)
+	}
+	return rg
+}
+
+// A listWalk walks through one list of routes.
+type listWalk struct {
+	*guardWalk
+	id     int
+	groups map[string][]*table // host matchers so far
+}
+
+func (w *guardWalk) enter() *listWalk {
+	w.lists++
+	return &listWalk{w, w.lists, make(map[string][]*table)}
+}
+
+// before returns the host matchers of the routes in front of this one in its group;
+// alone: no list in front of this one has such a group.
+func (l *listWalk) before(route *caddyhttp.Route) (before []*table, alone bool) {
+	if route.Group == "" {
+		return nil, true
+	}
+	if l.guardWalk.groups[route.Group] == 0 {
+		l.guardWalk.groups[route.Group] = l.id
+	}
+	before = l.groups[route.Group]
+	cond := hostCondition(route)
+	l.groups[route.Group] = append(slices.Clip(before), cond.table())
+	return before, l.guardWalk.groups[route.Group] == l.id
 }
 
 // answering are handlers that answer by themselves. Others may do so too, but
@@ -123,22 +176,22 @@ var answering = []caddy.ModuleID{
 	"http.handlers.acme_server", "http.handlers.file_server", "http.handlers.metrics", "http.handlers.reverse_proxy", "http.handlers.static_response",
 }
 
-// handlers visits a route's handlers, which are reached through inner; certain
-// as in [place].
-func (w *guardWalk) handlers(route *caddyhttp.Route, inner []*table, certain bool) {
+// handlers visits a route's handlers, which are reached on that way; certain as
+// in [place].
+func (w *guardWalk) handlers(route *caddyhttp.Route, way way, certain bool) {
 	for _, handler := range route.Handlers {
 		switch h := handler.(type) {
 		case GuardHandler:
-			w.found = append(w.found, place{h.Guard(), inner, certain && !w.answered})
+			w.found = append(w.found, place{h.Guard(), way, certain && !w.answered})
 		case *caddyhttp.Subroute:
-			w.routes(h.Routes, inner, certain)
+			w.routes(h.Routes, way, certain)
 			if h.Errors != nil {
-				w.routes(h.Errors.Routes, inner, false)
+				w.routes(h.Errors.Routes, way, false)
 			}
 		case *caddyhttp.Invoke:
 			if named, ok := w.named[h.Name]; ok && !slices.Contains(w.active, h.Name) {
 				w.active = append(w.active, h.Name)
-				w.routes(caddyhttp.RouteList{*named}, inner, certain)
+				w.routes(caddyhttp.RouteList{*named}, way, certain)
 				w.active = w.active[:len(w.active)-1]
 			}
 		case caddy.Module:
@@ -147,17 +200,41 @@ func (w *guardWalk) handlers(route *caddyhttp.Route, inner []*table, certain boo
 	}
 }
 
-func (w *guardWalk) routes(list caddyhttp.RouteList, inner []*table, certain bool) {
+func (w *guardWalk) routes(list caddyhttp.RouteList, outer way, certain bool) {
+	l := w.enter()
+	answered := w.answered
+	var answering []string // groups of routes that may have answered
 	for i := range list {
-		cond := hostCondition(&list[i])
+		route := &list[i]
+		cond := hostCondition(route)
 		if cond.never {
+			w.withoutTLS(route)
 			continue
 		}
-		matching := new(table)
-		matching.addEntry(false)
-		cond.addTo(matching)
-		// of a group only the first route that matches runs
-		w.handlers(&list[i], append(inner[:len(inner):len(inner)], matching), certain && list[i].Group == "")
+		w.nested.add(i, &cond, false)
+		before, alone := l.before(route)
+		inner := way{append(slices.Clip(outer.inner), cond.table()), append(slices.Clip(outer.before), before...)}
+		// Where another route of its group has answered, this one does not run.
+		w.answered = answered || slices.ContainsFunc(answering, func(group string) bool { return group == "" || group != route.Group })
+		w.handlers(route, inner, certain && alone)
+		if w.answered {
+			answering = append(answering, route.Group)
+		}
+	}
+	w.answered = answered || len(answering) > 0
+}
+
+// withoutTLS visits a route that no TLS request can match.
+func (w *guardWalk) withoutTLS(route *caddyhttp.Route) {
+	for _, handler := range route.Handlers {
+		switch h := handler.(type) {
+		case GuardHandler:
+			w.noTLS[h.Guard()] = true
+		case *caddyhttp.Subroute:
+			for i := range h.Routes {
+				w.withoutTLS(&h.Routes[i])
+			}
+		}
 	}
 }
 
@@ -189,13 +266,20 @@ func (rg *routeGuards) each(host string, f func(g *Guard, certain bool) bool) bo
 	return true
 }
 
-// runsFor tells whether the matchers below the top level let a request for host
-// reach the guard.
+// runsFor tells whether the matchers below the top level, and other routes of the
+// groups on the way, let a request for host reach the guard.
 func (p *place) runsFor(host string) (can, certain bool) {
 	certain = p.certain
-	for _, matching := range p.inner {
-		c := matching.find(host)
-		r, ok := c.next()
+	for _, matching := range p.way.before {
+		if r, ok := matching.first(host); ok {
+			if r.certain {
+				return false, false
+			}
+			certain = false
+		}
+	}
+	for _, matching := range p.way.inner {
+		r, ok := matching.first(host)
 		if !ok {
 			return false, false
 		}

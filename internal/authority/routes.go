@@ -2,6 +2,7 @@ package authority
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -15,10 +16,22 @@ type site struct {
 	patterns []string // in lower case; nil is a catch-all
 	// unknown: a host matcher has a placeholder that only a request can fill.
 	unknown bool
-	name    string
+	// own holds the patterns where a matcher set for any host stands beside them.
+	own  *table
+	name string
 }
 
-// routes says which top-level routes can run for a host, in order.
+// names tells whether the site is more than a catch-all for a host that it can
+// run for.
+func (s *site) names(host string) bool {
+	if s.own == nil {
+		return s.patterns != nil || s.unknown
+	}
+	_, ok := s.own.first(host)
+	return ok
+}
+
+// routes says which routes of a list can run for a host, in order.
 type routes struct {
 	sites  []site
 	byHost table
@@ -28,23 +41,31 @@ func newRoutes(list caddyhttp.RouteList) *routes {
 	rs := new(routes)
 	for i := range list {
 		cond := hostCondition(&list[i])
-		if cond.never {
-			continue
+		if !cond.never {
+			// Where an earlier route of its group runs, a route does not end the search.
+			rs.add(i, &cond, list[i].Terminal && list[i].Group == "")
 		}
-		rs.byHost.addEntry(list[i].Terminal)
-		cond.addTo(&rs.byHost)
-		s := site{route: i, patterns: cond.names(), unknown: cond.unknown}
-		switch {
-		case s.unknown:
-			s.name = fmt.Sprintf("route %d, whose hosts depend on the request", i)
-		case len(s.patterns) > 0:
-			s.name = strings.Join(s.patterns, ", ")
-		default:
-			s.name = fmt.Sprintf("catch-all (route %d)", i)
-		}
-		rs.sites = append(rs.sites, s)
 	}
 	return rs
+}
+
+// add adds a route, by its index, behind all others; ends: no other runs behind it.
+func (rs *routes) add(route int, cond *condition, ends bool) {
+	rs.byHost.addEntry(ends)
+	cond.addTo(&rs.byHost)
+	s := site{route: route, patterns: cond.names(), unknown: cond.unknown}
+	switch {
+	case s.unknown:
+		s.name = fmt.Sprintf("route %d, whose hosts depend on the request", route)
+	case len(s.patterns) > 0:
+		s.name = strings.Join(s.patterns, ", ")
+		if s.own = cond.own(); s.own != nil {
+			s.name += ", and others"
+		}
+	default:
+		s.name = fmt.Sprintf("catch-all (route %d)", route)
+	}
+	rs.sites = append(rs.sites, s)
 }
 
 // same tells whether the same routes can run for both names. For sites of the
@@ -75,7 +96,7 @@ func (rs *routes) of(host string) *site {
 	c := rs.byHost.find(host)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		s := &rs.sites[r.index]
-		if s.patterns != nil || s.unknown {
+		if s.names(host) {
 			return s
 		}
 		if catchAll == nil {
@@ -160,6 +181,27 @@ func (cond *condition) addTo(t *table) {
 			t.add(pattern, set.certain)
 		}
 	}
+}
+
+// table returns a table with the condition as its only entry.
+func (cond *condition) table() *table {
+	t := new(table)
+	t.addEntry(false)
+	cond.addTo(t)
+	return t
+}
+
+// own returns a table of the patterns alone if there is a set for any host.
+func (cond *condition) own() *table {
+	if !slices.ContainsFunc(cond.sets, func(set hostSet) bool { return set.patterns == nil }) {
+		return nil
+	}
+	t := new(table)
+	t.addEntry(false)
+	for _, pattern := range cond.names() {
+		t.add(pattern, true)
+	}
+	return t
 }
 
 // names returns the patterns of the sets that have any.

@@ -94,6 +94,12 @@ func (t *table) find(name string) cursor {
 	return c
 }
 
+// first returns the first entry that can match name.
+func (t *table) first(name string) (ref, bool) {
+	c := t.find(name)
+	return c.next()
+}
+
 // findExact is find without wildcards.
 func (t *table) findExact(name string) cursor {
 	c := cursor{ends: t.ends}
