@@ -136,7 +136,7 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 	if req.host == "" && req.http10 {
 		// HTTP/1.0 without Host means the host of the connection, but Caddy
 		// routes it as no host: that must come to the same.
-		if hasSNI && (sniErr != nil || !s.SameSite(sni, "")) || s.NamesHost("") {
+		if hasSNI && (sniErr != nil || !s.SameRoutes(sni, "")) || s.NamesHost("") {
 			return EmptyHost, ""
 		}
 		host, hostErr = sni, nil
@@ -185,15 +185,15 @@ func (g *gate) decide(s *authority.Snapshot, req *request) (Reason, string) {
 	}
 }
 
-// misrouted tells whether Caddy routes a host, as it was sent, to another site
-// than its canonical name. Such a request is judged as one host and would be
+// misrouted tells whether Caddy routes a host, as it was sent, elsewhere than its
+// canonical name. Such a request is judged as one host and would be
 // answered as another.
 func misrouted(s *authority.Snapshot, sent, canonical string) bool {
 	if sent == canonical || strings.EqualFold(sent, canonical) {
 		return false
 	}
 	routed := hostname.Routed(sent)
-	return routed != canonical && !s.SameSite(routed, canonical)
+	return routed != canonical && !s.SameRoutes(routed, canonical)
 }
 
 func (g *gate) withoutSNI(s *authority.Snapshot, host string) Reason {

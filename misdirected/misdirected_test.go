@@ -203,6 +203,12 @@ func TestM23(t *testing.T) {
 		}
 		return `{"handler":"misdirected","scope":"` + pick("sni", "site", "certificate") + `"` + share + `},`
 	}
+	// blocks are what a Caddyfile's handle blocks become: one for some hosts, and
+	// one for the others.
+	blocks := func(handlers, others string) string {
+		return `{"handler":"subroute","routes":[{"group":"` + pick("g", "h") + `","match":[{"host":` + some(append(patterns[:4:4], names...), 3) + `}],"handle":[` + handlers + `]},` +
+			`{"group":"g","handle":[` + others + `]}]}`
+	}
 	certificates := testcaddy.TLSApp(t, `{}`,
 		[]string{"a.p1.test", "b.p1.test", "x.w.p1.test"},
 		[]string{"b.p1.test", "c.p1.test"},
@@ -224,9 +230,13 @@ func TestM23(t *testing.T) {
 			}
 			routes = append(routes, `{"match":[{"host":`+some(patterns, 3)+`}],"terminal":true,"handle":[`+pick(
 				handlers,
-				`{"handler":"subroute","routes":[{"handle":[`+handlers+`]}]}`)+`]}`)
+				`{"handler":"subroute","routes":[{"handle":[`+handlers+`]}]}`,
+				blocks(handlers, guard()+fmt.Sprintf(`{"handler":"static_response","body":"others of %d"}`, i)))+`]}`)
 		}
-		routes = append(routes, `{"handle":[`+guard()+`{"handler":"static_response","body":"catch-all"}]}`)
+		rest := guard() + `{"handler":"static_response","body":"catch-all"}`
+		routes = append(routes,
+			`{"handle":[`+pick(guard()+`{"handler":"headers"}`, rest, blocks(guard()+`{"handler":"static_response","body":"inner"}`, rest))+`]}`,
+			`{"handle":[`+rest+`]}`)
 		strict := pick("true", "false", "false")
 		config := `"strict_sni_host":` + strict + `,"tls_connection_policies":[` + strings.Join(policies, ",") + `],"routes":[` + strings.Join(routes, ",") + `]`
 		srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, `{`+certificates+`,"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,`+config+`}}}}`, ""))
