@@ -130,11 +130,8 @@ func unguardedNames(srv *caddyhttp.Server) (names []string) {
 		return nil
 	}
 	ps := srv.TLSConnPolicies.TLSConfig(caddy.Context{})
-	local, remote := net.Pipe()
-	defer local.Close()
-	defer remote.Close()
 	ask := func(name string) (tls.ClientAuthType, bool) {
-		config, err := ps.GetConfigForClient(&tls.ClientHelloInfo{ServerName: name, Conn: local})
+		config, err := ps.GetConfigForClient(&tls.ClientHelloInfo{ServerName: name, Conn: somebody{}})
 		if err != nil || config == nil {
 			return tls.NoClientCert, false
 		}
@@ -160,6 +157,13 @@ func unguardedNames(srv *caddyhttp.Server) (names []string) {
 	}
 	return names
 }
+
+// somebody is a connection between two addresses that nobody has (RFC 5737), for
+// matchers on them.
+type somebody struct{ net.Conn }
+
+func (somebody) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443} }
+func (somebody) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 1024} }
 
 // unnamed returns a name with more labels than any pattern in the tables: one
 // for the hosts that no pattern matches.

@@ -195,6 +195,7 @@ func TestStartWarnsOfOtherServers(t *testing.T) {
 		{"client certificates for one site", `"strict_sni_host":false,"tls_connection_policies":[{"match":{"sni":["m.test"]},"client_authentication":{"mode":"require"}},{}],"routes":[{"match":[{"host":["m.test","a.test"]}],"terminal":true},{}]`, "[m.test]"},
 		{"client certificates for the rest", `"strict_sni_host":false,"tls_connection_policies":[{"match":{"sni":["a.test"]}},{"client_authentication":{"mode":"require"}}],"routes":[{"match":[{"host":["a.test"]}],"terminal":true},{}]`, "[catch-all (route 1)]"},
 		{"client certificates for all", `"strict_sni_host":false,"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],"routes":[{"match":[{"host":["m.test"]}]}]`, ""},
+		{"client certificates outside of one network", `"strict_sni_host":false,"tls_connection_policies":[{"match":{"sni":["m.test"],"remote_ip":{"not_ranges":["10.0.0.0/8"]}},"client_authentication":{"mode":"require"}},{}],"routes":[{"match":[{"host":["m.test","a.test"]}]}]`, "[m.test]"},
 		{"strict_sni_host", `"strict_sni_host":true,"tls_connection_policies":[{"match":{"sni":["m.test"]},"client_authentication":{"mode":"require"}},{}],"routes":[{"match":[{"host":["m.test","a.test"]}]}]`, ""},
 		{"no client certificates", `"strict_sni_host":false,"tls_connection_policies":[{}],"routes":[{"match":[{"host":["m.test","a.test"]}]}]`, ""},
 	} {
