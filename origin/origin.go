@@ -107,7 +107,7 @@ func (l *ListenerWrapper) Provision(ctx caddy.Context) error {
 	if err := checkOrder(l.server.ListenerWrappersRaw); err != nil {
 		return err
 	}
-	if err := checkProtocols(l.server); err != nil {
+	if err := checkProtocols(l.server, httpPort(ctx)); err != nil {
 		return err
 	}
 	// one more than needed, since one may be the connection's own
@@ -193,23 +193,20 @@ func checkOrder(wrappers []json.RawMessage) error {
 	return nil
 }
 
-// checkProtocols refuses listeners of one server of which some have HTTP/2 and
-// others do not. Caddy lets clients select it on all of them then; behind any
+// checkProtocols refuses listeners with TLS that have no HTTP/2 while the server
+// has it elsewhere. Caddy lets clients select it on all of them then; behind any
 // listener wrapper it would hang up on those that do where it is not to be had.
-func checkProtocols(srv *caddyhttp.Server) error {
+func checkProtocols(srv *caddyhttp.Server, httpPort uint) error {
 	with, without := "", ""
-	for i, protocols := range srv.ListenProtocols {
-		if protocols == nil {
-			protocols = srv.Protocols
-		}
-		if slices.Contains(protocols, "h2") {
-			with = srv.Listen[i]
-		} else {
-			without = srv.Listen[i]
+	for i, address := range srv.Listen {
+		if slices.Contains(protocols(srv, i), "h2") {
+			with = address
+		} else if _, ok := tlsPort(srv, i, httpPort); ok {
+			without = address
 		}
 	}
 	if with != "" && without != "" {
-		return fmt.Errorf("reading listen_protocols: origin must have h2 on all listeners of its server or on none, but '%s' has it and '%s' has not", with, without)
+		return fmt.Errorf("reading listen_protocols: origin must have h2 on all TLS listeners of its server or on none, but '%s' has it and '%s' has not", with, without)
 	}
 	return nil
 }

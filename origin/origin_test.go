@@ -90,19 +90,38 @@ func TestProvisionErrors(t *testing.T) {
 }
 
 // HTTP/2 on some listeners of a server only: Caddy would hang up on clients that
-// select it on the others.
+// select it on the others. Where there is no TLS, or no listener, nobody can.
 func TestListenProtocols(t *testing.T) {
+	const two, policies = `"listen":["127.0.0.1:1","127.0.0.1:2"]`, `,"tls_connection_policies":[{}]`
 	for _, test := range []struct{ server, want string }{
-		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[["h1"],["h1","h2"]]`, "'127.0.0.1:2' has it and '127.0.0.1:1' has not"},
-		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[null,["h1"]]`, "'127.0.0.1:1' has it and '127.0.0.1:2' has not"},
-		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[["h1"],["h1"]]`, ""},
-		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"listen_protocols":[["h2"],["h1","h2"]]`, ""},
-		{`"listen":["127.0.0.1:1","127.0.0.1:2"],"protocols":["h1"],"listen_protocols":[null,["h1"]]`, ""},
-		{`"listen":["127.0.0.1:1","127.0.0.1:2"]`, ""},
+		{two + policies + `,"listen_protocols":[["h1"],["h1","h2"]]`, "'127.0.0.1:2' has it and '127.0.0.1:1' has not"},
+		{two + policies + `,"listen_protocols":[null,["h1"]]`, "'127.0.0.1:1' has it and '127.0.0.1:2' has not"},
+		{two + policies + `,"listen_protocols":[["h1","h3"],["h2"]]`, "'127.0.0.1:2' has it and '127.0.0.1:1' has not"},
+		{two + policies + `,"listen_protocols":[["h1"],["h1"]]`, ""},
+		{two + policies + `,"listen_protocols":[["h2"],["h1","h2"]]`, ""},
+		{two + policies + `,"listen_protocols":[["h3"],["h1","h2"]]`, ""},
+		{two + policies + `,"protocols":["h1"],"listen_protocols":[null,["h1"]]`, ""},
+		{two + policies, ""},
+		{two + `,"listen_protocols":[["h1"],["h1","h2"]]`, ""},
+		{`"listen":["127.0.0.1:8080","127.0.0.1:1"],"listen_protocols":[["h1"],["h1","h2"]]` + policies, ""},
+		{`"listen":["127.0.0.1:8080","127.0.0.1:1"],"listen_protocols":[["h1","h2"],["h1"]]` + policies, "'127.0.0.1:8080' has it and '127.0.0.1:1' has not"},
+		{`"listen":["127.0.0.1:8080-8081","127.0.0.1:1"],"listen_protocols":[["h1"],["h1","h2"]]` + policies, "'127.0.0.1:1' has it and '127.0.0.1:8080-8081' has not"},
+		{`"listen":["unix//run/caddy.sock","127.0.0.1:1"],"listen_protocols":[["h1"],["h1","h2"]]` + policies, "'127.0.0.1:1' has it and 'unix//run/caddy.sock' has not"},
 	} {
-		_, err := caddy.ProvisionContext(testcaddy.Config(t, `{"http":{"servers":{"srv0":{"automatic_https":{"disable":true},"tls_connection_policies":[{}],"listener_wrappers":[{"wrapper":"origin"}],`+test.server+`}}}}`, ""))
+		_, err := caddy.ProvisionContext(testcaddy.Config(t, `{"http":{"http_port":8080,"servers":{"srv0":{"automatic_https":{"disable":true},"listener_wrappers":[{"wrapper":"origin"}],`+test.server+`}}}}`, ""))
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error = %v, want one with %q", test.server, err, test.want)
+		}
+	}
+}
+
+// The port without TLS is 80 unless the http app has another.
+func TestDefaultHTTPPort(t *testing.T) {
+	for port, refused := range map[int]bool{80: false, 8080: true} {
+		_, err := caddy.ProvisionContext(testcaddy.Config(t, fmt.Sprintf(`{"http":{"servers":{"srv0":{"automatic_https":{"disable":true},"tls_connection_policies":[{}],
+			"listener_wrappers":[{"wrapper":"origin"}],"listen":["127.0.0.1:%d","127.0.0.1:1"],"listen_protocols":[["h1"],["h1","h2"]]}}}}`, port), ""))
+		if (err != nil) != refused {
+			t.Errorf("h1 alone on port %d: error = %v", port, err)
 		}
 	}
 }
