@@ -4,14 +4,14 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
 
 // ExplainOrigins implements [authority.OriginExplainer], for a connection to the
-// first of the server's listeners that has a port.
+// first of the server's listeners that has TLS and a port.
 func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) authority.OriginExplanation {
 	e := authority.OriginExplanation{Origins: []string{}}
 	if leftOut {
@@ -30,7 +30,7 @@ func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) author
 	default:
 		e.Why = "the configured origins, as far as they belong on the connection"
 	}
-	port := l.choice.port(firstPort(l.server.Listen))
+	port := l.choice.port(firstPort(l.server, l.httpPort))
 	sent := make(map[origin]bool)
 	in, _ := l.choice.origins(sni, port, l.names(l.sets.Find(sni), port))
 	for _, o := range in {
@@ -60,11 +60,12 @@ func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) author
 	return e
 }
 
-// firstPort is the address of the first TCP listener, nil if there is none.
-func firstPort(listen []string) net.Addr {
-	for _, text := range listen {
-		if addr, err := caddy.ParseNetworkAddress(text); err == nil && !addr.IsUnixNetwork() && !addr.IsFdNetwork() {
-			return &net.TCPAddr{Port: int(addr.StartPort)}
+// firstPort is where the server's first listener with TLS and a port is, nil if
+// there is none.
+func firstPort(srv *caddyhttp.Server, httpPort uint) net.Addr {
+	for i := range srv.Listen {
+		if port, ok := tlsPort(srv, i, httpPort); ok && port != 0 {
+			return &net.TCPAddr{Port: int(port)}
 		}
 	}
 	return nil

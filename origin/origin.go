@@ -65,6 +65,7 @@ type ListenerWrapper struct {
 	choice   choice
 	sets     *authority.OriginSets
 	server   *caddyhttp.Server
+	httpPort uint // which has no TLS
 	counters *counters
 	logger   *zap.Logger
 	stdlib   *zap.Logger
@@ -107,7 +108,8 @@ func (l *ListenerWrapper) Provision(ctx caddy.Context) error {
 	if err := checkOrder(l.server.ListenerWrappersRaw); err != nil {
 		return err
 	}
-	if err := checkProtocols(l.server, httpPort(ctx)); err != nil {
+	l.httpPort = httpPort(ctx)
+	if err := checkProtocols(l.server, l.httpPort); err != nil {
 		return err
 	}
 	// one more than needed, since one may be the connection's own
