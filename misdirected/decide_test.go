@@ -10,8 +10,9 @@ import (
 
 // snapshot is of a server with these sites: a.d1.test and b.d1.test are one,
 // *.w.d1.test another, m.d1.test asks for client certificates, p.d1.test has a
-// TLS policy of its own, q.d1.test a certificate of its own, and there is a
-// catch-all. One certificate covers a, b, m, o and p.
+// TLS policy of its own, q.d1.test a certificate of its own, s.d1.test shares a
+// route with a path of all hosts, and there is a catch-all. One certificate covers
+// a, b, m, o and p.
 func snapshot(t testing.TB) *authority.Snapshot {
 	t.Helper()
 	apps := `{` + testcaddy.TLSApp(t, `{}`,
@@ -30,6 +31,7 @@ func snapshot(t testing.TB) *authority.Snapshot {
 			{"match":[{"host":["m.d1.test"]}],"terminal":true},
 			{"match":[{"host":["p.d1.test"]}],"terminal":true},
 			{"match":[{"host":["q.d1.test"]}],"terminal":true},
+			{"match":[{"host":["s.d1.test"]},{"path":["/shared/*"]}]},
 			{"handle":[{"handler":"misdirected"}]}]}}}}`
 	srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, apps, ""))
 	return srv.Routes[len(srv.Routes)-1].Handlers[0].(*Handler).server.Snapshot()
@@ -78,6 +80,7 @@ func TestDecide(t *testing.T) {
 				with(over("a.d1.test", "b.d1.test", OtherHost), forward),
 				with(over("a.d1.test", "x.w.d1.test", OtherHost), forward),
 				with(over("a.d1.test", "m.d1.test", OtherHost), forward),
+				with(over("a.d1.test", "s.d1.test", OtherHost), forward),
 				with(over("a.d1.test", "m.d1.test.", OddHost), forward),
 				with(over("a.d1.test", "", EmptyHost), forward),
 				with(over("a.d1.test", "a b", InvalidHost), forward),
