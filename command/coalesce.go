@@ -168,23 +168,20 @@ func (d *dialer) check(ctx context.Context, p *pair) {
 
 // ask asks for the second site on the connection of the first, and tells whether
 // that came to a result. A server may have closed the connection over the pair
-// before; then it is opened again.
+// before; then it is opened again. After a GOAWAY it is opened again once: clients
+// use another connection then, and have none to use if that ends alike.
 func (d *dialer) ask(ctx context.Context, p *pair) bool {
-	var err error
-	if p.first.conn == nil {
-		if _, err = d.connectTo(ctx, p.first); err == nil && p.first.conn == nil {
-			err = errors.New("the server does not speak HTTP/2 this time")
-		}
+	conn, err := p.first.conn, error(nil)
+	if conn == nil {
+		conn, err = d.reopen(ctx, p.first)
 	}
-	conn := p.first.conn
 	if err == nil {
-		var a answer
-		a, p.err = conn.get(p.second.target, false)
-		p.status = a.status
-		p.origin, p.origins = conn.originSet(p.second.target), slices.Clone(conn.origins)
-		p.badList = conn.originErr
-		if p.err != nil || a.last != "" {
-			p.first.hangUp()
+		p.ask(conn)
+		if conn.goAway != "" && (p.once || p.err != nil) {
+			if conn, err = d.reopen(ctx, p.first); err == nil {
+				conn.awaitGoAway()
+				p.ask(conn)
+			}
 		}
 	}
 	switch {
@@ -196,6 +193,33 @@ func (d *dialer) ask(ctx context.Context, p *pair) bool {
 		return false
 	default:
 		return true
+	}
+}
+
+// reopen opens a connection for a site in place of the one before.
+func (d *dialer) reopen(ctx context.Context, s *site) (*http2Conn, error) {
+	s.hangUp()
+	if _, err := d.connectTo(ctx, s); err != nil {
+		return nil, err
+	}
+	if s.conn == nil {
+		return nil, errors.New("the server does not speak HTTP/2 this time")
+	}
+	return s.conn, nil
+}
+
+// ask asks for the second site on a connection of the first, unless a GOAWAY has
+// come there.
+func (p *pair) ask(conn *http2Conn) {
+	var a answer
+	if p.once = conn.goAway != ""; !p.once {
+		a, p.err = conn.get(p.second.target, false)
+	}
+	p.status = a.status
+	p.origin, p.origins = conn.originSet(p.second.target), slices.Clone(conn.origins)
+	p.badList = conn.originErr
+	if p.err != nil || a.last != "" {
+		p.first.hangUp()
 	}
 }
 

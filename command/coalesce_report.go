@@ -138,7 +138,10 @@ func (p *pair) originText() string {
 }
 
 func (p *pair) answerText() string {
-	if p.err != nil {
+	switch {
+	case p.once:
+		return "not asked for: the connection had ended"
+	case p.err != nil:
 		return "none: " + p.err.Error()
 	}
 	text := answer{status: p.status}.String()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,8 +25,11 @@ type host struct {
 	origin       bool     // sends an ORIGIN frame
 	origins      []string // in it
 	cut          int      // octets that are missing at its end
+	// goAway ends each connection at its first answer: GOAWAY comes "before" or
+	// "behind" that, and what comes then is not answered.
+	goAway string
 	// status by :authority; 0 closes the connection, -1 resets the stream, -2
-	// never answers. 421 for what is not listed.
+	// never answers, -3 refuses the request by GOAWAY. 421 for what is not listed.
 	status map[string]int
 	// bySNI is asked before, by SNI and :authority.
 	bySNI func(sni, authority string) int
@@ -58,13 +62,13 @@ func (h host) serve(c net.Conn) {
 		}
 		_ = f.WriteRawFrame(0x0c, 0, 0, payload[:len(payload)-h.cut])
 	}
-	for {
+	for ended := false; ; {
 		frame, err := f.ReadFrame()
 		if err != nil {
 			return
 		}
 		request, ok := frame.(*http2.MetaHeadersFrame)
-		if !ok {
+		if !ok || ended {
 			continue
 		}
 		status, ok := h.status[request.PseudoValue("authority")]
@@ -82,10 +86,20 @@ func (h host) serve(c net.Conn) {
 			continue
 		case -2:
 			continue
+		case -3:
+			_ = f.WriteGoAway(request.StreamID-2, http2.ErrCodeNo, nil)
+			continue
+		}
+		ended = h.goAway != ""
+		if h.goAway == "before" {
+			_ = f.WriteGoAway(request.StreamID, http2.ErrCodeNo, nil)
 		}
 		var block bytes.Buffer
 		_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: strconv.Itoa(status)})
 		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: request.StreamID, BlockFragment: block.Bytes(), EndHeaders: true})
+		if h.goAway == "behind" {
+			_ = f.WriteGoAway(request.StreamID, http2.ErrCodeNo, nil)
+		}
 	}
 }
 
@@ -172,6 +186,25 @@ func TestCoalesce(t *testing.T) {
 				return 200
 			}
 			return -1
+		}}, "a.test", "b.test")},
+		{name: "GOAWAY with the first answer", network: server(host{status: both, goAway: "before"}, "a.test", "b.test")},
+		{name: "GOAWAY behind the first answer", network: server(host{status: both, goAway: "behind", origin: true, origins: []string{"https://b.test"}}, "a.test", "b.test")},
+		{name: "GOAWAY on the first connections", network: func(ca *authority) network {
+			var accepted atomic.Int32
+			certificates := []tls.Certificate{ca.issue("a.test", "b.test")}
+			return network{one: func(c net.Conn) {
+				h := host{status: both, certificates: certificates}
+				if accepted.Add(1) <= 2 {
+					h.goAway = "before"
+				}
+				h.serve(c)
+			}}
+		}},
+		{name: "GOAWAY instead of an answer", network: server(host{bySNI: func(sni, authority string) int {
+			if sni == authority {
+				return 200
+			}
+			return -3
 		}}, "a.test", "b.test")},
 		{name: "no HTTP2", with: apart, network: func(ca *authority) network {
 			c := []tls.Certificate{ca.issue("a.test", "b.test")}

@@ -178,6 +178,19 @@ func (h *http2Conn) readOrigins(f *http2.UnknownFrame) {
 	}
 }
 
+// lateGoAway is how long a GOAWAY may take that belongs to an answer.
+const lateGoAway = time.Second
+
+// awaitGoAway waits for a GOAWAY behind an answer, unless one has come already.
+func (h *http2Conn) awaitGoAway() {
+	h.allow(lateGoAway)
+	for h.goAway == "" {
+		if _, err := h.next(); err != nil {
+			return
+		}
+	}
+}
+
 // goAwayGrace is how long the connection may stay open after a GOAWAY before
 // watching it ends; net/http's server closes it after a second.
 const goAwayGrace = 5 * time.Second

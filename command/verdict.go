@@ -32,6 +32,7 @@ type found struct {
 	first, second string // hosts, for people
 	h2            bool   // the connection speaks HTTP/2
 	protocol      string
+	once          bool // the server ends connections with GOAWAY at their first answer
 	sameAddress   bool // an address and the port in common
 	covered       bool // the certificate of the connection is valid for the second
 	origin        originSet
@@ -46,18 +47,24 @@ func (f found) obeying() bool {
 	if f.origin == originAbsent {
 		return f.ignoring()
 	}
-	return f.h2 && f.covered && f.origin == originListed
+	return f.shareable() && f.covered && f.origin == originListed
 }
 
 // ignoring tells whether a client that ignores ORIGIN frames coalesces
 // (RFC 9113 section 9.1.1).
-func (f found) ignoring() bool { return f.h2 && f.covered && f.sameAddress }
+func (f found) ignoring() bool { return f.shareable() && f.covered && f.sameAddress }
+
+// shareable tells whether a second request can follow on the connection while
+// others do.
+func (f found) shareable() bool { return f.h2 && !f.once }
 
 // judge says what the facts come to, and what that means.
 func (f found) judge() (verdict, string) {
 	switch {
 	case !f.h2:
 		return verdictNotTried, fmt.Sprintf("Clients will not try: %s speaks %s, and only HTTP/2 connections are shared.", f.first, f.protocol)
+	case f.once:
+		return verdictNotTried, fmt.Sprintf("Clients will not try: the server ends each connection for %s with GOAWAY at its first answer.", f.first)
 	case !f.obeying() && !f.ignoring():
 		why := "the two have no address and port in common, and no ORIGIN frame lists " + f.second
 		if !f.covered {
