@@ -530,10 +530,13 @@ errors.x.test {
 			t.Errorf("%s: a client certificate was asked for %d times", protocol, asked)
 		}
 	}
-	lines := c.logged("misdirected request")
-	if len(lines) != 9 {
-		t.Errorf("%d log lines for 9 refusals", len(lines))
-	}
+	var lines []map[string]any
+	c.eventually("a log line for each of 9 refusals", func() error {
+		if lines = c.logged("misdirected request"); len(lines) != 9 {
+			return fmt.Errorf("%d lines", len(lines))
+		}
+		return nil
+	})
 	for _, line := range lines {
 		if line["sni"] != "a.x.test" || line["reason"] == "" || line["site"] != line["host"] || line["remote_addr"] == "" || line["level"] != "debug" {
 			t.Errorf("log line %v", line)
