@@ -34,7 +34,7 @@ type config struct {
 	reuse          bool          // keepalive is not off
 	maxLifetime    time.Duration // 0: unlimited
 	jitter         int           // percent of maxLifetime
-	maxRequests    int           // 0: unlimited
+	maxRequests    int           // 0: unlimited; 1 without reuse
 	maxConns       int           // per pool; 0: unlimited
 	maxPending     int
 	acquireTimeout time.Duration
@@ -164,6 +164,9 @@ func (t *Transport) config() config {
 			cfg.maxIdlePerHost = ka.MaxIdleConnsPerHost
 			cfg.reuse = cfg.reuse && ka.MaxIdleConnsPerHost > 0
 		}
+	}
+	if !cfg.reuse {
+		cfg.maxRequests = 1
 	}
 	return cfg
 }

@@ -97,11 +97,18 @@ func (c *conn) expired(now time.Time) bool {
 	return c.life > 0 && elapsed(c.opened, now) >= c.life
 }
 
+// spent tells whether the connection has carried all its requests.
+func (c *conn) spent() bool {
+	most := c.pool.core.cfg.maxRequests
+	return most > 0 && c.requests >= most
+}
+
 // worn tells whether the connection may carry no further request, and why.
 func (c *conn) worn(now time.Time) (CloseReason, bool) {
-	cfg := &c.pool.core.cfg
 	switch {
-	case cfg.maxRequests > 0 && c.requests >= cfg.maxRequests:
+	case c.spent() && !c.pool.core.cfg.reuse:
+		return CloseRequested, true
+	case c.spent():
 		return CloseMaxRequests, true
 	case c.expired(now):
 		return CloseMaxLifetime, true

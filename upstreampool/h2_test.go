@@ -535,8 +535,8 @@ func TestH2OneDialAtATime(t *testing.T) {
 	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.MaxRequests = 1 })
 	addr := srv.Listener.Addr().String()
 	mustSend(t, tr, newRequest(t, "GET", addr, nil))
-	tr.core.cfg.maxRequests = 0
 	eventually(t, "no connection", func() bool { return len(tr.core.all()) == 0 })
+	tr.core.cfg.maxRequests = 0
 	before := conns.Load()
 	var wg sync.WaitGroup
 	for range 50 {
@@ -545,6 +545,60 @@ func TestH2OneDialAtATime(t *testing.T) {
 	wg.Wait()
 	if n := conns.Load() - before; n != 1 {
 		t.Errorf("%d connections for a burst, want one", n)
+	}
+}
+
+// A connection carries no more requests than it may, also when many wait as it
+// is opened: with keepalive off they failed with 502.
+func TestH2RequestsPerConnection(t *testing.T) {
+	off := false
+	for _, tc := range []struct {
+		name   string
+		change func(*Transport)
+		most   int
+		reason CloseReason
+	}{
+		{"keepalive off", func(tr *Transport) { tr.KeepAlive = &reverseproxy.KeepAlive{Enabled: &off} }, 1, CloseRequested},
+		{"max_requests 1", func(tr *Transport) { tr.MaxRequests = 1 }, 1, CloseMaxRequests},
+		{"max_requests 2", func(tr *Transport) { tr.MaxRequests = 2 }, 2, CloseMaxRequests},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var mu sync.Mutex
+			carried := make(map[int64]int)
+			s := serveFrames(t, func(c *frameConn) {
+				for {
+					stream, _ := c.request()
+					if stream == 0 {
+						return
+					}
+					mu.Lock()
+					carried[c.n]++
+					mu.Unlock()
+					time.Sleep(20 * time.Millisecond)
+					c.respond(stream, "")
+				}
+			})
+			tr := newTransport(t, func(tr *Transport) { tr.Versions = []string{"h2c"}; tc.change(tr) })
+			tg := tr.mustTarget(t, s.addr())
+			p := tr.core.pool(&tg)
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					if _, _, err := send(tr, newRequest(t, "POST", s.addr(), nil)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			for n, requests := range carried {
+				if requests > tc.most {
+					t.Errorf("connection %d carried %d requests, want at most %d", n, requests, tc.most)
+				}
+			}
+			eventually(t, "all are closed for that", func() bool { return p.snapshot().Closes[tc.reason] == int64(20/tc.most) })
+		})
 	}
 }
 

@@ -177,7 +177,7 @@ func (poolCollector) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
 	for _, c := range cores() {
 		for _, p := range c.all() {
-			h2 := p.oneDial()
+			h2 := p.h2()
 			limit := p.up.learner(h2).limit(now, 0, false)
 			k := limitKey{p.label, protocolName(h2)}
 			if l, ok := limits[k]; !ok || limit.Value < l.Value {

@@ -364,10 +364,6 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 		p.doom(c, reason)
 		return
 	}
-	if !p.core.cfg.reuse {
-		p.doom(c, CloseRequested)
-		return
-	}
 	age, limit := c.age(now), c.limit(now)
 	if age >= limit.Value {
 		p.retire(c, now, age, limit)

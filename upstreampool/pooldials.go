@@ -35,7 +35,7 @@ func (p *pool) opened(c *conn, err error) {
 		return
 	}
 	// Those that wait get it as a fresh connection, whatever its protocol.
-	for w := p.queue.first; w != nil && (c.h2 || c.leases == 0); w = p.queue.first {
+	for w := p.queue.first; w != nil && (c.leases == 0 || c.h2 && !c.spent()); w = p.queue.first {
 		if !c.reserve() {
 			if c.leases == 0 {
 				p.doom(c, CloseFailed)
@@ -74,7 +74,10 @@ func (p *pool) dialFailed(now time.Time, err error) {
 }
 
 // oneDial tells whether one dial serves many requests.
-func (p *pool) oneDial() bool {
+func (p *pool) oneDial() bool { return p.h2() && p.core.cfg.maxRequests != 1 }
+
+// h2 tells whether the next connection will speak HTTP/2, as far as is known.
+func (p *pool) h2() bool {
 	if p.key.h1 {
 		return false
 	}

@@ -168,7 +168,7 @@ func protocolName(h2 bool) string {
 }
 
 func (p *pool) state(now time.Time) PoolState {
-	h2 := p.oneDial()
+	h2 := p.h2()
 	limit := p.up.learner(h2).limit(now, 0, false)
 	p.mu.Lock()
 	defer p.mu.Unlock()
