@@ -102,6 +102,7 @@ func (x *exchange) run() (*http.Response, error) {
 		}
 		return resp, err
 	}
+	met := time.Now()
 	if resp != nil {
 		var whole bool
 		if resp, whole = keepResponse(resp); !whole {
@@ -130,6 +131,10 @@ func (x *exchange) run() (*http.Response, error) {
 	p2.replayed(reason)
 	x.log(p, g, zap.DebugLevel, "replaying request", string(reason), err)
 	resp, _, err = x.attempt(p2, g2)
+	if o.Raced && err == nil {
+		// It was the connection, not the request.
+		g.c.learner.sawClose(met, g.idle, g.idle)
+	}
 	return resp, err
 }
 
@@ -202,7 +207,6 @@ func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *outco
 	if g.reused && !o.Ours && !o.Responded && !o.StreamOnly && now.Sub(start) < raceShows &&
 		g.limit.Value > 0 && g.idle >= g.limit.Value/2 {
 		c.learner.raced(now)
-		c.learner.sawClose(now, g.idle, g.idle)
 		o.Raced = true
 	}
 	p.settle(c)

@@ -499,6 +499,35 @@ func TestWhatIsARace(t *testing.T) {
 	}
 }
 
+// An upstream that answers certain requests by closing the connection, as nginx
+// does with `return 444`, closes no idle ones. Clients that know such a request
+// could teach an ever shorter timeout, until nothing is reused.
+func TestClosesInsteadOfAnswersTeachNothing(t *testing.T) {
+	for _, configured := range []time.Duration{0, 10 * time.Second} {
+		t.Run(configured.String(), func(t *testing.T) {
+			bubble(t, func(tr *Transport) { tr.UpstreamKeepAlive = caddy.Duration(configured) }, func(t *testing.T, tr *Transport, _ *pipeServer) {
+				scripted(tr, func(n int64, c net.Conn, r *bufio.Reader) {
+					for req := readRequest(r); req != nil && req.Method != "DELETE"; req = readRequest(r) {
+						respond(c, strconv.FormatInt(n, 10))
+					}
+				})
+				before := tr.learnedLimit()
+				for range 12 {
+					mustSend(t, tr, get(t))
+					time.Sleep(tr.learnedLimit().Value * 6 / 10)
+					if _, _, err := send(tr, newRequest(t, "DELETE", pipeAddr, nil)); err == nil {
+						t.Error("no error")
+					}
+					time.Sleep(2 * time.Second)
+				}
+				if l := tr.learnedLimit(); l.Source != before.Source || l.KeepAlive != before.KeepAlive || l.bound == boundEarlyClose {
+					t.Errorf("limit = %v; before: %v", l, before)
+				}
+			})
+		})
+	}
+}
+
 // Until the timeout is known, a POST takes a connection that was idle for less
 // than 500 ms only.
 func TestPostBeforeTheTimeoutIsKnown(t *testing.T) {
