@@ -378,6 +378,20 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// Clients can choose what a label says where the dial address has placeholders.
+// Prometheus panics at what is no UTF-8, which cut the client off.
+func TestMetricsOfAnUpstreamThatIsNoUTF8(t *testing.T) {
+	tr := newTransport(t, nil)
+	const addr = "\xff.invalid:80"
+	if _, _, err := send(tr, newRequest(t, "GET", addr, nil)); err == nil {
+		t.Error("no error")
+	}
+	label := map[string]string{"upstream": "\uFFFD.invalid:80", "reason": "timeout"}
+	if _, ok := metric(t, "caddy_upstreampool_refusals_total", label); !ok {
+		t.Errorf("no metric has the labels %q", label)
+	}
+}
+
 // HTTP/3 upstreams are left to the embedded transport.
 func TestHTTP3IsDelegated(t *testing.T) {
 	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.Versions = []string{"3"} })

@@ -2,6 +2,7 @@ package upstreampool
 
 import (
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +24,10 @@ type labelSet struct {
 	seen map[string]bool
 }
 
-// of returns name, or "other" if there are too many already.
+// of returns name, or "other" if there are too many already. What is no UTF-8,
+// at which Prometheus panics, is replaced.
 func (l *labelSet) of(name string) string {
+	name = strings.ToValidUTF8(name, "\uFFFD")
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.seen[name] {
