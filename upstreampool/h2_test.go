@@ -712,30 +712,45 @@ func TestP17H2C(t *testing.T) {
 	srv.Start()
 	defer srv.Close()
 	addr := srv.Listener.Addr().String()
-	withUpgrade := func() *http.Request {
-		req := newRequest(t, "GET", addr, nil)
-		req.Header.Set("Connection", "Upgrade, HTTP2-Settings")
-		req.Header.Set("Upgrade", "h2c")
-		req.Header.Set("Http2-Settings", "AAMAAABkAAQAAP__")
-		return req
-	}
 	for versions, want := range map[string]string{"h2c": "HTTP/2.0", "1.1": "HTTP/1.1"} {
-		tr := newTransport(t, func(tr *Transport) { known(tr); tr.Versions = []string{versions} })
-		req := withUpgrade()
-		if got := mustSend(t, tr, req); got != want {
-			t.Errorf("versions %s: proto %s", versions, got)
-		}
-		h := <-headers
-		for _, name := range []string{"Upgrade", "Http2-Settings"} {
-			if h.Get(name) != "" {
-				t.Errorf("versions %s: %s: %q was passed on", versions, name, h.Get(name))
-			}
-		}
-		if strings.Contains(strings.ToLower(h.Get("Connection")), "upgrade") {
-			t.Errorf("versions %s: Connection: %q was passed on", versions, h.Get("Connection"))
-		}
-		if req.Header.Get("Upgrade") != "h2c" {
-			t.Error("the caller's header was changed")
+		for _, tc := range []struct {
+			name                          string
+			upgrade, connection, settings string
+			passedOn                      string // of Upgrade
+		}{
+			{"as RFC 7540 had it", "h2c", "Upgrade, HTTP2-Settings", "AAMAAABkAAQAAP__", ""},
+			{"as reverse_proxy leaves it", "h2c", "Upgrade", "", ""},
+			{"beside another protocol", "h2c, websocket", "Upgrade", "", "websocket"},
+		} {
+			t.Run(versions+" "+tc.name, func(t *testing.T) {
+				tr := newTransport(t, func(tr *Transport) { known(tr); tr.Versions = []string{versions} })
+				req := newRequest(t, "GET", addr, nil)
+				req.Header.Set("Connection", tc.connection)
+				req.Header.Set("Upgrade", tc.upgrade)
+				if tc.settings != "" {
+					req.Header.Set("Http2-Settings", tc.settings)
+				}
+				want := want
+				if tc.passedOn != "" {
+					want = "HTTP/1.1"
+				}
+				if got := mustSend(t, tr, req); got != want {
+					t.Errorf("proto %s, want %s", got, want)
+				}
+				h := <-headers
+				if got := h.Get("Upgrade"); got != tc.passedOn {
+					t.Errorf("Upgrade: %q was passed on, want %q", got, tc.passedOn)
+				}
+				if h.Get("Http2-Settings") != "" {
+					t.Errorf("Http2-Settings: %q was passed on", h.Get("Http2-Settings"))
+				}
+				if tc.passedOn == "" && strings.Contains(strings.ToLower(h.Get("Connection")), "upgrade") {
+					t.Errorf("Connection: %q was passed on", h.Get("Connection"))
+				}
+				if req.Header.Get("Upgrade") != tc.upgrade {
+					t.Error("the caller's header was changed")
+				}
+			})
 		}
 	}
 }

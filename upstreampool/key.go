@@ -133,12 +133,13 @@ func upgrades(h http.Header) bool {
 	return len(h["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade")
 }
 
-// withoutH2CUpgrade returns h without a request to change to HTTP/2: that form
-// of h2c is gone (RFC 9113 section 3.1), and it would make the upstream speak a
-// protocol that neither we nor net/http expect. h itself stays as it is.
-func withoutH2CUpgrade(h http.Header) http.Header {
+// withoutH2CUpgrade returns h without a request to change to HTTP/2, and whether
+// there was one: that form of h2c is gone (RFC 9113 section 3.1), and it would
+// make the upstream speak a protocol that neither we nor net/http expect. h
+// itself stays as it is.
+func withoutH2CUpgrade(h http.Header) (http.Header, bool) {
 	if !httpguts.HeaderValuesContainsToken(h["Upgrade"], "h2c") {
-		return h
+		return h, false
 	}
 	c := make(http.Header, len(h))
 	for name, values := range h {
@@ -148,7 +149,7 @@ func withoutH2CUpgrade(h http.Header) http.Header {
 	protocols := slices.DeleteFunc(splitList(h["Upgrade"]), func(p string) bool { return strings.EqualFold(p, "h2c") })
 	if len(protocols) > 0 {
 		c["Upgrade"] = []string{strings.Join(protocols, ", ")}
-		return c
+		return c, true
 	}
 	delete(c, "Upgrade")
 	options := slices.DeleteFunc(splitList(h["Connection"]), func(o string) bool {
@@ -159,7 +160,7 @@ func withoutH2CUpgrade(h http.Header) http.Header {
 	} else {
 		delete(c, "Connection")
 	}
-	return c
+	return c, true
 }
 
 func splitList(fields []string) []string {

@@ -34,7 +34,7 @@ type exchange struct {
 // roundTrip sends req to tg.
 func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 	x := exchange{core: c, ctx: req.Context(), req: req, out: req, tg: tg}
-	if h := withoutH2CUpgrade(req.Header); x.tg.h1 && len(h) != len(req.Header) {
+	if h, found := withoutH2CUpgrade(req.Header); found && x.tg.h1 {
 		x.edit().Header = h
 		x.tg.h1 = upgrades(h)
 	}
