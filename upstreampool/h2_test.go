@@ -2,6 +2,7 @@ package upstreampool
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -632,6 +633,45 @@ func TestH2StreamLimit(t *testing.T) {
 				t.Errorf("connections = %v", st)
 			}
 		})
+	}
+}
+
+// A stream that its request gave up before using it, cancelled as it was granted,
+// goes to whoever waits: it waited for a stream that was free, or for ever.
+func TestH2UnusedStreamServesAWaiter(t *testing.T) {
+	s := serveFrames(t, func(c *frameConn) {
+		for i := 0; ; i++ {
+			stream, _ := c.request()
+			if stream == 0 {
+				return
+			}
+			if i != 1 { // the second request is never answered
+				c.respond(stream, "")
+			}
+		}
+	}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 2})
+	tr := newTransport(t, func(tr *Transport) {
+		h2c(tr)
+		tr.MaxConnsPerHost = 1
+		tr.AcquireTimeout = caddy.Duration(time.Second)
+	})
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	p := onlyPool(t, tr)
+	ctx, cancel := context.WithCancel(t.Context())
+	hung := make(chan struct{})
+	go func() { send(tr, requestTo(t, ctx, "GET", "tcp", s.addr(), nil)); close(hung) }()
+	defer func() { cancel(); <-hung }()
+	eventually(t, "one stream is in use", func() bool { return p.snapshot().Connections["busy"] == 1 })
+	g := p.get(t.Context(), need{}) // the other one
+	if g.err != nil {
+		t.Fatal(g.err)
+	}
+	done := make(chan error, 1)
+	go func() { _, _, err := send(tr, newRequest(t, "GET", s.addr(), nil)); done <- err }()
+	eventually(t, "a request waits", func() bool { return p.snapshot().Waiting == 1 })
+	p.giveBack(g.c)
+	if err := <-done; err != nil {
+		t.Errorf("with a free stream: %v", err)
 	}
 }
 

@@ -345,11 +345,12 @@ func (p *pool) giveBack(c *conn) {
 // unused undoes a lease whose reservation is gone already.
 func (p *pool) unused(c *conn) {
 	c.requests--
-	if c.leases > 1 {
-		c.leases--
+	now := time.Now()
+	if c.leases--; c.leases > 0 {
+		p.serve(c, now)
 		return
 	}
-	p.putIdle(c, time.Now())
+	p.putIdle(c, now)
 }
 
 // putIdle makes a connection without requests available, or closes it.
