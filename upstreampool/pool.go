@@ -122,9 +122,8 @@ func (p *pool) await(ctx context.Context, w *waiter) grant {
 			err = errAcquireTimeout
 		}
 		p.mu.Lock()
-		if err == errAcquireTimeout && w.queued && p.dials > 0 && !p.full() {
-			// A dial for it is under way, and has a timeout of its own.
-			p.mu.Unlock()
+		if err == errAcquireTimeout && p.dialing(w) {
+			p.mu.Unlock() // dials have timeouts of their own
 			timeout.Reset(p.core.cfg.acquireTimeout)
 			continue
 		}

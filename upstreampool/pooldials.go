@@ -87,6 +87,21 @@ func (p *pool) h2() bool {
 	return p.up.speaksH2.Load()
 }
 
+// dialing tells whether a dial under way is for w.
+func (p *pool) dialing(w *waiter) bool {
+	if p.oneDial() {
+		return w.queued && p.dials > 0
+	}
+	v := p.queue.first
+	for n := p.dials; n > 0 && v != nil; n-- {
+		if v == w {
+			return true
+		}
+		v = v.next
+	}
+	return false
+}
+
 // startDials starts the dials that those that wait, and min_idle, need.
 func (p *pool) startDials(now time.Time) {
 	want := max(0, p.queue.n-int(p.returning.Load()))

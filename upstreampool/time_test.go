@@ -784,6 +784,43 @@ func TestQueueFullAndTimeout(t *testing.T) {
 	})
 }
 
+// A dial has timeouts of its own: acquire_timeout does not cut off requests that a
+// dial under way is for, also where dials take up all of max_conns_per_host.
+func TestAcquireTimeoutIsNoDialTimeout(t *testing.T) {
+	for _, tc := range []struct {
+		name               string
+		maxConns, requests int
+		failed             int
+	}{
+		{"unlimited", 0, 3, 0},
+		{"room for more", 4, 3, 0},
+		{"full of dials", 3, 3, 0},
+		{"full, and one has no dial", 2, 3, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(tr *Transport) {
+				tr.MaxConnsPerHost = tc.maxConns
+				tr.DialTimeout = caddy.Duration(10 * time.Second)
+			}, func(t *testing.T, tr *Transport, s *pipeServer) {
+				s.delay.Store(int64(6 * time.Second))
+				errs := make(chan error, tc.requests)
+				for range tc.requests {
+					go func() { _, _, err := send(tr, get(t)); errs <- err }()
+				}
+				failed := 0
+				for range tc.requests {
+					if err := <-errs; err != nil {
+						failed++
+					}
+				}
+				if failed != tc.failed {
+					t.Errorf("%d requests failed, want %d", failed, tc.failed)
+				}
+			})
+		})
+	}
+}
+
 // A request that cannot use what is idle gets a place in a full pool.
 func TestFullPoolMakesRoom(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 1 }, func(t *testing.T, tr *Transport, s *pipeServer) {
