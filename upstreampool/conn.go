@@ -63,7 +63,8 @@ type conn struct {
 	state     atomic.Uint32
 	returning atomic.Bool
 
-	streaming atomic.Bool // HTTP/2: a stream began since endedAt was noted
+	answered  atomic.Int32 // HTTP/2: leases whose response has begun to arrive
+	streaming atomic.Bool  // HTTP/2: a stream began since endedAt was noted
 	endedMu   sync.Mutex
 	endedAt   time.Time
 
@@ -134,16 +135,21 @@ func (c *conn) limit(now time.Time) Limit {
 // reservations are those of the requests that wait. A request without one just
 // waits for a stream. Until the SETTINGS are here, the limit that the upstream
 // had before is as good a guess as there is.
+//
+// A response that has arrived holds no stream, however slowly it is read. Which
+// ones have is not known: of those that have begun to arrive, as many may still
+// be under way as there are streams in flight.
 func (c *conn) reserve() bool {
 	if !c.h2 {
 		return c.cc.Reserve() == nil
 	}
-	available := c.cc.Available()
-	limit := available + c.cc.InFlight()
+	answered := int(c.answered.Load()) // first: what begins to arrive now is counted twice, not left out
+	available, inFlight := c.cc.Available(), c.cc.InFlight()
+	limit := available + inFlight
 	if before := int(c.pool.up.streams.Load()); c.requests == c.leases && before > 0 {
 		limit = min(limit, before)
 	}
-	return available > 0 && c.leases < limit
+	return available > 0 && c.leases-answered+min(answered, inFlight) < limit
 }
 
 // readEntered runs whenever net/http is about to wait for data.
@@ -182,9 +188,7 @@ var errGoAway = errors.New("receiving GOAWAY")
 func (c *conn) stateChanged(*http.ClientConn) {
 	if c.h2 {
 		c.streamsEnded()
-		if c.pool.waiting.Load() > 0 {
-			go c.pool.offer(c)
-		}
+		c.streamFreed()
 		return
 	}
 	returning := func() bool { return c.is(stateBusy) && c.cc.Available() == 1 }
@@ -193,6 +197,13 @@ func (c *conn) stateChanged(*http.ClientConn) {
 		if !returning() {
 			c.notReturning() // it is back, and may have been taken again
 		}
+	}
+}
+
+// streamFreed runs when a stream of an HTTP/2 connection may have become free.
+func (c *conn) streamFreed() {
+	if c.pool.waiting.Load() > 0 {
+		go c.pool.offer(c)
 	}
 }
 

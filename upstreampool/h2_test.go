@@ -636,6 +636,65 @@ func TestH2StreamLimit(t *testing.T) {
 	}
 }
 
+// A response that has arrived, but that a slow client has not read yet, holds no
+// stream: other requests got 503, or a connection of their own.
+func TestH2ArrivedResponseHoldsNoStream(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		t.Run(fmt.Sprintf("someone waits=%v", waits), func(t *testing.T) {
+			release := make(chan struct{})
+			s := serveFrames(t, func(c *frameConn) {
+				for i := 0; ; i++ {
+					stream, _ := c.request()
+					if stream == 0 {
+						return
+					}
+					if i == 1 {
+						<-release
+					}
+					c.respond(stream, "body")
+				}
+			}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
+			tr := newTransport(t, func(tr *Transport) {
+				h2c(tr)
+				tr.MaxConnsPerHost = 1
+				tr.AcquireTimeout = caddy.Duration(time.Second)
+			})
+			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+			p := onlyPool(t, tr)
+			slow, next := make(chan *http.Response, 1), make(chan error, 1)
+			go func() {
+				resp, err := tr.RoundTrip(newRequest(t, "GET", s.addr(), nil))
+				if err != nil {
+					t.Error(err)
+				}
+				slow <- resp
+			}()
+			eventually(t, "the stream is in use", func() bool { return p.snapshot().Connections["busy"] == 1 })
+			ask := func() { _, _, err := send(tr, newRequest(t, "GET", s.addr(), nil)); next <- err }
+			if waits {
+				go ask()
+				eventually(t, "a request waits", func() bool { return p.snapshot().Waiting == 1 })
+			}
+			close(release)
+			resp := <-slow
+			if resp == nil {
+				return
+			}
+			defer resp.Body.Close()
+			if !waits {
+				p.mu.Lock()
+				c := p.active[0]
+				p.mu.Unlock()
+				eventually(t, "the stream has ended", func() bool { return c.cc.InFlight() == 0 })
+				go ask()
+			}
+			if err := <-next; err != nil {
+				t.Errorf("with a free stream: %v", err)
+			}
+		})
+	}
+}
+
 // A stream that its request gave up before using it, cancelled as it was granted,
 // goes to whoever waits: it waited for a stream that was free, or for ever.
 func TestH2UnusedStreamServesAWaiter(t *testing.T) {

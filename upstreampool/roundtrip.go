@@ -176,6 +176,8 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 		if x.need.bodyless {
 			c.learner.responded(start, time.Since(start))
 		}
+		c.answered.Add(1)
+		c.streamFreed()
 		resp.Body = &stream{ReadCloser: resp.Body, c: c}
 		return resp, o, nil
 	}
@@ -317,6 +319,7 @@ func (s *stream) Close() error {
 
 func (s *stream) end(read bool) {
 	if !s.done.Swap(true) {
+		s.c.answered.Add(-1)
 		s.c.pool.streamEnded(s.c, read)
 	}
 }
