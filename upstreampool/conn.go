@@ -152,6 +152,9 @@ func (c *conn) reserve() bool {
 	return available > 0 && c.leases-answered+min(answered, inFlight) < limit
 }
 
+// complete tells whether an HTTP/1 connection is done with its response.
+func (c *conn) complete() bool { return c.is(stateBusy) && c.cc.Available() == 1 }
+
 // readEntered runs whenever net/http is about to wait for data.
 //
 // An HTTP/1 connection is available again exactly now. The response was read
@@ -166,7 +169,7 @@ func (c *conn) readEntered() {
 	switch {
 	case c.is(stateDialing):
 	case !c.h2:
-		if c.is(stateBusy) && c.cc.Available() == 1 && c.net.quiet(false) {
+		if c.complete() && c.net.quiet(false) {
 			c.pool.returned(c)
 		}
 	case c.is(stateIdle) || c.is(stateSensor):
@@ -191,10 +194,9 @@ func (c *conn) stateChanged(*http.ClientConn) {
 		c.streamFreed()
 		return
 	}
-	returning := func() bool { return c.is(stateBusy) && c.cc.Available() == 1 }
-	if returning() && !c.returning.Swap(true) {
+	if c.complete() && !c.returning.Swap(true) {
 		c.pool.returning.Add(1)
-		if !returning() {
+		if !c.complete() {
 			c.notReturning() // it is back, and may have been taken again
 		}
 	}

@@ -207,6 +207,44 @@ func TestConnectionsUnusableFromTheStart(t *testing.T) {
 	}
 }
 
+// A connection comes back while it is given back, unused, to a request that waits:
+// something without meaning has arrived (a TLS session ticket) just then. It carries
+// that request now, and must not be handed to another one as well.
+func TestReturnedWhileGivenBack(t *testing.T) {
+	release := make(chan struct{})
+	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+		for readRequest(r) != nil {
+			<-release
+			respond(c, "")
+		}
+	})
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.MaxConnsPerHost = 1 })
+	tg := tr.mustTarget(t, s.addr())
+	p := tr.core.pool(&tg)
+	g := p.get(t.Context(), need{})
+	if g.err != nil {
+		t.Fatal(g.err)
+	}
+	done := make(chan error, 1)
+	go func() { _, _, err := send(tr, newRequest(t, "POST", s.addr(), nil)); done <- err }()
+	eventually(t, "the POST waits", func() bool { return p.snapshot().Waiting == 1 })
+	p.mu.Lock()
+	g.c.cc.Release()
+	returned := make(chan struct{})
+	go func() { g.c.readEntered(); close(returned) }()
+	time.Sleep(50 * time.Millisecond) // it waits for the lock
+	p.unused(g.c)
+	p.mu.Unlock()
+	<-returned
+	if st := p.snapshot(); st.Connections["busy"] != 1 {
+		t.Errorf("the connection that carries the POST counts as %v", st.Connections)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Errorf("POST: %v", err)
+	}
+}
+
 // An upstream that never reads holds up its own request only.
 func TestUpstreamThatNeverReads(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {

@@ -2,10 +2,14 @@
 
 package upstreampool
 
-import "syscall"
+import (
+	"sync"
+	"syscall"
+)
 
 // peeked is the state of looking into a socket, kept to look without allocating.
 type peeked struct {
+	mu   sync.Mutex // the pool may look while whoever reads does
 	buf  [1]byte
 	n    int
 	err  error
@@ -18,9 +22,10 @@ func (p *peeked) init() {
 	}
 }
 
-// peek tells whether the socket has data to read, or is closed. The caller
-// must be the only one to peek.
+// peek tells whether the socket has data to read, or is closed.
 func (p *peeked) peek(raw syscall.RawConn) (data, dead bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.n, p.err = 0, nil
 	if err := raw.Control(p.look); err != nil {
 		return false, true

@@ -289,7 +289,7 @@ func (p *pool) leaveSensor(c *conn) {
 // returned takes back an HTTP/1 connection whose response is complete.
 func (p *pool) returned(c *conn) {
 	p.mu.Lock()
-	if !c.is(stateBusy) {
+	if !c.complete() { // it was given back, and may have been taken again
 		p.mu.Unlock()
 		return
 	}
