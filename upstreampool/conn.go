@@ -63,10 +63,11 @@ type conn struct {
 	state     atomic.Uint32
 	returning atomic.Bool
 
-	answered  atomic.Int32 // HTTP/2: leases whose response has begun to arrive
-	streaming atomic.Bool  // HTTP/2: a stream began since endedAt was noted
+	answered atomic.Int32 // HTTP/2: leases whose response has begun to arrive
+
 	endedMu   sync.Mutex
-	endedAt   time.Time
+	streaming bool      // HTTP/2: a stream began since endedAt was noted
+	endedAt   time.Time // when the last stream ended
 
 	// Guarded by the pool's lock.
 	leases    int // requests it carries
@@ -190,7 +191,7 @@ var errGoAway = errors.New("receiving GOAWAY")
 // nobody needs to dial in the moment until then.
 func (c *conn) stateChanged(*http.ClientConn) {
 	if c.h2 {
-		c.streamsEnded()
+		c.streamsEnded(false)
 		c.streamFreed()
 		return
 	}
@@ -209,25 +210,26 @@ func (c *conn) streamFreed() {
 	}
 }
 
-// streamsEnded notes when the last stream of an HTTP/2 connection ended. That
-// may be long before its response is read to the end: what has arrived waits in
-// buffers for a slow client, while the upstream's idle clock runs.
-func (c *conn) streamsEnded() {
-	if c.cc.InFlight() > 0 || !c.streaming.Swap(false) {
-		return
-	}
+// streamsEnded notes when the last stream of an HTTP/2 connection ended; began
+// says that there was one since. That may be long before its response is read to
+// the end: what has arrived waits in buffers for a slow client, while the
+// upstream's idle clock runs.
+func (c *conn) streamsEnded(began bool) {
 	c.endedMu.Lock()
-	c.endedAt = time.Now()
-	c.endedMu.Unlock()
+	defer c.endedMu.Unlock()
+	c.streaming = c.streaming || began
+	if c.streaming && c.cc.InFlight() == 0 {
+		c.streaming, c.endedAt = false, time.Now()
+	}
 }
 
-// lastEnd returns when the last stream ended; if that is not known, because
-// streams were reset and nobody has acknowledged it yet, or the response was
-// given up, it is the time given.
+// lastEnd returns when the last stream ended. It is the time given if that is
+// not known: there was none, or net/http is not done with one that was reset, or
+// ended just now.
 func (c *conn) lastEnd(otherwise time.Time) time.Time {
 	c.endedMu.Lock()
 	defer c.endedMu.Unlock()
-	if c.endedAt.Before(c.takenAt) {
+	if c.streaming || c.endedAt.IsZero() {
 		return otherwise
 	}
 	return c.endedAt

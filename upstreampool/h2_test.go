@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -88,6 +89,34 @@ func (c *frameConn) respond(stream uint32, body string) {
 	c.henc.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
 	c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.hbuf.Bytes(), EndHeaders: true})
 	c.WriteData(stream, true, []byte(body))
+}
+
+// framed makes connections of tr, which must be in a bubble, end in handle.
+func framed(tr *Transport, handle func(c *frameConn)) {
+	scripted(tr, func(n int64, c net.Conn, r *bufioReader) {
+		q := queuedConn{c, make(chan []byte, 100)}
+		defer close(q.queue)
+		go func() {
+			for b := range q.queue {
+				_, _ = c.Write(b)
+			}
+		}()
+		if fc := newFrameConn(q, r, n); fc != nil {
+			handle(fc)
+		}
+	})
+}
+
+// A queuedConn does not wait until the peer reads, as a pipe does: two HTTP/2
+// peers that do would wait for each other.
+type queuedConn struct {
+	net.Conn
+	queue chan []byte
+}
+
+func (c queuedConn) Write(p []byte) (int, error) {
+	c.queue <- bytes.Clone(p)
+	return len(p), nil
 }
 
 func h2c(tr *Transport) {
@@ -315,6 +344,75 @@ func TestH2IdleClockOfASlowReader(t *testing.T) {
 		if d := age(200*time.Millisecond, giveUp); d < 190*time.Millisecond || d > 400*time.Millisecond {
 			t.Errorf("age after a slow read (given up: %v) = %v, want 200ms", giveUp, d)
 		}
+	}
+}
+
+// A grant moves no idle clock: its stream may begin later, or never. Connections
+// were closed for their age that had carried a request just now, and others were
+// taken for younger than they were.
+func TestH2IdleClockOfGrants(t *testing.T) {
+	const latency = 300 * time.Millisecond
+	n := need{replayable: true, bodyless: true}
+	for _, tc := range []struct {
+		name string
+		do   func(t *testing.T, tr *Transport, p *pool)
+		want time.Duration // age
+	}{
+		{"given back after the last stream", func(t *testing.T, tr *Transport, p *pool) {
+			g := p.get(t.Context(), n)
+			for range 4 {
+				mustSend(t, tr, get(t))
+			}
+			time.Sleep(time.Millisecond)
+			p.giveBack(g.c)
+		}, time.Millisecond},
+		{"given back before a slow client has read", func(t *testing.T, tr *Transport, p *pool) {
+			resp, err := tr.RoundTrip(get(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(latency)
+			p.giveBack(p.get(t.Context(), n).c)
+			time.Sleep(latency)
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}, 2 * latency},
+		{"used after the stream before has ended", func(t *testing.T, tr *Transport, p *pool) {
+			done := make(chan string)
+			go func() { done <- mustSend(t, tr, get(t)) }()
+			synctest.Wait()
+			g := p.get(t.Context(), n)
+			<-done
+			req := get(t)
+			tr.setScheme(req)
+			x := exchange{core: tr.core, ctx: req.Context(), req: req, out: req, need: n}
+			resp, _, err := x.attempt(p, g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, h2c, func(t *testing.T, tr *Transport, _ *pipeServer) {
+				framed(tr, func(c *frameConn) {
+					for stream, _ := c.request(); stream != 0; stream, _ = c.request() {
+						time.Sleep(latency)
+						c.respond(stream, "body")
+					}
+				})
+				mustSend(t, tr, get(t))
+				p := onlyPool(t, tr)
+				tc.do(t, tr, p)
+				synctest.Wait()
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				if age := p.idle[0].age(time.Now()); age != tc.want {
+					t.Errorf("age = %v, want %v", age, tc.want)
+				}
+			})
+		})
 	}
 }
 

@@ -232,7 +232,6 @@ func (p *pool) lease(c *conn, now time.Time, n need) {
 	c.leases++
 	c.requests++
 	c.takenAt = now
-	c.streaming.Store(c.h2)
 }
 
 // leaveIdle takes c out of the idle list, if it is there.
@@ -307,23 +306,21 @@ func (p *pool) returned(c *conn) {
 
 // streamEnded takes back one stream of an HTTP/2 connection, whose response was
 // read to its end or else given up.
-func (p *pool) streamEnded(c *conn, read bool) {
+func (p *pool) streamEnded(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.is(stateBusy) {
-		p.endStream(c, read)
+		p.endStream(c)
 	}
 }
 
-func (p *pool) endStream(c *conn, read bool) {
+func (p *pool) endStream(c *conn) {
 	now := time.Now()
 	if c.leases--; c.leases > 0 {
 		p.serve(c, now)
 		return
 	}
-	if c.idleAt = c.lastEnd(now); read {
-		c.idleAt = c.lastEnd(c.takenAt)
-	}
+	c.idleAt = c.lastEnd(now)
 	p.putIdle(c, now)
 }
 
@@ -348,6 +345,9 @@ func (p *pool) unused(c *conn) {
 	if c.leases--; c.leases > 0 {
 		p.serve(c, now)
 		return
+	}
+	if c.h2 {
+		c.idleAt = c.lastEnd(c.idleAt) // others may have had streams meanwhile
 	}
 	p.putIdle(c, now)
 }
@@ -431,7 +431,7 @@ func (p *pool) settle(c *conn) {
 	}
 	switch {
 	case c.h2:
-		p.endStream(c, false)
+		p.endStream(c)
 	case c.cc.Available() == 1 && c.net.reading.Load() && !c.net.sent.Load():
 		p.unused(c)
 	default:

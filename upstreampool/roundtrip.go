@@ -156,6 +156,9 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 	}
 	start := time.Now()
 	resp, err := c.cc.RoundTrip(out)
+	if c.h2 {
+		c.streamsEnded(true)
+	}
 	o := outcome{Method: x.req.Method, Reused: g.reused, H2: c.h2}
 	if err != nil {
 		x.failed(p, g, start, err, &o)
@@ -169,7 +172,6 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 		o.BodyKept = x.body.rewindable()
 	}
 	if c.h2 {
-		c.streamsEnded()
 		if n := c.cc.Available(); n > 0 {
 			p.up.streams.Store(int32(min(n+c.cc.InFlight(), 1<<20)))
 		}
@@ -306,20 +308,20 @@ type stream struct {
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	if err != nil {
-		s.end(err == io.EOF)
+		s.end()
 	}
 	return n, err
 }
 
 func (s *stream) Close() error {
 	err := s.ReadCloser.Close()
-	s.end(false)
+	s.end()
 	return err
 }
 
-func (s *stream) end(read bool) {
+func (s *stream) end() {
 	if !s.done.Swap(true) {
 		s.c.answered.Add(-1)
-		s.c.pool.streamEnded(s.c, read)
+		s.c.pool.streamEnded(s.c)
 	}
 }
