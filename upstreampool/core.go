@@ -24,7 +24,8 @@ type core struct {
 	identity          []string // hashes of the client certificates that Caddy manages
 	sniHasPlaceholder bool
 	proxy             func(*http.Request) (*url.URL, error)
-	logger            atomic.Pointer[zap.Logger]
+	loggers           []*zap.Logger              // of the configurations that use it, which end with them
+	logger            atomic.Pointer[zap.Logger] // the last of them
 	upstreams         upstreams
 
 	draining atomic.Bool
@@ -32,6 +33,15 @@ type core struct {
 
 	mu    sync.RWMutex
 	pools map[key]*pool
+}
+
+// logWith changes the loggers. Without any, the last one goes on for requests
+// that are under way.
+func (c *core) logWith(loggers []*zap.Logger) {
+	c.loggers = loggers
+	if n := len(loggers); n > 0 {
+		c.logger.Store(loggers[n-1])
+	}
 }
 
 func (c *core) log() *zap.Logger {

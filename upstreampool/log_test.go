@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -154,6 +155,38 @@ func TestLog(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Pools log with the latest configuration that uses them. One that failed to load
+// must not leave its logger behind, whose files may be closed; nor must the old
+// one after a reload.
+func TestLoggerOverReloads(t *testing.T) {
+	size := 10<<20 + unique.Add(1)
+	load := func() (tr *Transport, logger *zap.Logger, unload func()) {
+		tr = &Transport{HTTPTransport: &reverseproxy.HTTPTransport{MaxResponseHeaderSize: size}}
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+		if err := tr.Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return tr, tr.core.log(), func() {
+			if err := tr.Cleanup(); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
+	}
+	running, logger, unload := load()
+	_, _, failed := load()
+	failed()
+	if running.core.log() != logger {
+		t.Error("the running configuration logs with the logger of one that failed")
+	}
+	next, logger, unloadNext := load()
+	defer unloadNext()
+	unload()
+	if next.core != running.core || next.core.log() != logger {
+		t.Error("the new configuration logs with the logger of the old one")
 	}
 }
 

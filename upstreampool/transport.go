@@ -80,9 +80,10 @@ type Transport struct {
 	// to an upstream starts it. Default (zero): none.
 	MinIdle int `json:"min_idle,omitempty"`
 
-	core *core
-	key  *coreKey
-	h3   bool
+	core   *core
+	key    *coreKey
+	logger *zap.Logger
+	h3     bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -97,7 +98,8 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 // learned survive reloads.
 var pools = caddy.NewUsagePool()
 
-// provisioning is held from the choice of a key to its use.
+// provisioning is held from the choice of a key to its use, and while the
+// loggers of a core change.
 var provisioning sync.Mutex
 
 // coreKey says which transports share a core: those of equal JSON, as long as
@@ -145,7 +147,6 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		}
 	}
 	fresh := t.newCore(cfg)
-	fresh.logger.Store(ctx.Logger())
 	provisioning.Lock()
 	defer provisioning.Unlock()
 	k := keyFor(sha256.Sum256(settings), fresh)
@@ -153,8 +154,8 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	t.core, t.key = v.(*core), &k
-	t.core.logger.Store(ctx.Logger()) // the old one ends with its configuration
+	t.core, t.key, t.logger = v.(*core), &k, ctx.Logger()
+	t.core.logWith(append(t.core.loggers, t.logger))
 	return nil
 }
 
@@ -257,6 +258,9 @@ func (t *Transport) Cleanup() error {
 			return err
 		}
 		t.key = nil // t.core stays: requests may still be under way
+		provisioning.Lock()
+		defer provisioning.Unlock()
+		t.core.logWith(slices.DeleteFunc(t.core.loggers, func(l *zap.Logger) bool { return l == t.logger }))
 	}
 	if t.HTTPTransport == nil {
 		return nil
