@@ -51,7 +51,7 @@ func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 	if err != nil {
 		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.consumed() {
 			// reverse_proxy would send what is left of the body elsewhere.
-			err = errors.New(err.Error())
+			err = opaque(err)
 		}
 		return nil, plain(err)
 	}
@@ -265,6 +265,15 @@ func unavailable(err error) error {
 		return caddyhttp.Error(http.StatusServiceUnavailable, reverseproxy.NewDialError(err))
 	}
 	return err
+}
+
+// opaque hides what err is, but for its status.
+func opaque(err error) error {
+	if he, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+		he.Err = errors.New(he.Err.Error())
+		return he
+	}
+	return errors.New(err.Error())
 }
 
 // plain takes off the wrappers that http.Transport takes off, too:

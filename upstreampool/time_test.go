@@ -784,6 +784,36 @@ func TestQueueFullAndTimeout(t *testing.T) {
 	})
 }
 
+// Towards HTTP/1.0, a body of unknown length is read before there is a connection.
+// When there is none then, it is too late to go elsewhere, but 503 all the same: it
+// was 502.
+func TestFullPoolIs503ForABodyThatWasRead(t *testing.T) {
+	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 1 }, func(t *testing.T, tr *Transport, _ *pipeServer) {
+		scripted(tr, func(n int64, c net.Conn, r *bufio.Reader) {
+			if readRequest(r) == nil {
+				return
+			}
+			if n > 1 {
+				time.Sleep(time.Minute)
+			}
+			io.WriteString(c, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+		})
+		mustSend(t, tr, get(t))
+		done := make(chan string)
+		go func() { done <- mustSend(t, tr, get(t)) }()
+		synctest.Wait()
+		req := newRequest(t, "POST", pipeAddr, io.NopCloser(strings.NewReader("x=1")))
+		req.ContentLength = -1
+		_, _, err := send(tr, req)
+		var he caddyhttp.HandlerError
+		var de reverseproxy.DialError
+		if !errors.As(err, &he) || he.StatusCode != http.StatusServiceUnavailable || errors.As(err, &de) {
+			t.Errorf("error = %v, want a 503 that is no DialError", err)
+		}
+		<-done
+	})
+}
+
 // A dial has timeouts of its own: acquire_timeout does not cut off requests that a
 // dial under way is for, also where dials take up all of max_conns_per_host.
 func TestAcquireTimeoutIsNoDialTimeout(t *testing.T) {
