@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (c *core) dial(p *pool, tg *target) (*conn, error) {
 	// Before its first request, an HTTP/1 connection has one slot and an HTTP/2
 	// connection a hundred or what its SETTINGS say.
 	if !tg.h1 {
-		cn.h2 = c.cfg.h2c && tg.scheme == "http" || cn.negotiated == "h2" || cc.Available() > 1
+		cn.h2 = c.h2c(tg.key) || cn.negotiated == "h2" || cc.Available() > 1
 		p.up.speaksH2.Store(cn.h2)
 	}
 	cn.learner = p.up.learner(cn.h2)
@@ -89,6 +90,12 @@ func (c *core) dial(p *pool, tg *target) (*conn, error) {
 	cc.SetStateHook(cn.stateChanged)
 	countOpened(p.label)
 	return cn, nil
+}
+
+// h2c tells whether HTTP/2 is spoken by prior knowledge; over TLS to a forward
+// proxy net/http speaks HTTP/1.
+func (c *core) h2c(k key) bool {
+	return c.cfg.h2c && k.scheme == "http" && !strings.HasPrefix(k.proxy, "https:")
 }
 
 // dialer returns the replacement of a transport's DialContext: the original,

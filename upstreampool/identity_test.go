@@ -362,6 +362,38 @@ func TestForwardProxy(t *testing.T) {
 			t.Errorf("answer = %q", got)
 		}
 	})
+	// HTTP/1 all the same: taken for HTTP/2, surplus bytes were the next answer.
+	t.Run("h2c, over TLS to the proxy", func(t *testing.T) {
+		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: srv.TLS.Certificates})
+		if err != nil {
+			t.Fatal(err)
+		}
+		written := make(chan bool, 3)
+		s := serveListener(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+			for readRequest(r) != nil {
+				respond(c, "good")
+				time.Sleep(20 * time.Millisecond)
+				respond(c, "smuggled")
+				written <- true
+			}
+		})
+		tr := newTransport(t, func(tr *Transport) {
+			insecure(tr)
+			tr.Versions = []string{"h2c"}
+			tr.NetworkProxyRaw = []byte(`{"from":"url","url":"https://` + s.addr() + `"}`)
+		})
+		for range 3 {
+			req := newRequest(t, "GET", "192.0.2.1:80", nil)
+			req.URL.Scheme = "http"
+			if got := mustSend(t, tr, req); got != "good" {
+				t.Errorf("answer = %q", got)
+			}
+			if st := onlyPool(t, tr).snapshot(); st.Protocol != protocolName(false) {
+				t.Errorf("protocol = %s", st.Protocol)
+			}
+			<-written
+		}
+	})
 	t.Run("server name by placeholder", func(t *testing.T) {
 		tr := newTransport(t, func(tr *Transport) { insecure(tr); use(tr); tr.TLS.ServerName = "{http.request.host}" })
 		_, _, err := send(tr, forHost(newRequest(t, "GET", srv.Listener.Addr().String(), nil), "a.test"))

@@ -82,7 +82,7 @@ func (p *pool) h2() bool {
 		return false
 	}
 	if p.key.scheme == "http" {
-		return p.core.cfg.h2c
+		return p.core.h2c(p.key)
 	}
 	return p.up.speaksH2.Load()
 }
