@@ -103,7 +103,8 @@ func (p *Proxy) connect(client *net.TCPConn) {
 	p.keep(client)
 	defer p.drop(client)
 	c, err := net.Dial("tcp", p.to)
-	if err != nil {
+	if err != nil { // a RST, which takes as long to arrive
+		time.Sleep(p.delay)
 		reset(client)
 		return
 	}
