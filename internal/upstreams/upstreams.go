@@ -240,6 +240,18 @@ func (s *Server) ended() bool {
 	}
 }
 
+// awaitRefusal waits until nobody accepts connections any more: a child may live on
+// for a moment.
+func (s *Server) awaitRefusal() {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) { // polls other processes
+		conn, err := net.Dial("tcp", s.Addr)
+		if err != nil {
+			return
+		}
+		_ = conn.Close()
+	}
+}
+
 // command runs a program that ends gracefully by a signal. Its processes are a
 // group, so that SIGKILL leaves no worker behind.
 func (s *Server) command(graceful syscall.Signal, program string, args ...string) error {
@@ -276,6 +288,7 @@ func (s *Server) command(graceful syscall.Signal, program string, args ...string
 			return err
 		}
 		<-ends
+		s.awaitRefusal()
 		if wait {
 			return errors.New("it did not end within 20 s")
 		}
