@@ -38,7 +38,8 @@ func startUvicorn(s *Server) error {
 }
 
 // startNginx lets a second server of the same nginx answer, since nginx itself
-// answers without reading a body.
+// answers without reading a body. Where that one has ended first, the connection
+// is closed without a response.
 func startNginx(s *Server) error {
 	listen, certificate := "", ""
 	if s.Protocol == "h2" {
@@ -72,7 +73,9 @@ http {
 		location / {
 			if ($request_method = GET) { return 200 "ok\n"; }
 			proxy_pass http://unix:answer.sock;
+			error_page 502 @ending;
 		}
+		location @ending { access_log off; return 444; }
 	}
 	server {
 		listen unix:answer.sock;

@@ -4,7 +4,12 @@ const fs = require('fs');
 const [protocol, port, timeout] = process.argv.slice(2);
 const done = fs.openSync('done', 'a');
 
+let ending = false;
+
 function answer(request, response) {
+	if (ending && protocol !== 'h2') {
+		response.setHeader('Connection', 'close'); // or a busy client keeps it for ever
+	}
 	request.resume();
 	request.on('end', () => {
 		fs.writeSync(done, `${request.method} ${request.url}\n`);
@@ -28,6 +33,7 @@ if (protocol === 'h2') {
 }
 server.listen({ host: '127.0.0.1', port: Number(port), backlog: 1024 });
 process.on('SIGTERM', () => {
+	ending = true;
 	server.close(() => process.exit(0));
 	sessions.forEach((session) => session.close());
 });
