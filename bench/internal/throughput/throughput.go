@@ -58,8 +58,10 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		stock512: proxy(map[string]any{"protocol": "http", "keep_alive": map[string]any{"max_idle_conns_per_host": 512}}),
 	}
 	others := []string{stock, stock512}
+	plot := report.Plot{Name: "throughput", Title: "Throughput of upstreampool", Bars: true, X: "load", Y: "of the other transport's"}
 	for _, with := range others {
 		result.Tables = append(result.Tables, sidebyside.Table(ours, with))
+		plot.Series = append(plot.Series, report.Series{Name: "against " + with})
 	}
 	err = sidebyside.Run(servers, func(b *sidebyside.Bench) error {
 		for _, load := range []struct {
@@ -74,7 +76,9 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			if err != nil {
 				return err
 			}
+			plot.Labels = append(plot.Labels, load.what)
 			for i, with := range others {
+				plot.Series[i].Points = append(plot.Series[i].Points, [2]float64{float64(len(plot.Labels) - 1), results[i].Ratio.Median})
 				claim := fmt.Sprintf("throughput/%s-%d", load.name, []int{32, 512}[i])
 				result.AtLeast(claim, load.what+": throughput of `upstreampool`, of that of "+with, results[i].Ratio.Median, o.Loose(load.least[with]))
 				table := &result.Tables[i]
@@ -83,5 +87,6 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		}
 		return nil
 	})
+	result.Plots = append(result.Plots, plot)
 	return result, err
 }
