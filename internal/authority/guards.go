@@ -136,8 +136,13 @@ func (w *guardWalk) routeGuards(list caddyhttp.RouteList, rs *routes) (rg routeG
 			continue
 		}
 		w.found, w.answered = nil, false
-		before, alone := l.before(&list[i])
-		w.handlers(&list[i], way{before: before}, alone)
+		route := &list[i]
+		before, alone := []*table(nil), true
+		if route.Group != "" {
+			cond := hostCondition(route)
+			before, alone = l.before(route.Group, cond.table())
+		}
+		w.handlers(route, way{before: before}, alone)
 		rg.places, rg.answers = append(rg.places, w.found), append(rg.answers, w.answered)
 	}
 	return rg
@@ -155,19 +160,18 @@ func (w *guardWalk) enter() *listWalk {
 	return &listWalk{w, w.lists, make(map[string][]*table)}
 }
 
-// before returns the host matchers of the routes in front of this one in its group;
-// alone: no list in front of this one has such a group.
-func (l *listWalk) before(route *caddyhttp.Route) (before []*table, alone bool) {
-	if route.Group == "" {
+// before returns the host matchers of the routes of a group that stand in front of
+// the one with these; alone: no list in front of this one has such a group.
+func (l *listWalk) before(group string, matching *table) (before []*table, alone bool) {
+	if group == "" {
 		return nil, true
 	}
-	if l.guardWalk.groups[route.Group] == 0 {
-		l.guardWalk.groups[route.Group] = l.id
+	if l.guardWalk.groups[group] == 0 {
+		l.guardWalk.groups[group] = l.id
 	}
-	before = l.groups[route.Group]
-	cond := hostCondition(route)
-	l.groups[route.Group] = append(slices.Clip(before), cond.table())
-	return before, l.guardWalk.groups[route.Group] == l.id
+	before = l.groups[group]
+	l.groups[group] = append(slices.Clip(before), matching)
+	return before, l.guardWalk.groups[group] == l.id
 }
 
 // answering are handlers that answer by themselves. Others may do so too, but
@@ -203,7 +207,7 @@ func (w *guardWalk) handlers(route *caddyhttp.Route, way way, certain bool) {
 func (w *guardWalk) routes(list caddyhttp.RouteList, outer way, certain bool) {
 	l := w.enter()
 	answered := w.answered
-	var answering []string // groups of routes that may have answered
+	var groups []string // of routes that may have answered
 	for i := range list {
 		route := &list[i]
 		cond := hostCondition(route)
@@ -212,16 +216,17 @@ func (w *guardWalk) routes(list caddyhttp.RouteList, outer way, certain bool) {
 			continue
 		}
 		w.nested.add(i, &cond, false)
-		before, alone := l.before(route)
-		inner := way{append(slices.Clip(outer.inner), cond.table()), append(slices.Clip(outer.before), before...)}
+		matching := cond.table()
+		before, alone := l.before(route.Group, matching)
+		inner := way{append(slices.Clip(outer.inner), matching), append(slices.Clip(outer.before), before...)}
 		// Where another route of its group has answered, this one does not run.
-		w.answered = answered || slices.ContainsFunc(answering, func(group string) bool { return group == "" || group != route.Group })
+		w.answered = answered || slices.ContainsFunc(groups, func(group string) bool { return group == "" || group != route.Group })
 		w.handlers(route, inner, certain && alone)
 		if w.answered {
-			answering = append(answering, route.Group)
+			groups = append(groups, route.Group)
 		}
 	}
-	w.answered = answered || len(answering) > 0
+	w.answered = answered || len(groups) > 0
 }
 
 // withoutTLS visits a route that no TLS request can match.
