@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -84,6 +85,19 @@ func (c *frameConn) request() (uint32, string) {
 	}
 }
 
+// requests are the streams that requests open, numbered from 0, until the
+// connection ends.
+func (c *frameConn) requests() iter.Seq2[int, uint32] {
+	return func(yield func(int, uint32) bool) {
+		for i := 0; ; i++ {
+			stream, _ := c.request()
+			if stream == 0 || !yield(i, stream) {
+				return
+			}
+		}
+	}
+}
+
 func (c *frameConn) respond(stream uint32, body string) {
 	c.hbuf.Reset()
 	c.henc.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
@@ -137,11 +151,7 @@ func TestP8Refused(t *testing.T) {
 			for _, method := range []string{"GET", "POST"} {
 				t.Run(fmt.Sprintf("%s %s fresh=%v", name, method, fresh), func(t *testing.T) {
 					s := serveFrames(t, func(c *frameConn) {
-						for i := 0; ; i++ {
-							stream, _ := c.request()
-							if stream == 0 {
-								return
-							}
+						for i, stream := range c.requests() {
 							if c.n == 1 && (i > 0 || fresh) {
 								refuse(c, stream)
 								continue
@@ -173,11 +183,8 @@ func TestP8Refused(t *testing.T) {
 // about when it closes idle ones.
 func TestRefusalIsNoRace(t *testing.T) {
 	s := serveFrames(t, func(c *frameConn) {
-		for i := 0; ; i++ {
-			stream, _ := c.request()
+		for i, stream := range c.requests() {
 			switch {
-			case stream == 0:
-				return
 			case i > 0 && c.n == 1:
 				c.WriteRSTStream(stream, http2.ErrCodeRefusedStream)
 			default:
@@ -200,11 +207,7 @@ func TestRefusalIsNoRace(t *testing.T) {
 func TestP8GoAwayAboveTheLastStream(t *testing.T) {
 	// The stream is not above the last one: it may have been processed.
 	s := serveFrames(t, func(c *frameConn) {
-		for i := 0; ; i++ {
-			stream, _ := c.request()
-			if stream == 0 {
-				return
-			}
+		for i, stream := range c.requests() {
 			if i > 0 && c.n == 1 {
 				c.WriteGoAway(stream, http2.ErrCodeNo, nil)
 				return
@@ -222,11 +225,7 @@ func TestP8GoAwayAboveTheLastStream(t *testing.T) {
 // After a GOAWAY no stream is started on the connection.
 func TestP8NoStreamAfterGoAway(t *testing.T) {
 	s := serveFrames(t, func(c *frameConn) {
-		for i := 0; ; i++ {
-			stream, _ := c.request()
-			if stream == 0 {
-				return
-			}
+		for i, stream := range c.requests() {
 			if i > 0 {
 				t.Error("a stream after GOAWAY")
 			}
@@ -313,11 +312,7 @@ func TestH2GoAwayWithCloseNotify(t *testing.T) {
 // read what arrived.
 func TestH2IdleClockOfASlowReader(t *testing.T) {
 	s := serveFrames(t, func(c *frameConn) {
-		for {
-			stream, _ := c.request()
-			if stream == 0 {
-				return
-			}
+		for _, stream := range c.requests() {
 			c.respond(stream, "body")
 		}
 	})
@@ -397,7 +392,7 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			bubble(t, h2c, func(t *testing.T, tr *Transport, _ *pipeServer) {
 				framed(tr, func(c *frameConn) {
-					for stream, _ := c.request(); stream != 0; stream, _ = c.request() {
+					for _, stream := range c.requests() {
 						time.Sleep(latency)
 						c.respond(stream, "body")
 					}
@@ -419,11 +414,7 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 func TestH2ConnectionLost(t *testing.T) {
 	var seen atomic.Int64
 	s := serveFrames(t, func(c *frameConn) {
-		for i := 0; ; i++ {
-			stream, _ := c.request()
-			if stream == 0 {
-				return
-			}
+		for i, stream := range c.requests() {
 			seen.Add(1)
 			if i > 0 {
 				return
@@ -446,11 +437,7 @@ func TestH2ConnectionLost(t *testing.T) {
 
 func TestH2StreamResetIsNoReplay(t *testing.T) {
 	s := serveFrames(t, func(c *frameConn) {
-		for i := 0; ; i++ {
-			stream, _ := c.request()
-			if stream == 0 {
-				return
-			}
+		for i, stream := range c.requests() {
 			if i == 1 {
 				c.WriteRSTStream(stream, http2.ErrCodeInternal)
 				continue
@@ -665,11 +652,7 @@ func TestH2RequestsPerConnection(t *testing.T) {
 			var mu sync.Mutex
 			carried := make(map[int64]int)
 			s := serveFrames(t, func(c *frameConn) {
-				for {
-					stream, _ := c.request()
-					if stream == 0 {
-						return
-					}
+				for _, stream := range c.requests() {
 					mu.Lock()
 					carried[c.n]++
 					mu.Unlock()
@@ -707,11 +690,7 @@ func TestH2StreamLimit(t *testing.T) {
 	for _, maxConns := range []int{0, 1, 2} {
 		t.Run(fmt.Sprint(maxConns), func(t *testing.T) {
 			s := serveFrames(t, func(c *frameConn) {
-				for {
-					stream, _ := c.request()
-					if stream == 0 {
-						return
-					}
+				for _, stream := range c.requests() {
 					time.Sleep(time.Millisecond)
 					c.respond(stream, "")
 				}
@@ -741,11 +720,7 @@ func TestH2ArrivedResponseHoldsNoStream(t *testing.T) {
 		t.Run(fmt.Sprintf("someone waits=%v", waits), func(t *testing.T) {
 			release := make(chan struct{})
 			s := serveFrames(t, func(c *frameConn) {
-				for i := 0; ; i++ {
-					stream, _ := c.request()
-					if stream == 0 {
-						return
-					}
+				for i, stream := range c.requests() {
 					if i == 1 {
 						<-release
 					}
@@ -797,11 +772,7 @@ func TestH2ArrivedResponseHoldsNoStream(t *testing.T) {
 // goes to whoever waits: it waited for a stream that was free, or for ever.
 func TestH2UnusedStreamServesAWaiter(t *testing.T) {
 	s := serveFrames(t, func(c *frameConn) {
-		for i := 0; ; i++ {
-			stream, _ := c.request()
-			if stream == 0 {
-				return
-			}
+		for i, stream := range c.requests() {
 			if i != 1 { // the second request is never answered
 				c.respond(stream, "")
 			}
