@@ -41,7 +41,8 @@ const (
 // Closes are judged one second late, in batches: what happens to connections
 // of different ages within a second is a restart, and says nothing about a
 // timeout. A close becomes knowledge when a second one, at another time,
-// happens at the same age. Until then it only lowers the limit.
+// happens at the same age, and a sensor looks into that. Until then it only
+// lowers the limit.
 type learner struct {
 	base   knowledge        // what the configuration says
 	report func(learnEvent) // called with mu held; may be nil
@@ -50,7 +51,7 @@ type learner struct {
 
 	mu        sync.Mutex
 	learned   time.Duration
-	checkedAt time.Time // when learned was last confirmed
+	checkedAt time.Time // when learned was last confirmed; zero: not yet
 	witnesses []closing // judged, but confirmed by nothing yet
 	batch     batch
 	early     closing // what caps the limit, unconfirmed
@@ -333,10 +334,14 @@ func (l *learner) earliest(a, b closing) time.Duration {
 	return age
 }
 
-// learn makes d the learned value.
+// learn makes d the learned value. A new one is looked into by a sensor at once:
+// two restarts may have met connections of the same age.
 func (l *learner) learn(now time.Time, d time.Duration, outlived bool) {
 	news := l.learned == 0 || !sameAge(d, l.learned)
 	l.learned, l.checkedAt = d, now
+	if news && !outlived {
+		l.checkedAt = time.Time{}
+	}
 	l.witnesses = l.witnesses[:0]
 	l.early = closing{}
 	if !news || l.report == nil {

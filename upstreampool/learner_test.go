@@ -284,12 +284,34 @@ func TestLearnerSensor(t *testing.T) {
 		if got := l.value(c); got != 71250*time.Millisecond {
 			t.Errorf("limit = %v, want 71.25s", got)
 		}
+		if !l.startSensor(c.now) {
+			t.Error("no sensor to confirm the value")
+		}
+		c.add(75 * second)
+		l.sawClose(c.now, 75*second, 75*second)
+		l.endSensor()
+		c.add(second)
 		if l.startSensor(c.now) {
-			t.Error("a sensor although the value is known")
+			t.Error("a sensor although the value is confirmed")
 		}
 		c.add(memory)
 		if !l.startSensor(c.now) {
 			t.Error("no sensor after ten minutes")
+		}
+	})
+	t.Run("corrects two restarts that met connections of one age", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for _, age := range []time.Duration{2 * second, 2 * second, 75 * second, 75 * second} {
+			if !l.startSensor(c.now) {
+				t.Fatalf("no sensor, with %v", l.limit(c.now, 0, false))
+			}
+			c.add(age)
+			l.sawClose(c.now, age, age)
+			l.endSensor()
+			c.add(second)
+		}
+		if got := l.limit(c.now, 0, false).KeepAlive; got != 75*second {
+			t.Errorf("keep-alive value = %v, want 75s", got)
 		}
 	})
 	t.Run("outliving max_idle_time", func(t *testing.T) {
@@ -300,6 +322,9 @@ func TestLearnerSensor(t *testing.T) {
 		l.endSensor()
 		if got := l.limit(c.now, 0, false); got.KeepAlive != 2*time.Minute || got.Source != SourceLearned {
 			t.Errorf("limit = %v, want at least 2 m learned", got)
+		}
+		if l.startSensor(c.now) {
+			t.Error("a sensor although one has just outlived max_idle_time")
 		}
 	})
 	t.Run("outliving max_idle_time breaks no promise", func(t *testing.T) {
