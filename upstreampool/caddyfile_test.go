@@ -128,6 +128,9 @@ func TestCaddyfileRefused(t *testing.T) {
 		{"keepalive off\nmax_idle_time 30s", "checking max_idle_time '30s': keepalive is off"},
 		{"keepalive off\nmin_idle 2", "checking min_idle '2': keepalive is off"},
 		{"max_conns_per_host 2\nmin_idle 3", "checking min_idle '3': must be at most max_conns_per_host '2'"},
+		{"keepalive_idle_conns_per_host 2\nmin_idle 3", "checking min_idle '3': must be at most keepalive_idle_conns_per_host '2'"},
+		{"keepalive_idle_conns 2\nmin_idle 3", "checking min_idle '3': must be at most keepalive_idle_conns '2'"},
+		{"min_idle 1025", "checking min_idle '1025': must be at most keepalive_idle_conns_per_host '1024'"},
 	} {
 		t.Run(strings.ReplaceAll(tc.block, "\n", ";"), func(t *testing.T) {
 			tr, err := parse(tc.block)

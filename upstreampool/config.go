@@ -116,8 +116,13 @@ func (t *Transport) check() error {
 				time.Duration(t.Margin), time.Duration(k))
 		}
 	}
-	if t.MaxConnsPerHost > 0 && t.MinIdle > t.MaxConnsPerHost {
-		refuse("checking min_idle '%d': must be at most max_conns_per_host '%d'", t.MinIdle, t.MaxConnsPerHost)
+	cfg := t.config()
+	for name, most := range map[string]int{
+		"max_conns_per_host": cfg.maxConns, "keepalive_idle_conns": cfg.maxIdle, "keepalive_idle_conns_per_host": cfg.maxIdlePerHost,
+	} {
+		if most > 0 && t.MinIdle > most {
+			refuse("checking min_idle '%d': must be at most %s '%d'", t.MinIdle, name, most)
+		}
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)

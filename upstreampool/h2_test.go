@@ -179,6 +179,39 @@ func TestP8Refused(t *testing.T) {
 	}
 }
 
+// A refused stream can do without another connection, if there is no room for one.
+func TestP8RefusedByAFullPool(t *testing.T) {
+	s := serveFrames(t, func(c *frameConn) {
+		for i, stream := range c.requests() {
+			switch i {
+			case 1: // never answered
+			case 2:
+				c.WriteRSTStream(stream, http2.ErrCodeRefusedStream)
+			default:
+				c.respond(stream, fmt.Sprint(c.n))
+			}
+		}
+	})
+	tr := newTransport(t, func(tr *Transport) {
+		h2c(tr)
+		tr.MaxConnsPerHost = 1
+		tr.AcquireTimeout = caddy.Duration(time.Second)
+	})
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	p := onlyPool(t, tr)
+	ctx, cancel := context.WithCancel(t.Context())
+	hung := make(chan struct{})
+	go func() { send(tr, requestTo(t, ctx, "GET", "tcp", s.addr(), nil)); close(hung) }()
+	defer func() { cancel(); <-hung }()
+	eventually(t, "a stream is in use", func() bool { return p.snapshot().Connections["busy"] == 1 })
+	if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), strings.NewReader("x"))); got != "1" {
+		t.Errorf("connection %s", got)
+	}
+	if n := p.snapshot().Replays[ReplayRefused]; n != 1 {
+		t.Errorf("%d replays", n)
+	}
+}
+
 // An upstream that refuses a stream keeps the connection: that tells nothing
 // about when it closes idle ones.
 func TestRefusalIsNoRace(t *testing.T) {

@@ -68,6 +68,7 @@ func (p *pool) get(ctx context.Context, n need) grant {
 	}
 	now := time.Now()
 	p.usedAt = now
+	n.fresh = n.fresh || n.freshIfRoom && !p.full()
 	if !n.fresh {
 		if g, ok := p.take(now, n); ok {
 			p.mu.Unlock()
@@ -163,6 +164,16 @@ func (p *pool) makeRoom() {
 	case len(p.idle) > 0:
 		p.doom(p.idle[0], CloseReplaced)
 	}
+}
+
+// roomComing tells whether a connection is being dialed, or closed to make room
+// for one.
+func (p *pool) roomComing() bool {
+	used := p.busy + len(p.idle)
+	if p.sensor != nil {
+		used++
+	}
+	return p.dials > 0 || p.open > used
 }
 
 // take leases a connection that is there, if one is good enough for n.
@@ -367,6 +378,10 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 	age, limit := c.age(now), c.limit(now)
 	if age >= limit.Value {
 		p.retire(c, now, age, limit)
+		return
+	}
+	if w := p.queue.first; w != nil && w.need.fresh && p.full() && !p.roomComing() {
+		p.doom(c, CloseReplaced) // it is its turn
 		return
 	}
 	p.serve(c, now)

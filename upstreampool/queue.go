@@ -4,9 +4,10 @@ import "time"
 
 // A need is what a request asks of a connection.
 type need struct {
-	fresh      bool // dialed for this request, for a replay
-	replayable bool // the request can be replayed, should the connection be dead
-	bodyless   bool
+	fresh       bool // dialed for this request, for a replay
+	freshIfRoom bool // so, unless the pool is full
+	replayable  bool // the request can be replayed, should the connection be dead
+	bodyless    bool
 }
 
 // A grant is what a request gets: a connection with a reservation, or an error.

@@ -110,7 +110,7 @@ func (x *exchange) run() (*http.Response, error) {
 		}
 	}
 	n := x.need
-	n.fresh = true
+	n.fresh, n.freshIfRoom = !o.StreamOnly, o.StreamOnly
 	p2, g2 := x.core.get(x.ctx, &x.tg, n)
 	if g2.err != nil {
 		x.log(p, g, zap.WarnLevel, "replaying request failed", string(reason), g2.err)

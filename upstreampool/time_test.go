@@ -866,6 +866,39 @@ func TestFullPoolMakesRoom(t *testing.T) {
 	})
 }
 
+// Others that a full pool keeps busy do not starve a replay, which needs a fresh
+// connection: when its turn comes, one is replaced, and no more than that one.
+func TestFullPoolMakesRoomInTurn(t *testing.T) {
+	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
+		s.setLatency(100 * time.Millisecond)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for range 6 {
+			wg.Go(func() {
+				for range 30 {
+					mustSend(t, tr, get(t))
+				}
+			})
+		}
+		time.Sleep(time.Second + 50*time.Millisecond)
+		p, start := onlyPool(t, tr), time.Now()
+		s.delay.Store(int64(500 * time.Millisecond))
+		g := p.get(t.Context(), need{fresh: true})
+		if g.err != nil || g.reused {
+			t.Fatalf("granted %+v, want a fresh connection", g)
+		}
+		// The four that waited before get the two connections twice; then one is
+		// replaced.
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("after %v", d)
+		}
+		p.giveBack(g.c)
+		if n := p.snapshot().Closes[CloseReplaced]; n != 1 {
+			t.Errorf("%d connections replaced, want 1", n)
+		}
+	})
+}
+
 // A sensor gives its place in a full pool to a request.
 func TestSensorGivesWay(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
