@@ -690,35 +690,43 @@ func TestElicitingTheAnnouncement(t *testing.T) {
 	}
 }
 
+// Trailers go both ways, and a replay has those of the request, too.
 func TestTrailers(t *testing.T) {
-	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for {
-			req, err := http.ReadRequest(r)
-			if err != nil {
-				return
+	for _, replayed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("replayed=%v", replayed), func(t *testing.T) {
+			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+				for i := 0; ; i++ {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					io.Copy(io.Discard, req.Body)
+					if replayed && n == 1 && i == 1 {
+						return
+					}
+					fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Back\r\n\r\n2\r\nok\r\n0\r\nBack: %s\r\n\r\n", req.Trailer.Get("Forth"))
+				}
+			})
+			tr := newTransport(t, known)
+			for range 2 {
+				req := newRequest(t, "PUT", s.addr(), nil)
+				req.Trailer = http.Header{"Forth": nil}
+				req.ContentLength = -1
+				req.Body = &trailerBody{Reader: strings.NewReader("body"), trailer: req.Trailer}
+				resp, err := tr.RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if resp.Trailer.Get("Back") != "value" {
+					t.Errorf("trailer = %v", resp.Trailer)
+				}
 			}
-			io.Copy(io.Discard, req.Body)
-			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Back\r\n\r\n2\r\nok\r\n0\r\nBack: %s\r\n\r\n", req.Trailer.Get("Forth"))
-		}
-	})
-	tr := newTransport(t, known)
-	for range 2 {
-		req := newRequest(t, "POST", s.addr(), nil)
-		req.Trailer = http.Header{"Forth": nil}
-		req.ContentLength = -1
-		req.Body = &trailerBody{Reader: strings.NewReader("body"), trailer: req.Trailer}
-		resp, err := tr.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-		if resp.Trailer.Get("Back") != "value" {
-			t.Errorf("trailer = %v", resp.Trailer)
-		}
-	}
-	if s.conns.Load() != 1 {
-		t.Errorf("%d connections", s.conns.Load())
+			if replays := onlyPool(t, tr).snapshot().Replays[ReplayNoResponse]; (replays == 1) != replayed || s.conns.Load() != 1+replays {
+				t.Errorf("%d replays, %d connections", replays, s.conns.Load())
+			}
+		})
 	}
 }
 
