@@ -9,35 +9,65 @@ import (
 	"sync"
 )
 
+// Ports come in blocks, which begin at multiples of their size. They are below
+// those that systems give to clients, so that none of the many clients that run
+// at the same time can take one before it is used.
+const (
+	lowest, highest = 10_000, 30_000
+	blockSize       = 100
+)
+
 var (
-	mu    sync.Mutex
-	found = make(map[int]bool)
+	mu         sync.Mutex
+	claims     []net.Listener // on the first ports of our blocks
+	next, last int            // what is left of the last one
 )
 
 // Find returns a port of 127.0.0.1 that nothing listens on, over TCP or UDP, and
-// never the same one twice. It is below those that systems give to clients, so
-// that none of the many clients that run at the same time can take it before it is
-// used.
+// never the same one twice. Tests of several packages run at the same time, in a
+// process each: a process that listens on the first port of a block has the
+// others to itself, until it ends.
 func Find() (int, error) {
 	mu.Lock()
 	defer mu.Unlock()
-	for range 100 {
-		port := 10_000 + rand.IntN(20_000)
-		if found[port] {
+	for range 10 * blockSize {
+		if next == last && !claim() {
 			continue
 		}
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		tcp, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
+		port := next
+		next++
+		if free(port) {
+			return port, nil
 		}
-		udp, err := net.ListenPacket("udp", addr)
-		_ = tcp.Close()
-		if err != nil {
-			continue
-		}
-		found[port] = true
-		return port, udp.Close()
 	}
 	return 0, errors.New("finding a port: none is free for TCP and UDP")
 }
+
+// claim takes a block at random, and tells whether nobody else has it.
+func claim() bool {
+	first := lowest + blockSize*rand.IntN((highest-lowest)/blockSize)
+	ln, err := net.Listen("tcp", address(first))
+	if err != nil {
+		return false
+	}
+	claims = append(claims, ln)
+	next, last = first+1, first+blockSize
+	return true
+}
+
+// free tells whether nothing listens on port.
+func free(port int) bool {
+	tcp, err := net.Listen("tcp", address(port))
+	if err != nil {
+		return false
+	}
+	defer tcp.Close()
+	udp, err := net.ListenPacket("udp", address(port))
+	if err != nil {
+		return false
+	}
+	_ = udp.Close()
+	return true
+}
+
+func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }

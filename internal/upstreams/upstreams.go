@@ -89,17 +89,11 @@ type Server struct {
 // Start starts a server of a kind in the folder dir, which is the caller's to
 // remove, and waits until it accepts connections.
 func Start(dir string, kind Kind, keepAlive time.Duration) (*Server, error) {
-	for try := 1; ; try++ {
-		port, err := freeport.Find()
-		if err != nil {
-			return nil, err
-		}
-		s, err := StartAt(dir, kind, keepAlive, fmt.Sprintf("127.0.0.1:%d", port))
-		// Another process may have been quicker to take the port.
-		if err == nil || try == 3 {
-			return s, err
-		}
+	port, err := freeport.Find()
+	if err != nil {
+		return nil, err
 	}
+	return StartAt(dir, kind, keepAlive, fmt.Sprintf("127.0.0.1:%d", port))
 }
 
 // StartAt is Start with an address to listen on.
