@@ -151,9 +151,9 @@ func startCapture(t *testing.T, ports ...string) capture {
 // exchanges returns the requests for / so far and their answers, by the server's
 // port. keys is the file with the secrets of the TLS connections.
 func (c capture) exchanges(keys string) (map[string][]string, error) {
-	args := append([]string{"-r", c.file, "-o", "tls.keylog_file:" + keys, "-T", "fields", "-E", "occurrence=f"}, c.args...)
+	args := append([]string{"-r", c.file, "-o", "tls.keylog_file:" + keys, "-T", "fields"}, c.args...)
 	for _, field := range []string{"tcp.stream", "tcp.dstport", "tls.handshake.extensions_server_name",
-		"http2.streamid", "http2.headers.authority", "http2.headers.path", "http2.headers.status"} {
+		"http2.type", "http2.streamid", "http2.headers.authority", "http2.headers.path", "http2.headers.status"} {
 		args = append(args, "-e", field)
 	}
 	cmd := exec.Command("tshark", append(args, "-Y", "tls.handshake.extensions_server_name or http2.headers")...)
@@ -167,18 +167,38 @@ func (c capture) exchanges(keys string) (map[string][]string, error) {
 	snis, asked, exchanges := make(map[string]string), make(map[[2]string][2]string), make(map[string][]string)
 	for line := range strings.SplitSeq(strings.TrimRight(string(out), "\n"), "\n") {
 		fields := strings.Split(line, "\t")
-		if len(fields) != 7 {
+		if len(fields) != 8 {
 			return nil, fmt.Errorf("tshark: %q", line)
 		}
-		connection, port, sni, stream, authority, path, status := fields[0], fields[1], fields[2], fields[3], fields[4], fields[5], fields[6]
-		switch key := [2]string{connection, stream}; {
-		case sni != "":
+		connection, port, sni := fields[0], fields[1], fields[2]
+		if sni != "" {
 			snis[connection] = sni
-		case path == "/":
-			asked[key] = [2]string{port, strings.TrimSuffix(authority, ":"+port)}
-		case status != "" && asked[key][0] != "":
-			port, host := asked[key][0], asked[key][1]
-			exchanges[port] = append(exchanges[port], fmt.Sprintf("SNI %s asked for %s: %s", snis[connection], host, status))
+		}
+		// A packet may have several frames. Those with headers are requests, or
+		// else responses: each has a value of its own.
+		var lists [5][]string
+		for i, list := range fields[3:] {
+			lists[i] = strings.Split(list, ",")
+		}
+		types, streams, authorities, paths, statuses := lists[0], lists[1], lists[2], lists[3], lists[4]
+		n := 0
+		for i, kind := range types {
+			if kind != "1" { // HEADERS
+				continue
+			}
+			if max(len(paths), len(statuses)) <= n || len(paths) != len(authorities) {
+				return nil, fmt.Errorf("tshark: %q", line)
+			}
+			key := [2]string{connection, streams[i]}
+			switch requested := asked[key]; {
+			case paths[0] != "":
+				if paths[n] == "/" {
+					asked[key] = [2]string{port, strings.TrimSuffix(authorities[n], ":"+port)}
+				}
+			case requested[0] != "":
+				exchanges[requested[0]] = append(exchanges[requested[0]], fmt.Sprintf("SNI %s asked for %s: %s", snis[connection], requested[1], statuses[n]))
+			}
+			n++
 		}
 	}
 	return exchanges, nil
