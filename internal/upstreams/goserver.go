@@ -3,12 +3,14 @@ package upstreams
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/testcert"
@@ -36,6 +38,11 @@ func startGo(s *Server) error {
 	srv.Protocols.SetHTTP2(s.Protocol == "h2")
 	srv.Protocols.SetUnencryptedHTTP2(s.Protocol == "h2c")
 	ln, err := net.Listen("tcp", s.Addr)
+	// A process that is being started holds a copy of the listener before this one
+	// until it runs its program.
+	for end := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); ln, err = net.Listen("tcp", s.Addr) {
+		time.Sleep(time.Millisecond) // polls another process
+	}
 	if err != nil {
 		return err
 	}

