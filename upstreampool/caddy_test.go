@@ -398,7 +398,7 @@ func TestHTTP3IsDelegated(t *testing.T) {
 	if !tr.h3 || tr.core != nil {
 		t.Fatal("not delegated")
 	}
-	ctx, cancel := contextWithTimeout(t, 200*time.Millisecond)
+	ctx, cancel := contextWithTimeout(t, 20*time.Second)
 	defer cancel()
 	l, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -409,6 +409,7 @@ func TestHTTP3IsDelegated(t *testing.T) {
 	go func() {
 		n, _, _ := l.ReadFrom(make([]byte, 2000))
 		got <- n
+		cancel()
 	}()
 	send(tr, requestTo(t, ctx, "GET", "udp", l.LocalAddr().String(), nil))
 	if n := <-got; n < 1200 {

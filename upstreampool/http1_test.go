@@ -178,7 +178,7 @@ func TestP5IdleConnectionsAreWatched(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 				readRequest(r)
 				respond(c, strconv.FormatInt(n, 10))
-				time.Sleep(100 * time.Millisecond)
+				time.Sleep(10 * leastTimeout)
 				switch how {
 				case "RST":
 					rst(c)
@@ -382,7 +382,7 @@ func TestP9EarlyResponse(t *testing.T) {
 	}
 	select {
 	case <-stopped:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the upload goes on")
 	}
 	if got := mustSend(t, tr, newRequest(t, "GET", s.addr(), nil)); got == "1" {
@@ -838,7 +838,7 @@ func TestResponseHeaderTimeout(t *testing.T) {
 			}
 		}
 	})
-	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ResponseHeaderTimeout = caddy.Duration(50 * time.Millisecond) })
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ResponseHeaderTimeout = caddy.Duration(time.Second) })
 	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 	_, _, err := send(tr, newRequest(t, "GET", s.addr(), nil))
 	var ne net.Error
@@ -855,17 +855,17 @@ func TestResponseHeaderTimeout(t *testing.T) {
 func TestReadTimeout(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for readRequest(r) != nil {
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(800 * time.Millisecond)
 			respond(c, strconv.FormatInt(n, 10))
 		}
 	})
-	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(400 * time.Millisecond) })
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(2 * time.Second) })
 	mustSend(t, tr, newRequest(t, "POST", s.addr(), nil))
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(1500 * time.Millisecond)
 	if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), nil)); got != "1" {
 		t.Errorf("connection %s", got)
 	}
-	time.Sleep(450 * time.Millisecond)
+	time.Sleep(2200 * time.Millisecond)
 	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).h1.limit(time.Now(), 0, false); st.bound == boundEarlyClose {
 		t.Errorf("a timeout of ours was taken for the upstream's: %v", st)
 	}
