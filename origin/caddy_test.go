@@ -42,7 +42,7 @@ func start(t testing.TB, tlsApp string, servers ...string) (log string) {
 	for i, server := range servers {
 		list = append(list, fmt.Sprintf(`"srv%d":%s`, i, server))
 	}
-	cfg := testcaddy.Config(t, `{`+tlsApp+`,"http":{"grace_period":"1s","servers":{`+strings.Join(list, ",")+`}}}`, log)
+	cfg := testcaddy.Config(t, `{`+tlsApp+`,"http":{"grace_period":"5s","servers":{`+strings.Join(list, ",")+`}}}`, log)
 	if err := caddy.Run(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -76,8 +76,8 @@ func logged(t testing.TB, file, logger string) (lines []map[string]any) {
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for start := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 10*time.Second {
-			t.Fatalf("%s: not within 10 s", what)
+		if time.Since(start) > 30*time.Second {
+			t.Fatalf("%s: not within 30 s", what)
 		}
 	}
 }
@@ -92,7 +92,7 @@ func dial(t testing.TB, port int, sni string, alpn ...string) *tls.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	return c
 }
 

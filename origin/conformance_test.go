@@ -363,9 +363,18 @@ func TestReload(t *testing.T) {
 func TestFirstFrameAtOnce(t *testing.T) {
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.fast.test", "b.fast.test"}), wrapped(port, "", onePolicy+`"routes":[{}]`))
-	h := dialH2(t, port, "a.fast.test")
-	_ = h.SetReadDeadline(time.Now().Add(2 * time.Second))
-	if got := h.origins(); len(got) != 1 {
-		t.Errorf("told %v", got)
+	for try := 1; ; try++ { // a busy machine may be late at times
+		start := time.Now()
+		if got := dialH2(t, port, "a.fast.test").origins(); len(got) != 1 {
+			t.Errorf("told %v", got)
+		}
+		took := time.Since(start)
+		if took < time.Second {
+			break
+		}
+		if try == 5 {
+			t.Errorf("it took %v", took)
+			break
+		}
 	}
 }

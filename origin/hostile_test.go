@@ -29,7 +29,7 @@ func TestHostile(t *testing.T) {
 	const name = "a.hostile.test"
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{name, "b.hostile.test"}),
-		wrapped(port, "", `"read_header_timeout":"2s","idle_timeout":"2s",`+onePolicy+`"routes":[{"handle":[{"handler":"static_response","body":"ok"}]}]`))
+		wrapped(port, "", `"read_header_timeout":"5s","idle_timeout":"5s",`+onePolicy+`"routes":[{"handle":[{"handler":"static_response","body":"ok"}]}]`))
 
 	connect := func() *net.TCPConn {
 		c, err := net.Dial("tcp", address(port))
@@ -64,7 +64,7 @@ func TestHostile(t *testing.T) {
 		}},
 		{"says nothing", func() {
 			c := connect()
-			_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 			if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("a client that says nothing: %v", err)
 			}
