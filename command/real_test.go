@@ -61,7 +61,7 @@ func TestServers(t *testing.T) {
 				url = strings.Replace(url, "http", "h2c", 1)
 			}
 			// A busy machine sees the close late, or the response, and then the
-			// close seems early: the best of three.
+			// close seems early: the best of some.
 			for try := 1; ; try++ {
 				got := onSockets(t, o, url)
 				if got.Outcome != outcomeClosed || got.Status/100 != 2 || got.Protocol != protocols[kind.Protocol] {
@@ -77,7 +77,7 @@ func TestServers(t *testing.T) {
 				closed := time.Duration(got.Events[0].After * float64(time.Second))
 				t.Logf("%+v", got.Events)
 				if off := closed - s.Closes(); off < -100*time.Millisecond || off > late {
-					if try < 3 {
+					if try < 10 {
 						continue
 					}
 					t.Errorf("closed after %v, want %v", closed, s.Closes())
@@ -100,7 +100,7 @@ func TestReset(t *testing.T) {
 		if err != nil {
 			return
 		}
-		script("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 100*time.Millisecond)(c)
+		script("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", time.Second)(c)
 		_ = c.(*net.TCPConn).SetLinger(0)
 		_ = c.Close()
 	}()
