@@ -302,8 +302,8 @@ func testPage(t *testing.T, l *live) {
 	for _, want := range []string{
 		"<title>connreuse</title>",
 		`<th scope="row">UPSTREAM`,
-		"idle limit 4.5 s: configured upstream_keep_alive 5 s minus margin 500 ms",
-		`aria-label="idle limit 4.5 s of keep-alive 5 s (configured), 1 idle connections"`,
+		"idle limit 99.5 s: configured upstream_keep_alive 100 s minus margin 500 ms",
+		`aria-label="idle limit 99.5 s of keep-alive 100 s (configured), 1 idle connections"`,
 		"(main): https://blog.admin.test:HTTPS<",
 		"&lt;img/src=x/onerror=alert(1)&gt;.admin.test",
 		"passed, 421 reported",
