@@ -101,10 +101,10 @@ func startProxy(ctx context.Context, dir string, s *upstreams.Server) (*proxy, e
 		return nil, err
 	}
 	for _, client := range []string{"GET", viaHTTP3} {
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for {
 			// No route is for it, so that any answer shows that Caddy listens.
-			one, cancel := context.WithTimeout(ctx, time.Second)
+			one, cancel := context.WithTimeout(ctx, 5*time.Second)
 			resp, err := p.send(one, request{method: client, target: "/"})
 			cancel()
 			if err == nil {

@@ -163,7 +163,7 @@ func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scen
 			addresses[host] = addresses[hosts[0]]
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	before := c.log.Len()
 	root := filepath.Join(state, "pki", "authorities", "local", "root.crt")

@@ -105,10 +105,10 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 	defer c.Stop()
 	b.pid = c.cmd.Process.Pid
 	for name := range servers {
-		for try := 0; ; try++ {
+		for deadline := time.Now().Add(time.Minute); ; {
 			if _, err := b.load(name, 100, "-c", "1"); err == nil {
 				break
-			} else if try == 20 {
+			} else if time.Now().After(deadline) {
 				return fmt.Errorf("waiting for Caddy: %w", err)
 			}
 			time.Sleep(200 * time.Millisecond)
