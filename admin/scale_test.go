@@ -87,6 +87,11 @@ func TestManySitesAndUpstreams(t *testing.T) {
 	}
 	wg.Wait()
 
+	w := httptest.NewRecorder()
+	if err := endpointAt(t, "upstreams").ServeHTTP(w, httptest.NewRequest("GET", base+"upstreams", nil)); err != nil {
+		t.Fatal(err)
+	}
+	large := w.Body.Bytes()
 	for _, test := range []struct {
 		path  string
 		check func([]byte) bool // that the answer is a large one
@@ -107,7 +112,7 @@ func TestManySitesAndUpstreams(t *testing.T) {
 		{"explain?sni=a.scale.test&host=host-7.scale.test", func(b []byte) bool { return len(b) > 500 }},
 		{"", func(b []byte) bool { return len(b) > 1000 }},
 	} {
-		var best time.Duration
+		var best, decoding time.Duration
 		for range 5 { // other programs are busy too
 			w := httptest.NewRecorder()
 			r := httptest.NewRequest("GET", base+test.path, nil)
@@ -125,9 +130,15 @@ func TestManySitesAndUpstreams(t *testing.T) {
 			if best == 0 || took < best {
 				best = took
 			}
+			start = time.Now()
+			_ = json.Unmarshal(large, new(Upstreams))
+			if took := time.Since(start); decoding == 0 || took < decoding {
+				decoding = took
+			}
 		}
-		t.Logf("/connreuse/%s: %v", test.path, best)
-		if best > limit && !race.Enabled {
+		t.Logf("/connreuse/%s: %v (reading a large answer takes %v)", test.path, best, decoding)
+		// A slow machine takes as long to read an answer.
+		if best > max(limit, 5*decoding) && !race.Enabled {
 			t.Errorf("/connreuse/%s needs %v, more than %v", test.path, best, limit)
 		}
 	}
