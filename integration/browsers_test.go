@@ -99,7 +99,7 @@ func needBrowser(t *testing.T, b browser.Browser) {
 // visit lets a browser visit a page of a Caddy that has logged nothing else yet.
 func visit(t *testing.T, c *caddy, b browser.Browser, o browser.Options, url string) browser.Visit {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	v, err := b.Visit(ctx, o, url, c.log.String)
 	if errors.Is(err, browser.ErrRoot) {

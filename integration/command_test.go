@@ -27,7 +27,7 @@ func TestCommands(t *testing.T) {
 		{"origin lists what the certificate covers", "listener_wrappers {\n origin\n}", "misdirected {\n scope certificate\n}", 0, "listed", "obeying ignoring", 200, "shared"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := startCaddy(t, "servers {\n timeouts {\n idle 1s\n }\n"+test.options+"\n}",
+			c := startCaddy(t, "servers {\n timeouts {\n idle 3s\n }\n"+test.options+"\n}",
 				"*.command.test {\n"+test.sites+"\n respond 404\n}\n"+
 					"a.command.test {\n"+test.sites+"\n respond a\n}\n"+
 					"b.command.test {\n"+test.sites+"\n respond b\n}\n", []string{"a.command.test", "b.command.test"})
@@ -82,8 +82,8 @@ func TestCommands(t *testing.T) {
 				t.Fatalf("exit code %d, %v: %s", code, err, out)
 			}
 			// how exact is for the tests of the command itself
-			if first := idle.Results[0].Events[0]; first.Event != "GOAWAY (NO_ERROR)" || first.After < 0.5 {
-				t.Errorf("first seen is %+v, want GOAWAY after 1 s", first)
+			if first := idle.Results[0].Events[0]; first.Event != "GOAWAY (NO_ERROR)" || first.After < 1 {
+				t.Errorf("first seen is %+v, want GOAWAY after 3 s", first)
 			}
 		})
 	}

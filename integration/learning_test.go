@@ -70,12 +70,16 @@ func (l *learning) known() (keepAlive, limit time.Duration, source string) {
 	var ks, limits []sample
 	for range 10 { // something may be learned in between
 		ks, limits = l.c.samples("keep_alive_seconds", l.addr), l.c.samples("idle_limit_seconds", l.addr)
-		if len(ks) != 1 || len(limits) != 1 {
-			l.t.Fatalf("metrics: %v and %v, want one of each", ks, limits)
+		if len(ks) == 0 || len(limits) == 0 { // the connection was closed already
+			l.get()
+			continue
 		}
 		if limits[0].labels["source"] == ks[0].labels["source"] {
 			break
 		}
+	}
+	if len(ks) != 1 || len(limits) != 1 {
+		l.t.Fatalf("metrics: %v and %v, want one of each", ks, limits)
 	}
 	protocol := map[string]string{"http/1.1": "http/1.1", "h2": "h2", "h2c": "h2"}[l.Protocol]
 	if ks[0].labels["protocol"] != protocol || limits[0].labels["source"] != ks[0].labels["source"] {
@@ -92,7 +96,7 @@ func (l *learning) pause() { time.Sleep(l.server.Closes() + 300*time.Millisecond
 func (l *learning) learns() {
 	l.t.Helper()
 	closes := l.server.Closes()
-	for start := time.Now(); time.Since(start) < 20*time.Second; l.pause() {
+	for start := time.Now(); time.Since(start) < time.Minute; l.pause() {
 		l.get()
 		keepAlive, limit, source := l.known()
 		found := source == "learned" && (keepAlive-closes).Abs() <= max(300*time.Millisecond, closes/10) ||
@@ -110,7 +114,7 @@ func (l *learning) learns() {
 		return
 	}
 	keepAlive, _, source := l.known()
-	l.t.Fatalf("%v (%s) after 20 s, but it closes after %v", keepAlive, source, closes)
+	l.t.Fatalf("%v (%s) after a minute, but it closes after %v", keepAlive, source, closes)
 }
 
 // postsAroundTheClose makes requests that nobody may repeat just when the
@@ -129,22 +133,25 @@ func (l *learning) postsAroundTheClose() {
 		batch.Wait()
 		time.Sleep(l.server.Closes() + offset*time.Millisecond)
 	}
-	done, err := l.server.Done()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	posts := 0
-	for request, times := range done {
-		if strings.HasPrefix(request, "POST ") {
-			posts++
-			if times != 1 {
-				l.t.Errorf("%s was done %d times", request, times)
+	l.c.eventually("the server to note all POSTs", func() error {
+		done, err := l.server.Done()
+		if err != nil {
+			return err
+		}
+		posts := 0
+		for request, times := range done {
+			if strings.HasPrefix(request, "POST ") {
+				posts++
+				if times != 1 {
+					l.t.Errorf("%s was done %d times", request, times)
+				}
 			}
 		}
-	}
-	if posts != 7*together {
-		l.t.Errorf("%d POSTs were done, want %d", posts, 7*together)
-	}
+		if posts != 7*together {
+			return fmt.Errorf("%d POSTs were done, want %d", posts, 7*together)
+		}
+		return nil
+	})
 }
 
 // restartsTeachNothing restarts the server as it is, each time with one idle
@@ -164,7 +171,8 @@ func (l *learning) restartsTeachNothing() {
 		l.pause()
 	}
 	l.get()
-	if k, _, s := l.known(); k < keepAlive-100*time.Millisecond || s != source {
+	// What was learned late, on a busy machine, may have been corrected.
+	if k, _, s := l.known(); k < min(keepAlive, l.server.Closes())-100*time.Millisecond || s != source {
 		l.t.Errorf("three restarts made %v (%s) of %v (%s)", k, s, keepAlive, source)
 	}
 }
@@ -176,7 +184,7 @@ func TestSensor(t *testing.T) {
 	t.Parallel()
 	const (
 		limit  = 3800 * time.Millisecond // as long as nothing is known
-		closes = 5 * time.Second
+		closes = 8 * time.Second
 	)
 	type conn struct {
 		requests int
@@ -191,11 +199,10 @@ func TestSensor(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			x := conns[r.RemoteAddr]
-			if idle := time.Since(x.last); x.requests > 0 && idle >= limit+100*time.Millisecond {
+			if idle := time.Since(x.last); x.requests > 0 && idle >= limit+400*time.Millisecond {
 				t.Errorf("a request came on a connection idle for %v", idle)
 			}
 			x.requests++
-			x.last = time.Now()
 		}),
 		ConnState: func(c net.Conn, state http.ConnState) {
 			mu.Lock()
@@ -203,6 +210,8 @@ func TestSensor(t *testing.T) {
 			switch addr := c.RemoteAddr().String(); state {
 			case http.StateNew:
 				conns[addr] = new(conn)
+			case http.StateIdle:
+				conns[addr].last = time.Now()
 			case http.StateClosed:
 				conns[addr].closed = time.Now()
 			}
@@ -242,7 +251,7 @@ func TestSensor(t *testing.T) {
 	// The others of the burst are closed. Go on with many requests while there
 	// is a sensor; its limit does not keep them from getting connections.
 	busy, most := 0, 0
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for ; ctx.Err() == nil; busy++ {
 		burst()
@@ -256,15 +265,19 @@ func TestSensor(t *testing.T) {
 		t.Errorf("there were up to %d sensors, over %d bursts of requests; want 1, over some", most, busy)
 	}
 
-	mu.Lock()
-	defer mu.Unlock()
-	sensors := 0
-	for _, x := range conns {
-		if x.requests > 0 && !x.closed.IsZero() && x.closed.Sub(x.last) >= closes-50*time.Millisecond {
-			sensors++ // only that one was left for the upstream to close
+	// The server notes what it closes a moment later.
+	c.eventually("the upstream to close one connection, that of the sensor", func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		sensors := 0
+		for _, x := range conns {
+			if x.requests > 0 && !x.closed.IsZero() && x.closed.Sub(x.last) >= closes-50*time.Millisecond {
+				sensors++ // only that one was left for the upstream to close
+			}
 		}
-	}
-	if sensors != 1 {
-		t.Errorf("the upstream closed %d connections after %v, want that of the sensor", sensors, closes)
-	}
+		if sensors != 1 {
+			return fmt.Errorf("%d were closed after %v", sensors, closes)
+		}
+		return nil
+	})
 }

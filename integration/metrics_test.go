@@ -627,13 +627,18 @@ func TestPrometheus(t *testing.T) {
 	}
 
 	for _, q := range slices.Concat(pageQueries(t), dashboardQueries(t)) {
-		got, err := p.query(q.concrete())
-		if err != nil || len(got) == 0 {
-			t.Errorf("%s: %d series, %v:\n%s", q.where, len(got), err, q.text)
-		}
-		if !slices.ContainsFunc(got, func(s series) bool { return s.Value[1] != "NaN" }) {
-			t.Errorf("%s: nothing but NaN in %v", q.where, got)
-		}
+		var got []series
+		// Where Prometheus got no answer in time, it has nothing until it asks again.
+		s.eventually(q.where, func() error {
+			var err error
+			if got, err = p.query(q.concrete()); err != nil || len(got) == 0 {
+				return fmt.Errorf("%d series, %v:\n%s", len(got), err, q.text)
+			}
+			if !slices.ContainsFunc(got, func(s series) bool { return s.Value[1] != "NaN" }) {
+				return fmt.Errorf("nothing but NaN in %v", got)
+			}
+			return nil
+		})
 		for _, label := range regexp.MustCompile(`\{\{(\w+)\}\}`).FindAllStringSubmatch(q.legend, -1) {
 			for _, series := range got {
 				if series.Metric[label[1]] == "" {

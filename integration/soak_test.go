@@ -177,7 +177,7 @@ func TestSoak(t *testing.T) {
 
 	// What is left is what there was, once the older configurations are gone.
 	var after resources
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(2 * time.Minute)
 	for after = c.resources(); after.above(before) && time.Now().Before(deadline); after = c.resources() {
 		time.Sleep(200 * time.Millisecond) // polls another process
 	}
@@ -262,12 +262,13 @@ func (s *soak) add(r result) {
 func (s *soak) explain(c *caddy) {
 	log := c.requestLog()
 	causes := make(map[string]int)
-	byStatus := make(map[int]int)
+	byStatus, failed := make(map[int]int), 0
 	for _, r := range s.results {
 		byStatus[r.status]++
 		if r.err == nil && r.status < 500 {
 			continue
 		}
+		failed++
 		switch failures := log[r.target].failures; {
 		case len(failures) > 0:
 			causes["logged: "+addresses.ReplaceAllString(failures[0], "ADDR")]++
@@ -286,8 +287,8 @@ func (s *soak) explain(c *caddy) {
 	for _, cause := range slices.Sorted(maps.Keys(causes)) {
 		s.t.Logf("%5d failed: %s", causes[cause], cause)
 	}
-	if byStatus[200] < len(s.results)/2 {
-		s.t.Errorf("%d of %d requests succeeded, want most", byStatus[200], len(s.results))
+	if byStatus[200] < failed {
+		s.t.Errorf("%d requests succeeded, %d failed, want most to succeed", byStatus[200], failed)
 	}
 }
 
