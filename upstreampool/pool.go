@@ -166,14 +166,22 @@ func (p *pool) makeRoom() {
 	}
 }
 
-// roomComing tells whether a connection is being dialed, or closed to make room
-// for one.
-func (p *pool) roomComing() bool {
+// coming returns how many connections are being dialed, or closed, which makes
+// room for as many.
+func (p *pool) coming() int {
 	used := p.busy + len(p.idle)
 	if p.sensor != nil {
 		used++
 	}
-	return p.dials > 0 || p.open > used
+	return p.dials + p.open - used
+}
+
+// short tells whether more wait than connections are coming.
+func (p *pool) short() bool {
+	if p.oneDial() {
+		return p.queue.n > 0 && p.coming() == 0
+	}
+	return p.queue.n > p.coming()
 }
 
 // take leases a connection that is there, if one is good enough for n.
@@ -380,7 +388,7 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 		p.retire(c, now, age, limit)
 		return
 	}
-	if w := p.queue.first; w != nil && w.need.fresh && p.full() && !p.roomComing() {
+	if w := p.queue.first; w != nil && w.need.fresh && p.full() && p.coming() == 0 {
 		p.doom(c, CloseReplaced) // it is its turn
 		return
 	}
@@ -388,7 +396,7 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 	if c.leases > 0 {
 		return
 	}
-	if p.queue.n > 0 && p.full() {
+	if p.full() && p.short() {
 		// Those that still wait need a fresh connection.
 		p.doom(c, CloseReplaced)
 		return

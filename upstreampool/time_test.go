@@ -899,6 +899,47 @@ func TestFullPoolMakesRoomInTurn(t *testing.T) {
 	})
 }
 
+// No more connections are replaced than those that wait need: none for whom a dial
+// is under way already.
+func TestFullPoolReplacesNoMoreThanNeeded(t *testing.T) {
+	for _, tc := range []struct {
+		name                  string
+		maxConns, busy, fresh int
+		replaced              int64
+	}{
+		{"a dial takes the last place", 5, 4, 1, 0},
+		{"dials for half of those that wait", 6, 4, 4, 2},
+		{"no place for a dial", 4, 4, 2, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = tc.maxConns }, func(t *testing.T, tr *Transport, s *pipeServer) {
+				s.setLatency(100 * time.Millisecond)
+				var wg sync.WaitGroup
+				for range tc.busy {
+					wg.Go(func() { mustSend(t, tr, get(t)) })
+				}
+				synctest.Wait()
+				p := onlyPool(t, tr)
+				s.delay.Store(int64(500 * time.Millisecond))
+				for range tc.fresh {
+					wg.Go(func() {
+						g := p.get(t.Context(), need{fresh: true})
+						if g.err != nil || g.reused {
+							t.Errorf("granted %+v, want a fresh connection", g)
+							return
+						}
+						p.giveBack(g.c)
+					})
+				}
+				wg.Wait()
+				if n := p.snapshot().Closes[CloseReplaced]; n != tc.replaced {
+					t.Errorf("%d connections replaced, want %d", n, tc.replaced)
+				}
+			})
+		})
+	}
+}
+
 // A sensor gives its place in a full pool to a request.
 func TestSensorGivesWay(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
