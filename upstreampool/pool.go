@@ -388,12 +388,8 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 		p.retire(c, now, age, limit)
 		return
 	}
-	if w := p.queue.first; w != nil && w.need.fresh && p.full() && p.coming() == 0 {
-		p.doom(c, CloseReplaced) // it is its turn
-		return
-	}
 	p.serve(c, now)
-	if c.leases > 0 {
+	if !c.is(stateIdle) {
 		return
 	}
 	if p.full() && p.short() {
@@ -407,29 +403,35 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 	p.watchIdle(c, now, age, limit)
 }
 
-// serve hands c to those that wait, as long as it can take requests.
+// serve hands c to those that wait, as long as it can take requests. In a full
+// pool, an idle connection that is not good enough for the first of them makes
+// room for one that is: later ones could take every connection there is.
 func (p *pool) serve(c *conn, now time.Time) {
 	for w := p.queue.first; w != nil; {
 		next := w.next
-		if !w.need.fresh {
-			var g grant
-			ok := false
-			switch {
-			case c.is(stateIdle):
-				g, ok = p.tryIdle(c, now, w.need)
-			case c.is(stateBusy) && c.h2:
-				if _, worn := c.worn(now); !worn && c.reserve() {
-					p.lease(c, now, w.need)
-					g, ok = grant{c: c, reused: true, limit: c.limit(now)}, true
-				}
+		var g grant
+		ok := false
+		switch {
+		case w.need.fresh:
+		case c.is(stateIdle):
+			g, ok = p.tryIdle(c, now, w.need)
+		case c.is(stateBusy) && c.h2:
+			if _, worn := c.worn(now); !worn && c.reserve() {
+				p.lease(c, now, w.need)
+				g, ok = grant{c: c, reused: true, limit: c.limit(now)}, true
 			}
-			switch {
-			case ok:
-				p.queue.remove(w)
-				w.grant <- g
-			case !c.is(stateIdle):
-				return // it has no free stream, or is closing
+		}
+		switch {
+		case ok:
+			p.queue.remove(w)
+			w.grant <- g
+		case c.is(stateIdle):
+			if w.prev == nil && p.full() && p.coming() == 0 {
+				p.doom(c, CloseReplaced)
+				return
 			}
+		case !w.need.fresh:
+			return // it has no free stream, or is closing
 		}
 		w = next
 	}

@@ -899,6 +899,40 @@ func TestFullPoolMakesRoomInTurn(t *testing.T) {
 	})
 }
 
+// Nor do they starve a POST, which takes no connection that was idle for 500 ms while
+// nothing is known: here none is younger when its response has been read.
+func TestFullPoolMakesRoomForAPost(t *testing.T) {
+	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for range 6 {
+			wg.Go(func() {
+				for range 20 {
+					resp, err := tr.RoundTrip(get(t))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					time.Sleep(600 * time.Millisecond)
+					_, _ = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+			})
+		}
+		time.Sleep(2*time.Second + 50*time.Millisecond)
+		// The four that waited before get the two connections twice; then one is
+		// replaced.
+		start := time.Now()
+		mustSend(t, tr, post(t))
+		if d := time.Since(start); d > 3*600*time.Millisecond {
+			t.Errorf("after %v", d)
+		}
+		if n := onlyPool(t, tr).snapshot().Closes[CloseReplaced]; n != 1 {
+			t.Errorf("%d connections replaced, want 1", n)
+		}
+	})
+}
+
 // No more connections are replaced than those that wait need: none for whom a dial
 // is under way already.
 func TestFullPoolReplacesNoMoreThanNeeded(t *testing.T) {
