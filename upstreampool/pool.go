@@ -369,6 +369,7 @@ func (p *pool) unused(c *conn) {
 		c.idleAt = c.lastEnd(c.idleAt) // others may have had streams meanwhile
 	}
 	p.putIdle(c, now)
+	p.startDials(now) // it was on its way back, and may be good enough for nobody
 }
 
 // putIdle makes a connection without requests available, or closes it.

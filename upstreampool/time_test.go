@@ -1070,6 +1070,34 @@ func TestFreedBeforeDialed(t *testing.T) {
 	})
 }
 
+// Whoever waits while a connection is on its way back, and then cannot use it, gets
+// a dial: here a replay, and a connection whose request net/http refused.
+func TestDialWhenWhatComesBackIsOfNoUse(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, tr *Transport, s *pipeServer) {
+		mustSend(t, tr, get(t))
+		synctest.Wait()
+		p := onlyPool(t, tr)
+		g := p.get(t.Context(), need{})
+		bad := get(t)
+		bad.URL.Scheme = "http"
+		bad.Header["Bad Name"] = []string{"x"}
+		if _, err := g.c.cc.RoundTrip(bad); err == nil {
+			t.Fatal("no error")
+		}
+		start, fresh := time.Now(), make(chan grant)
+		go func() { fresh <- p.get(t.Context(), need{fresh: true}) }()
+		synctest.Wait()
+		p.settle(g.c)
+		f := <-fresh
+		if d := time.Since(start); f.err != nil || f.reused || d > 0 {
+			t.Errorf("granted %+v after %v, want a fresh connection at once", f, d)
+		}
+		if f.err == nil {
+			p.giveBack(f.c)
+		}
+	})
+}
+
 func TestDialErrorIsForOneRequest(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Transport, s *pipeServer) {
 		s.refuse.Store(true)
