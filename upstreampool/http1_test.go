@@ -450,20 +450,59 @@ func TestP18NoChunkedToHTTP10(t *testing.T) {
 	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 	<-requests
 	unknown := func(n int) *http.Request {
-		req := newRequest(t, "POST", s.addr(), io.NopCloser(strings.NewReader(strings.Repeat("a", n))))
+		req := newRequest(t, "POST", s.addr(), &countingBody{Reader: strings.NewReader(strings.Repeat("a", n))})
 		req.ContentLength = -1
 		return req
 	}
 	for _, n := range []int{0, 1, maxKept} {
-		mustSend(t, tr, unknown(n))
+		req := unknown(n)
+		mustSend(t, tr, req)
 		if g := <-requests; g.te != "" || g.cl != strconv.Itoa(n) || g.body != n {
 			t.Errorf("body of %d: %+v", n, g)
+		}
+		// net/http closes the others.
+		if closes := req.Body.(*countingBody).closes; n == 0 && closes != 1 {
+			t.Errorf("an empty body was closed %d times", closes)
 		}
 	}
 	_, _, err := send(tr, unknown(maxKept+1))
 	var he caddyhttp.HandlerError
 	if !errors.As(err, &he) || he.StatusCode != http.StatusLengthRequired {
 		t.Errorf("error = %v, want 411", err)
+	}
+}
+
+// The length is known when the request is sent again, too.
+func TestP18ReplayToHTTP10(t *testing.T) {
+	for _, body := range []string{"", "x=1"} {
+		t.Run(fmt.Sprintf("%q", body), func(t *testing.T) {
+			lengths := make(chan string, 3)
+			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+				for i := 0; ; i++ {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(io.Discard, req.Body)
+					lengths <- req.Header.Get("Content-Length") + strings.Join(req.TransferEncoding, ",")
+					if n == 1 && i == 1 {
+						return // no answer
+					}
+					io.WriteString(c, "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+			tr := newTransport(t, known)
+			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+			<-lengths
+			req := newRequest(t, "PUT", s.addr(), io.NopCloser(strings.NewReader(body)))
+			req.ContentLength = -1
+			mustSend(t, tr, req)
+			for _, attempt := range []string{"first", "second"} {
+				if got, want := <-lengths, strconv.Itoa(len(body)); got != want {
+					t.Errorf("%s attempt: length %q, want %q", attempt, got, want)
+				}
+			}
+		})
 	}
 }
 

@@ -237,7 +237,8 @@ func (x *exchange) lengthFor10() error {
 	out.ContentLength = length
 	out.Trailer = nil
 	if length == 0 {
-		out.Body = nil
+		x.body.settle(true) // there is none, for a replay neither
+		x.body, out.Body = nil, nil
 	}
 	return nil
 }
