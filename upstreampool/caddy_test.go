@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -251,7 +252,7 @@ func TestReload(t *testing.T) {
 		// The server that stops may still accept a connection, and then hangs up.
 		for {
 			resp, err := cl.Get(url + path)
-			if errors.Is(err, io.EOF) {
+			if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 				continue
 			}
 			if err != nil {
