@@ -398,10 +398,16 @@ func (p *pool) putIdle(c *conn, now time.Time) {
 		p.doom(c, CloseReplaced)
 		return
 	}
-	if len(p.idle) > p.core.cfg.maxIdlePerHost || p.core.cfg.maxIdle > 0 && p.core.idle.Load() > int64(p.core.cfg.maxIdle) {
+	p.trim()
+	p.watchIdle(c, now, age, limit)
+}
+
+// trim closes the oldest idle connection if there are too many.
+func (p *pool) trim() {
+	cfg := &p.core.cfg
+	if len(p.idle) > cfg.maxIdlePerHost || cfg.maxIdle > 0 && p.core.idle.Load() > int64(cfg.maxIdle) {
 		p.doom(p.idle[0], CloseMaxIdle)
 	}
-	p.watchIdle(c, now, age, limit)
 }
 
 // serve hands c to those that wait, as long as it can take requests. In a full

@@ -50,8 +50,11 @@ func (p *pool) opened(c *conn, err error) {
 		w.grant <- grant{c: c}
 	}
 	if c.leases == 0 {
-		if p.core.draining.Load() {
+		switch {
+		case p.core.draining.Load():
 			p.doom(c, CloseDrained)
+		case len(p.idle) > p.core.cfg.minIdle: // or min_idle would dial anew
+			p.trim()
 		}
 		p.watchIdle(c, now, c.age(now), c.limit(now))
 	}

@@ -1050,6 +1050,36 @@ func TestDialOutlivesItsRequest(t *testing.T) {
 	})
 }
 
+// Of dials whose requests are gone, no more join the pool than it may hold idle.
+func TestDialsBeyondWhatMayBeIdle(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		keep reverseproxy.KeepAlive
+		min  int
+		want int
+	}{
+		{"unlimited", reverseproxy.KeepAlive{}, 0, 5},
+		{"keepalive_idle_conns_per_host", reverseproxy.KeepAlive{MaxIdleConnsPerHost: 1}, 0, 1},
+		{"keepalive_idle_conns", reverseproxy.KeepAlive{MaxIdleConns: 2}, 0, 2},
+		{"as many as min_idle", reverseproxy.KeepAlive{MaxIdleConns: 3}, 3, 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(tr *Transport) { tr.KeepAlive, tr.MinIdle = &tc.keep, tc.min }, func(t *testing.T, tr *Transport, s *pipeServer) {
+				s.delay.Store(int64(time.Second))
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				for range 5 {
+					go func() { _, _, _ = send(tr, requestTo(t, ctx, "GET", "tcp", pipeAddr, nil)) }()
+				}
+				time.Sleep(1100 * time.Millisecond)
+				if st := onlyPool(t, tr).snapshot(); st.Connections["idle"] != tc.want {
+					t.Errorf("connections = %v, want %d idle", st.Connections, tc.want)
+				}
+			})
+		})
+	}
+}
+
 // A request takes a connection that becomes free before its own dial is done.
 func TestFreedBeforeDialed(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Transport, s *pipeServer) {
