@@ -92,6 +92,17 @@ func (c *core) dial(p *pool, tg *target) (*conn, error) {
 	return cn, nil
 }
 
+// h2 tells whether a connection of key k will speak HTTP/2, as far as is known.
+func (c *core) h2(k key, up *upstream) bool {
+	switch {
+	case k.h1:
+		return false
+	case k.scheme == "http":
+		return c.h2c(k)
+	}
+	return up.speaksH2.Load()
+}
+
 // h2c tells whether HTTP/2 is spoken by prior knowledge; over TLS to a forward
 // proxy net/http speaks HTTP/1.
 func (c *core) h2c(k key) bool {

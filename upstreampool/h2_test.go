@@ -906,6 +906,35 @@ func TestUpgradeTowardsH2(t *testing.T) {
 	}
 }
 
+// What answers an Upgrade with HTTP/1.0 may still take a large body of unknown length
+// over HTTP/2.
+func TestNoLengthNeededTowardsH2(t *testing.T) {
+	s := serveRaw(t, func(n int64, c net.Conn, r *bufioReader) {
+		if start, _ := r.Peek(3); string(start) != "PRI" {
+			readRequest(r)
+			io.WriteString(c, "HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+			return
+		}
+		fc := newFrameConn(c, r, n)
+		for _, stream := range fc.requests() {
+			fc.respond(stream, "h2") // without having read the body
+		}
+	})
+	tr := newTransport(t, h2c)
+	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+	upgrade := newRequest(t, "GET", s.addr(), nil)
+	upgrade.Header.Set("Connection", "Upgrade")
+	upgrade.Header.Set("Upgrade", "websocket")
+	if status, _, err := send(tr, upgrade); status != http.StatusServiceUnavailable {
+		t.Fatalf("status %d, %v", status, err)
+	}
+	req := newRequest(t, "POST", s.addr(), io.NopCloser(strings.NewReader(strings.Repeat("a", maxKept+1))))
+	req.ContentLength = -1
+	if got := mustSend(t, tr, req); got != "h2" {
+		t.Errorf("answer %q", got)
+	}
+}
+
 func TestP17H2C(t *testing.T) {
 	headers := make(chan http.Header, 2)
 	var p http.Protocols

@@ -80,15 +80,7 @@ func (p *pool) dialFailed(now time.Time, err error) {
 func (p *pool) oneDial() bool { return p.h2() && p.core.cfg.maxRequests != 1 }
 
 // h2 tells whether the next connection will speak HTTP/2, as far as is known.
-func (p *pool) h2() bool {
-	if p.key.h1 {
-		return false
-	}
-	if p.key.scheme == "http" {
-		return p.core.h2c(p.key)
-	}
-	return p.up.speaksH2.Load()
-}
+func (p *pool) h2() bool { return p.core.h2(p.key, p.up) }
 
 // dialing tells whether a dial under way is for w.
 func (p *pool) dialing(w *waiter) bool {

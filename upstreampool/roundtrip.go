@@ -217,12 +217,13 @@ func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *outco
 }
 
 // lengthFor10 gives a body of unknown length one, if the upstream last answered
-// with HTTP/1.0 and so may not know chunked encoding (RFC 9112 section 6.1).
+// HTTP/1 with HTTP/1.0 and so may not know chunked encoding (RFC 9112 section 6.1).
 func (x *exchange) lengthFor10() error {
 	if x.body == nil || x.req.ContentLength >= 0 {
 		return nil
 	}
-	if !x.core.upstreams.get(x.tg.upstream()).http10.Load() {
+	up := x.core.upstreams.get(x.tg.upstream())
+	if !up.http10.Load() || x.core.h2(x.tg.key, up) {
 		return nil
 	}
 	length, ok, err := x.body.whole()
