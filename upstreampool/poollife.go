@@ -11,8 +11,8 @@ import (
 // request, and is closed otherwise.
 func (p *pool) retire(c *conn, now time.Time, age time.Duration, limit Limit) {
 	late := age - limit.Value
-	// A sensor must not take the place of all requests, or of one that waits for it.
-	noRoom := p.core.cfg.maxConns == 1 || p.queue.n > 0 && p.full()
+	// A sensor must not take the place of a request that waits. It makes room for later ones.
+	noRoom := p.queue.n > 0 && p.full()
 	if p.sensor != nil || noRoom || c.requests == 0 || late > tolerance(age) ||
 		p.core.draining.Load() || !c.learner.startSensor(now) {
 		p.doom(c, CloseIdleLimit)

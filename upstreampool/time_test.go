@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -388,6 +389,35 @@ func TestLearningFollowsChanges(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A value that two restarts taught is corrected, also where max_conns_per_host leaves
+// no place for a sensor beside a connection in use.
+func TestLearningRecoversFromRestarts(t *testing.T) {
+	for _, maxConns := range []int{0, 1, 2} {
+		t.Run(fmt.Sprint(maxConns), func(t *testing.T) {
+			bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = maxConns }, func(t *testing.T, tr *Transport, s *pipeServer) {
+				for range 2 {
+					mustSend(t, tr, get(t))
+					time.Sleep(time.Second)
+					close(s.closeConn)
+					synctest.Wait()
+					s.closeConn = make(chan struct{})
+					time.Sleep(11 * time.Minute) // the first one caps the limit no more
+				}
+				if l := tr.learnedLimit(); l.Source != SourceLearned || l.KeepAlive != time.Second {
+					t.Fatalf("limit = %v", l)
+				}
+				for range 6 {
+					mustSend(t, tr, get(t))
+					time.Sleep(10 * time.Minute)
+				}
+				if l := tr.learnedLimit(); l.KeepAlive != defaultMaxIdleTime {
+					t.Errorf("limit = %v, want one of an upstream that closes nothing", l)
+				}
+			})
+		})
+	}
 }
 
 func TestLearningIgnoresRestarts(t *testing.T) {
