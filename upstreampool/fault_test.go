@@ -265,7 +265,9 @@ func TestUpstreamThatNeverReads(t *testing.T) {
 		_, _, err := send(tr, newRequest(t, "POST", s.addr(), strings.NewReader(strings.Repeat("x", 20<<20))))
 		slow <- err
 	}()
-	eventually(t, "it is under way", func() bool { return s.conns.Load() == 1 })
+	eventually(t, "it is under way", func() bool {
+		return s.conns.Load() == 1 && onlyPool(t, tr).snapshot().Connections["busy"] == 1
+	})
 	ctx, cancel := contextWithTimeout(t, 20*time.Second)
 	defer cancel()
 	for range 10 {
