@@ -172,6 +172,48 @@ func TestP4SurplusBytes(t *testing.T) {
 	}
 }
 
+// A lateConn is read by a goroutine that is short of time: what it got from the socket
+// is not noticed for a while.
+type lateConn struct {
+	*net.TCPConn
+	got chan bool
+}
+
+func (c *lateConn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	if n > 0 && strings.Contains(string(p[:n]), "smuggled") {
+		c.got <- true
+		time.Sleep(100 * time.Millisecond)
+	}
+	return n, err
+}
+
+// Nor when they are out of the socket, and not seen by anyone yet.
+func TestP4SurplusBytesOnTheirWay(t *testing.T) {
+	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+		for readRequest(r) != nil {
+			respond(c, strconv.FormatInt(n, 10))
+			time.Sleep(50 * time.Millisecond)
+			respond(c, "smuggled")
+		}
+	})
+	tr := newTransport(t, known)
+	got := make(chan bool, 2)
+	tr.core.h2Transport.DialContext = tr.core.dialer(func(_ context.Context, network, addr string) (net.Conn, error) {
+		c, err := net.Dial(network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &lateConn{c.(*net.TCPConn), got}, nil
+	})
+	for _, want := range []string{"1", "2"} {
+		if body := mustSend(t, tr, newRequest(t, "GET", s.addr(), nil)); body != want {
+			t.Errorf("answered with %q, want %q", body, want)
+		}
+		<-got
+	}
+}
+
 func TestP5IdleConnectionsAreWatched(t *testing.T) {
 	for _, how := range []string{"FIN", "RST", "408"} {
 		t.Run(how, func(t *testing.T) {

@@ -77,11 +77,8 @@ func (n *netConn) wrap(c net.Conn) {
 
 // take prepares for the next request: counters start again, and so does our
 // read_timeout, which has been running since the connection became idle.
-func (n *netConn) take(now time.Time, readTimeout time.Duration, timing bool) {
-	// transport http renews it with each Read, but for Unix sockets, where there is none.
-	if _, unix := n.Conn.(*net.UnixConn); readTimeout > 0 && !unix {
-		_ = n.Conn.SetReadDeadline(now.Add(readTimeout))
-	}
+func (n *netConn) take(now time.Time, timing bool) {
+	n.renewTimeout(now)
 	n.sent.Store(false)
 	n.got.Store(0)
 	n.timing.Store(timing)
@@ -91,8 +88,7 @@ func (n *netConn) Read(p []byte) (int, error) {
 	n.reading.Store(true)
 	n.owner.readEntered()
 	before := time.Now()
-	count, err := n.Conn.Read(p)
-	n.reading.Store(false)
+	count, err := n.read(p)
 	now := time.Now()
 	if now.Sub(before) >= waited {
 		n.waitedAt = now
@@ -109,6 +105,33 @@ func (n *netConn) Read(p []byte) (int, error) {
 		n.end(now, err)
 	}
 	return count, err
+}
+
+// read reads, and is through with reading as soon as there is something to be read.
+// What arrives at an idle HTTP/1 connection must not be out of the socket before
+// that, or it would be nowhere to be seen, and be taken for the answer to a request
+// that is sent just then.
+func (n *netConn) read(p []byte) (count int, err error) {
+	if n.raw != nil && n.owner.is(stateIdle) && !n.owner.h2 {
+		n.renewTimeout(time.Now())
+		err = n.peeked.await(n.raw)
+		n.reading.Store(false)
+		if err != nil {
+			return 0, &net.OpError{Op: "read", Net: n.LocalAddr().Network(), Source: n.LocalAddr(), Addr: n.RemoteAddr(), Err: err}
+		}
+	}
+	count, err = n.Conn.Read(p)
+	n.reading.Store(false)
+	return count, err
+}
+
+// renewTimeout starts our read_timeout. transport http does with each Read, but for
+// Unix sockets, where there is none.
+func (n *netConn) renewTimeout(now time.Time) {
+	d := n.owner.pool.core.cfg.base.ReadTimeout
+	if _, unix := n.Conn.(*net.UnixConn); d > 0 && !unix {
+		_ = n.Conn.SetReadDeadline(now.Add(d))
+	}
 }
 
 func (n *netConn) Write(p []byte) (int, error) {

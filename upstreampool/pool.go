@@ -218,11 +218,11 @@ func (p *pool) tryIdle(c *conn, now time.Time, n need) (grant, bool) {
 	if limit.Source == SourceAssumed && !n.replayable && age >= freshEnough {
 		return grant{}, false
 	}
-	if !c.h2 && !c.net.reading.Load() {
+	if age >= lookAfter && !c.net.quiet(c.h2) {
 		return grant{}, false // something has arrived, net/http will see what
 	}
-	if age >= lookAfter && !c.net.quiet(c.h2) {
-		return grant{}, false // likewise
+	if !c.h2 && !c.net.reading.Load() {
+		return grant{}, false // likewise, and it is out of the socket already
 	}
 	if !c.reserve() {
 		p.doom(c, CloseFailed)
@@ -241,7 +241,7 @@ func (p *pool) lease(c *conn, now time.Time, n need) {
 		p.active[len(p.active)-1] = c
 	default:
 		p.leaveIdle(c)
-		c.net.take(now, p.core.cfg.base.ReadTimeout, n.bodyless && !c.h2)
+		c.net.take(now, n.bodyless && !c.h2)
 		c.become(stateBusy)
 		p.busy++
 		if c.h2 {
