@@ -192,19 +192,21 @@ var errGoAway = errors.New("receiving GOAWAY")
 func (c *conn) stateChanged(*http.ClientConn) {
 	if c.h2 {
 		c.streamsEnded(false)
-		c.streamFreed()
+		c.serveWaiting()
 		return
 	}
 	if c.complete() && !c.returning.Swap(true) {
 		c.pool.returning.Add(1)
 		if !c.complete() {
 			c.notReturning() // it is back, and may have been taken again
+			c.serveWaiting() // somebody may have counted on it
 		}
 	}
 }
 
-// streamFreed runs when a stream of an HTTP/2 connection may have become free.
-func (c *conn) streamFreed() {
+// serveWaiting runs when those that wait may be served: a stream of an HTTP/2
+// connection may have become free.
+func (c *conn) serveWaiting() {
 	if c.pool.waiting.Load() > 0 {
 		go c.pool.offer(c)
 	}

@@ -179,36 +179,52 @@ func TestP8Refused(t *testing.T) {
 	}
 }
 
-// A refused stream can do without another connection, if there is no room for one.
+// A refused request can do without a new connection, if there is no room for one.
 func TestP8RefusedByAFullPool(t *testing.T) {
-	s := serveFrames(t, func(c *frameConn) {
-		for i, stream := range c.requests() {
-			switch i {
-			case 1: // never answered
-			case 2:
-				c.WriteRSTStream(stream, http2.ErrCodeRefusedStream)
-			default:
-				c.respond(stream, fmt.Sprint(c.n))
+	for name, tc := range map[string]struct {
+		maxConns int
+		refuse   func(c *frameConn, stream uint32)
+	}{
+		"REFUSED_STREAM": {1, func(c *frameConn, s uint32) { c.WriteRSTStream(s, http2.ErrCodeRefusedStream) }},
+		"GOAWAY":         {2, func(c *frameConn, s uint32) { c.WriteGoAway(s-2, http2.ErrCodeNo, nil) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var requests atomic.Int64
+			s := serveFrames(t, func(c *frameConn) {
+				for _, stream := range c.requests() {
+					switch requests.Add(1) {
+					case 1: // never answered
+					case 2:
+						tc.refuse(c, stream)
+					default:
+						c.respond(stream, "")
+					}
+				}
+			})
+			tr := newTransport(t, func(tr *Transport) {
+				h2c(tr)
+				tr.MaxConnsPerHost = tc.maxConns
+				tr.AcquireTimeout = caddy.Duration(time.Second)
+			})
+			tg := tr.mustTarget(t, s.addr())
+			p := tr.core.pool(&tg)
+			for range tc.maxConns { // others keep all connections busy
+				g := p.get(t.Context(), need{fresh: true})
+				if g.err != nil {
+					t.Fatal(g.err)
+				}
+				defer p.giveBack(g.c)
 			}
-		}
-	})
-	tr := newTransport(t, func(tr *Transport) {
-		h2c(tr)
-		tr.MaxConnsPerHost = 1
-		tr.AcquireTimeout = caddy.Duration(time.Second)
-	})
-	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
-	p := onlyPool(t, tr)
-	ctx, cancel := context.WithCancel(t.Context())
-	hung := make(chan struct{})
-	go func() { send(tr, requestTo(t, ctx, "GET", "tcp", s.addr(), nil)); close(hung) }()
-	defer func() { cancel(); <-hung }()
-	eventually(t, "a stream is in use", func() bool { return p.snapshot().Connections["busy"] == 1 })
-	if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), strings.NewReader("x"))); got != "1" {
-		t.Errorf("connection %s", got)
-	}
-	if n := p.snapshot().Replays[ReplayRefused]; n != 1 {
-		t.Errorf("%d replays", n)
+			ctx, cancel := context.WithCancel(t.Context())
+			hung := make(chan struct{})
+			go func() { send(tr, requestTo(t, ctx, "GET", "tcp", s.addr(), nil)); close(hung) }()
+			defer func() { cancel(); <-hung }()
+			eventually(t, "the server has it", func() bool { return requests.Load() == 1 })
+			mustSend(t, tr, newRequest(t, "POST", s.addr(), strings.NewReader("x")))
+			if n := p.snapshot().Replays[ReplayRefused]; n != 1 {
+				t.Errorf("%d replays", n)
+			}
+		})
 	}
 }
 

@@ -444,13 +444,15 @@ func (p *pool) serve(c *conn, now time.Time) {
 	}
 }
 
-// offer serves those that wait with streams of c that became free.
+// offer serves those that wait with c, or with new connections.
 func (p *pool) offer(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
 	if c.is(stateIdle) || c.is(stateBusy) {
-		p.serve(c, time.Now())
+		p.serve(c, now)
 	}
+	p.startDials(now)
 }
 
 // settle ends the lease of c after its request failed. net/http has closed an

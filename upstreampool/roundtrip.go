@@ -110,7 +110,8 @@ func (x *exchange) run() (*http.Response, error) {
 		}
 	}
 	n := x.need
-	n.fresh, n.freshIfRoom = !o.StreamOnly, o.StreamOnly
+	n.freshIfRoom = reason == ReplayRefused
+	n.fresh = !n.freshIfRoom
 	p2, g2 := x.core.get(x.ctx, &x.tg, n)
 	if g2.err != nil {
 		x.log(p, g, zap.WarnLevel, "replaying request failed", string(reason), g2.err)
@@ -179,7 +180,7 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 			c.learner.responded(start, time.Since(start))
 		}
 		c.answered.Add(1)
-		c.streamFreed()
+		c.serveWaiting()
 		resp.Body = &stream{ReadCloser: resp.Body, c: c}
 		return resp, o, nil
 	}
