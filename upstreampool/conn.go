@@ -156,28 +156,35 @@ func (c *conn) reserve() bool {
 // complete tells whether an HTTP/1 connection is done with its response.
 func (c *conn) complete() bool { return c.is(stateBusy) && c.cc.Available() == 1 }
 
-// readEntered runs whenever net/http is about to wait for data.
+// readEntered runs whenever net/http is about to wait for data. It tells whether
+// the socket is to be looked into first.
 //
-// An HTTP/1 connection is available again exactly now. The response was read
-// to its end and everything above the socket is out of data, so surplus bytes
-// of the upstream, which would be taken for the next answer (RFC 9112 section
-// 9.2), can only be in the socket itself; a look into it excludes that. It is
-// tempting to use the state hook of [http.ClientConn] instead, but it fires
-// when the response is complete, before anyone has looked for surplus bytes.
+// An HTTP/1 connection is available again exactly when that finds nothing. The
+// response was read to its end and everything above the socket is out of data, so
+// surplus bytes of the upstream, which would be taken for the next answer (RFC 9112
+// section 9.2), can only be in the socket itself. It is tempting to use the state
+// hook of [http.ClientConn] instead, but it fires when the response is complete,
+// before anyone has looked for surplus bytes.
 //
 // An idle HTTP/2 connection that has become unavailable has received a GOAWAY.
-func (c *conn) readEntered() {
+func (c *conn) readEntered() (look bool) {
 	switch {
 	case c.is(stateDialing):
 	case !c.h2:
-		if c.complete() && c.net.quiet(false) {
-			c.pool.returned(c)
-		}
+		return c.is(stateIdle) || c.complete()
 	case c.is(stateIdle) || c.is(stateSensor):
 		if c.cc.Available() == 0 && c.cc.InFlight() == 0 {
 			c.net.end(time.Now(), errGoAway)
 			go c.pool.sawGoAway(c)
 		}
+	}
+	return false
+}
+
+// outOfData runs when that look has found nothing.
+func (c *conn) outOfData() {
+	if c.complete() {
+		c.pool.returned(c)
 	}
 }
 

@@ -233,7 +233,7 @@ func TestReturnedWhileGivenBack(t *testing.T) {
 	p.mu.Lock()
 	g.c.cc.Release()
 	returned := make(chan struct{})
-	go func() { g.c.readEntered(); close(returned) }()
+	go func() { g.c.outOfData(); close(returned) }()
 	time.Sleep(50 * time.Millisecond) // it waits for the lock
 	p.unused(g.c)
 	p.mu.Unlock()

@@ -69,10 +69,10 @@ var started = time.Now()
 // wrap makes c the socket of n.
 func (n *netConn) wrap(c net.Conn) {
 	n.Conn = c
-	if sc, ok := c.(syscall.Conn); ok {
+	if sc, ok := c.(syscall.Conn); ok && canPeek {
 		n.raw, _ = sc.SyscallConn()
 	}
-	n.peeked.init()
+	n.peeked.init(n.owner.outOfData)
 }
 
 // take prepares for the next request: counters start again, and so does our
@@ -84,11 +84,17 @@ func (n *netConn) take(now time.Time, timing bool) {
 	n.timing.Store(timing)
 }
 
-func (n *netConn) Read(p []byte) (int, error) {
+func (n *netConn) Read(p []byte) (count int, err error) {
 	n.reading.Store(true)
-	n.owner.readEntered()
+	look := n.owner.readEntered()
 	before := time.Now()
-	count, err := n.read(p)
+	if look {
+		err = n.await()
+	}
+	if err == nil {
+		count, err = n.Conn.Read(p)
+	}
+	n.reading.Store(false)
 	now := time.Now()
 	if now.Sub(before) >= waited {
 		n.waitedAt = now
@@ -107,22 +113,22 @@ func (n *netConn) Read(p []byte) (int, error) {
 	return count, err
 }
 
-// read reads, and is through with reading as soon as there is something to be read.
-// What arrives at an idle HTTP/1 connection must not be out of the socket before
+// await waits until there is something to be read, and is through with reading
+// then. What arrives at an idle connection must not be out of the socket before
 // that, or it would be nowhere to be seen, and be taken for the answer to a request
 // that is sent just then.
-func (n *netConn) read(p []byte) (count int, err error) {
-	if n.raw != nil && n.owner.is(stateIdle) && !n.owner.h2 {
-		n.renewTimeout(time.Now())
-		err = n.peeked.await(n.raw)
-		n.reading.Store(false)
-		if err != nil {
-			return 0, &net.OpError{Op: "read", Net: n.LocalAddr().Network(), Source: n.LocalAddr(), Addr: n.RemoteAddr(), Err: err}
-		}
+func (n *netConn) await() error {
+	if n.raw == nil {
+		n.owner.outOfData()
+		return nil
 	}
-	count, err = n.Conn.Read(p)
+	n.renewTimeout(time.Now())
+	broken, err := n.peeked.await(n.raw)
 	n.reading.Store(false)
-	return count, err
+	if broken != nil {
+		err = &net.OpError{Op: "read", Net: n.LocalAddr().Network(), Source: n.LocalAddr(), Addr: n.RemoteAddr(), Err: broken}
+	}
+	return err
 }
 
 // renewTimeout starts our read_timeout. transport http does with each Read, but for

@@ -4,11 +4,13 @@ package upstreampool
 
 import "syscall"
 
-// peeked is empty where a socket cannot be looked into.
+const canPeek = false
+
+// peeked is not used where a socket cannot be looked into.
 type peeked struct{}
 
-func (*peeked) init() {}
+func (*peeked) init(func()) {}
 
 func (*peeked) peek(syscall.RawConn) (data, dead bool) { return false, false }
 
-func (*peeked) await(syscall.RawConn) error { return nil }
+func (*peeked) await(syscall.RawConn) (broken, err error) { return nil, nil }
