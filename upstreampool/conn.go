@@ -157,17 +157,17 @@ func (c *conn) reserve() bool {
 func (c *conn) complete() bool { return c.is(stateBusy) && c.cc.Available() == 1 }
 
 // readEntered runs whenever net/http is about to wait for data. It tells whether
-// the socket is to be looked into first.
+// that is to be watched: outOfData runs when the socket has none.
 //
-// An HTTP/1 connection is available again exactly when that finds nothing. The
-// response was read to its end and everything above the socket is out of data, so
-// surplus bytes of the upstream, which would be taken for the next answer (RFC 9112
-// section 9.2), can only be in the socket itself. It is tempting to use the state
-// hook of [http.ClientConn] instead, but it fires when the response is complete,
-// before anyone has looked for surplus bytes.
+// An HTTP/1 connection is available again exactly then. The response was read to
+// its end and everything above the socket is out of data, so surplus bytes of the
+// upstream, which would be taken for the next answer (RFC 9112 section 9.2), can
+// only be in the socket itself. It is tempting to use the state hook of
+// [http.ClientConn] instead, but it fires when the response is complete, before
+// anyone has looked for surplus bytes.
 //
 // An idle HTTP/2 connection that has become unavailable has received a GOAWAY.
-func (c *conn) readEntered() (look bool) {
+func (c *conn) readEntered() (watch bool) {
 	switch {
 	case c.is(stateDialing):
 	case !c.h2:
@@ -181,7 +181,8 @@ func (c *conn) readEntered() (look bool) {
 	return false
 }
 
-// outOfData runs when that look has found nothing.
+// outOfData runs when an HTTP/1 connection that is idle, or about to be, waits for
+// data.
 func (c *conn) outOfData() {
 	if c.complete() {
 		c.pool.returned(c)

@@ -3,8 +3,8 @@ package upstreampool
 import (
 	"errors"
 	"net"
+	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -34,8 +34,7 @@ const (
 type netConn struct {
 	net.Conn
 	owner *conn
-	noise int             // messages of up to so many bytes carry no HTTP
-	raw   syscall.RawConn // nil where the socket cannot be looked into
+	noise int // messages of up to so many bytes carry no HTTP
 
 	connected time.Duration // how long TCP took to connect; 0: unknown
 
@@ -53,7 +52,7 @@ type netConn struct {
 
 	closing atomic.Pointer[ending]
 
-	peeked peeked
+	socket socket
 }
 
 // An ending is how the connection ended, as seen from below.
@@ -69,10 +68,10 @@ var started = time.Now()
 // wrap makes c the socket of n.
 func (n *netConn) wrap(c net.Conn) {
 	n.Conn = c
-	if sc, ok := c.(syscall.Conn); ok && canPeek {
-		n.raw, _ = sc.SyscallConn()
-	}
-	n.peeked.init(n.owner.outOfData)
+	n.socket.init(c, func() { n.reading.Store(false) }, func() {
+		n.reading.Store(true)
+		n.owner.outOfData()
+	})
 }
 
 // take prepares for the next request: counters start again, and so does our
@@ -86,12 +85,11 @@ func (n *netConn) take(now time.Time, timing bool) {
 
 func (n *netConn) Read(p []byte) (count int, err error) {
 	n.reading.Store(true)
-	look := n.owner.readEntered()
+	watch := n.owner.readEntered()
 	before := time.Now()
-	if look {
-		err = n.await()
-	}
-	if err == nil {
+	if watch {
+		count, err = n.readWatched(p)
+	} else {
 		count, err = n.Conn.Read(p)
 	}
 	n.reading.Store(false)
@@ -113,22 +111,21 @@ func (n *netConn) Read(p []byte) (count int, err error) {
 	return count, err
 }
 
-// await waits until there is something to be read, and is through with reading
-// then. What arrives at an idle connection must not be out of the socket before
-// that, or it would be nowhere to be seen, and be taken for the answer to a request
-// that is sent just then.
-func (n *netConn) await() error {
-	if n.raw == nil {
+// readWatched reads from a connection that is idle, or about to be. Whenever it may
+// take data out of the socket, the connection does not count as reading. Otherwise
+// what arrives then would be nowhere to be seen, and be taken for the answer to a
+// request that is sent just then.
+func (n *netConn) readWatched(p []byte) (int, error) {
+	if !n.socket.ok() {
 		n.owner.outOfData()
-		return nil
+		return n.Conn.Read(p)
 	}
 	n.renewTimeout(time.Now())
-	broken, err := n.peeked.await(n.raw)
-	n.reading.Store(false)
-	if broken != nil {
+	count, err := n.socket.read(p)
+	if broken, ok := err.(*os.SyscallError); ok {
 		err = &net.OpError{Op: "read", Net: n.LocalAddr().Network(), Source: n.LocalAddr(), Addr: n.RemoteAddr(), Err: broken}
 	}
-	return err
+	return count, err
 }
 
 // renewTimeout starts our read_timeout. transport http does with each Read, but for
@@ -181,10 +178,10 @@ func (n *netConn) end(at time.Time, err error) {
 // quiet tells whether the socket has neither data nor an end to be read. The
 // goroutine that reads it may not have run yet.
 func (n *netConn) quiet(h2 bool) bool {
-	if n.raw == nil {
+	if !n.socket.ok() {
 		return true
 	}
-	data, dead := n.peeked.peek(n.raw)
+	data, dead := n.socket.peek()
 	// HTTP/2 peers may send frames at any time.
 	return !dead && (h2 || !data)
 }
