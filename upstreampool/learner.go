@@ -41,8 +41,8 @@ const (
 // Closes are judged one second late, in batches: what happens to connections
 // of different ages within a second is a restart, and says nothing about a
 // timeout. A close becomes knowledge when a second one, at another time,
-// happens at the same age, and a sensor looks into that. Until then it only
-// lowers the limit.
+// happens at the same age, or a third if that lowers what is known, and a sensor
+// looks into that. Until then it only lowers the limit.
 type learner struct {
 	base   knowledge        // what the configuration says
 	report func(learnEvent) // called with mu held; may be nil
@@ -301,18 +301,26 @@ func (l *learner) settle(now time.Time) {
 	}
 }
 
-// judge decides what one close, not part of a restart, means.
+// judge decides what one close, not part of a restart, means. It needs a witness.
+// To lower a value that is known it needs two: restarts may well meet two
+// connections of one age, and the cap keeps requests safe meanwhile.
 func (l *learner) judge(c closing) {
 	l.refute(c.at, c.open)
+	agree := []closing{c}
 	for _, w := range l.witnesses {
 		if sameAge(c.age, w.age) && c.at.Sub(w.at) < witnessLife {
-			l.learn(c.at, l.earliest(c, w), false)
-			return
+			agree = append(agree, w)
 		}
+	}
+	confirms := l.learned > 0 && sameAge(c.age, l.learned)
+	lowers := l.learned > 0 && !confirms && c.age < l.learned
+	if len(agree) > 2 || len(agree) == 2 && !lowers {
+		l.learn(c.at, l.earliest(agree), false)
+		return
 	}
 	// An earlier one needs a witness, too, or restarts would lower the value
 	// step by step.
-	if l.learned > 0 && c.age >= l.learned && sameAge(c.age, l.learned) {
+	if confirms && c.age >= l.learned {
 		l.learn(c.at, l.learned, false)
 		return
 	}
@@ -322,12 +330,15 @@ func (l *learner) judge(c closing) {
 	l.witnesses = append(l.witnesses, c)
 }
 
-// earliest returns the least age at which both closes may have happened: that of
-// the earlier one, or of another witness since when both were seen open.
-func (l *learner) earliest(a, b closing) time.Duration {
-	age, open := min(a.age, b.age), max(a.open, b.open)
+// earliest returns the least age at which all of these closes may have happened:
+// that of the earliest, or of another witness since when all were seen open.
+func (l *learner) earliest(closes []closing) time.Duration {
+	at, age, open := closes[0].at, closes[0].age, closes[0].open
+	for _, c := range closes[1:] {
+		age, open = min(age, c.age), max(open, c.open)
+	}
 	for _, w := range l.witnesses {
-		if w.age >= open && a.at.Sub(w.at) < witnessLife {
+		if w.age >= open && at.Sub(w.at) < witnessLife {
 			age = min(age, w.age)
 		}
 	}

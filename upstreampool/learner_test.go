@@ -35,7 +35,8 @@ func TestLearnerConfirms(t *testing.T) {
 		{"10 % apart agree", []time.Duration{75 * s, 70 * s}, 70 * s, SourceLearned},
 		{"a stray close in between", []time.Duration{2 * s, 700 * ms, 2 * s}, 2 * s, SourceLearned},
 		{"four strays in between are too many", []time.Duration{2 * s, 400 * ms, 800 * ms, 1200 * ms, 3 * s, 2 * s}, safeKeepAlive, SourceAssumed},
-		{"it follows down", []time.Duration{60 * s, 60 * s, 5 * s, 5 * s}, 5 * s, SourceLearned},
+		{"it follows down, after one more", []time.Duration{60 * s, 60 * s, 5 * s, 5 * s, 5 * s}, 5 * s, SourceLearned},
+		{"two restarts that met connections of one age do not move it", []time.Duration{60 * s, 60 * s, 5 * s, 5 * s, 60 * s, 5 * s}, 60 * s, SourceLearned},
 		{"one close does not move it", []time.Duration{60 * s, 60 * s, 5 * s}, 60 * s, SourceLearned},
 		{"and it follows up", []time.Duration{5 * s, 5 * s, 60 * s, 60 * s}, 60 * s, SourceLearned},
 	} {

@@ -24,7 +24,7 @@ type socket struct {
 	look func(fd uintptr)
 
 	// Owned by whoever reads.
-	first [1]byte
+	first [1]byte // seen before conn reads it, unless plain
 	into  []byte
 	flags int
 	count int
