@@ -77,16 +77,7 @@ func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 	for i, kind := range kinds {
 		wg.Go(func() {
 			fmt.Fprintf(o.Progress, "learning: %s\n", kind.Name)
-			l := &lessons[i]
-			err := l.run(ctx, kind, before, after)
-			if o.Quick && len(l.mistaken) > 0 && err == nil {
-				// In one of some 200 runs two restarts meet connections of one
-				// age by chance. Not twice.
-				fmt.Fprintf(o.Progress, "learning: %s once more: %v\n", kind.Name, l.mistaken)
-				*l = lesson{}
-				err = l.run(ctx, kind, before, after)
-			}
-			if err != nil {
+			if err := lessons[i].run(ctx, kind, before, after); err != nil {
 				errs[i] = fmt.Errorf("%s: %w", kind.Name, err)
 			}
 		})
