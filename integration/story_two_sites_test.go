@@ -176,11 +176,8 @@ func (c capture) exchanges(keys string) (map[string][]string, error) {
 		}
 		// A packet may have several frames. Those with headers are requests, or
 		// else responses: each has a value of its own.
-		var lists [5][]string
-		for i, list := range fields[3:] {
-			lists[i] = strings.Split(list, ",")
-		}
-		types, streams, authorities, paths, statuses := lists[0], lists[1], lists[2], lists[3], lists[4]
+		list := func(i int) []string { return strings.Split(fields[i], ",") }
+		types, streams, authorities, paths, statuses := list(3), list(4), list(5), list(6), list(7)
 		n := 0
 		for i, kind := range types {
 			if kind != "1" { // HEADERS
