@@ -131,9 +131,10 @@ func (p *pool) lost(c *conn, now time.Time) {
 // missing returns how many idle connections min_idle lacks: none, where they
 // could not be used.
 func (p *pool) missing(now time.Time) int {
-	if p.core.cfg.minIdle == 0 || p.core.draining.Load() || now.Sub(p.usedAt) >= warmFor ||
+	n := p.core.cfg.minIdle - len(p.idle)
+	if n <= 0 || p.core.draining.Load() || now.Sub(p.usedAt) >= warmFor ||
 		p.up.learner(p.h2()).unusedLimit(now).Value == 0 {
 		return 0
 	}
-	return p.core.cfg.minIdle - len(p.idle)
+	return n
 }
