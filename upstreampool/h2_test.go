@@ -2,7 +2,6 @@ package upstreampool
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -138,6 +137,23 @@ func h2c(tr *Transport) {
 	tr.Versions = []string{"h2c"}
 }
 
+// h2cAtMost is h2c with so many connections, for which requests wait a second.
+func h2cAtMost(maxConns int) func(*Transport) {
+	return func(tr *Transport) {
+		h2c(tr)
+		tr.MaxConnsPerHost = maxConns
+		tr.AcquireTimeout = caddy.Duration(time.Second)
+	}
+}
+
+// hang sends a request that is not answered, until the test ends.
+func hang(t *testing.T, tr *Transport, addr string) {
+	ended := make(chan struct{})
+	req := newRequest(t, "GET", addr, nil)
+	go func() { send(tr, req); close(ended) }()
+	t.Cleanup(func() { <-ended })
+}
+
 func TestP8Refused(t *testing.T) {
 	for _, fresh := range []bool{false, true} {
 		for name, refuse := range map[string]func(c *frameConn, stream uint32){
@@ -201,11 +217,7 @@ func TestP8RefusedByAFullPool(t *testing.T) {
 					}
 				}
 			})
-			tr := newTransport(t, func(tr *Transport) {
-				h2c(tr)
-				tr.MaxConnsPerHost = tc.maxConns
-				tr.AcquireTimeout = caddy.Duration(time.Second)
-			})
+			tr := newTransport(t, h2cAtMost(tc.maxConns))
 			tg := tr.mustTarget(t, s.addr())
 			p := tr.core.pool(&tg)
 			for range tc.maxConns { // others keep all connections busy
@@ -215,10 +227,7 @@ func TestP8RefusedByAFullPool(t *testing.T) {
 				}
 				defer p.giveBack(g.c)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			hung := make(chan struct{})
-			go func() { send(tr, requestTo(t, ctx, "GET", "tcp", s.addr(), nil)); close(hung) }()
-			defer func() { cancel(); <-hung }()
+			hang(t, tr, s.addr())
 			eventually(t, "the server has it", func() bool { return requests.Load() == 1 })
 			mustSend(t, tr, newRequest(t, "POST", s.addr(), strings.NewReader("x")))
 			if n := p.snapshot().Replays[ReplayRefused]; n != 1 {
@@ -779,11 +788,7 @@ func TestH2ArrivedResponseHoldsNoStream(t *testing.T) {
 					c.respond(stream, "body")
 				}
 			}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
-			tr := newTransport(t, func(tr *Transport) {
-				h2c(tr)
-				tr.MaxConnsPerHost = 1
-				tr.AcquireTimeout = caddy.Duration(time.Second)
-			})
+			tr := newTransport(t, h2cAtMost(1))
 			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 			p := onlyPool(t, tr)
 			slow, next := make(chan *http.Response, 1), make(chan error, 1)
@@ -830,17 +835,10 @@ func TestH2UnusedStreamServesAWaiter(t *testing.T) {
 			}
 		}
 	}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 2})
-	tr := newTransport(t, func(tr *Transport) {
-		h2c(tr)
-		tr.MaxConnsPerHost = 1
-		tr.AcquireTimeout = caddy.Duration(time.Second)
-	})
+	tr := newTransport(t, h2cAtMost(1))
 	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 	p := onlyPool(t, tr)
-	ctx, cancel := context.WithCancel(t.Context())
-	hung := make(chan struct{})
-	go func() { send(tr, requestTo(t, ctx, "GET", "tcp", s.addr(), nil)); close(hung) }()
-	defer func() { cancel(); <-hung }()
+	hang(t, tr, s.addr())
 	eventually(t, "one stream is in use", func() bool { return p.snapshot().Connections["busy"] == 1 })
 	g := p.get(t.Context(), need{}) // the other one
 	if g.err != nil {

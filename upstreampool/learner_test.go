@@ -259,6 +259,19 @@ func TestLearnerSameTimeIsNoConfirmation(t *testing.T) {
 	}
 }
 
+// sense lets a sensor see that the upstream closes it at this age, and time pass
+// until that is judged.
+func sense(t *testing.T, c *clock, l *learner, age time.Duration) {
+	t.Helper()
+	if !l.startSensor(c.now) {
+		t.Fatalf("no sensor, with %v", l.limit(c.now, 0, false))
+	}
+	c.add(age)
+	l.sawClose(c.now, age, age)
+	l.endSensor()
+	c.add(restartWindow)
+}
+
 func TestLearnerSensor(t *testing.T) {
 	second := time.Second
 	t.Run("at most one", func(t *testing.T) {
@@ -273,25 +286,12 @@ func TestLearnerSensor(t *testing.T) {
 	})
 	t.Run("raises the limit after two closes", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		for range 2 {
-			if !l.startSensor(c.now) {
-				t.Fatal("no sensor")
-			}
-			c.add(75 * second)
-			l.sawClose(c.now, 75*second, 75*second)
-			l.endSensor()
-		}
-		c.add(second)
+		sense(t, c, l, 75*second)
+		sense(t, c, l, 75*second)
 		if got := l.value(c); got != 71250*time.Millisecond {
 			t.Errorf("limit = %v, want 71.25s", got)
 		}
-		if !l.startSensor(c.now) {
-			t.Error("no sensor to confirm the value")
-		}
-		c.add(75 * second)
-		l.sawClose(c.now, 75*second, 75*second)
-		l.endSensor()
-		c.add(second)
+		sense(t, c, l, 75*second) // confirms the value
 		if l.startSensor(c.now) {
 			t.Error("a sensor although the value is confirmed")
 		}
@@ -303,13 +303,7 @@ func TestLearnerSensor(t *testing.T) {
 	t.Run("corrects two restarts that met connections of one age", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for _, age := range []time.Duration{2 * second, 2 * second, 75 * second, 75 * second} {
-			if !l.startSensor(c.now) {
-				t.Fatalf("no sensor, with %v", l.limit(c.now, 0, false))
-			}
-			c.add(age)
-			l.sawClose(c.now, age, age)
-			l.endSensor()
-			c.add(second)
+			sense(t, c, l, age)
 		}
 		if got := l.limit(c.now, 0, false).KeepAlive; got != 75*second {
 			t.Errorf("keep-alive value = %v, want 75s", got)

@@ -187,9 +187,8 @@ func (p *pool) short() bool {
 // take leases a connection that is there, if one is good enough for n.
 func (p *pool) take(now time.Time, n need) (grant, bool) {
 	for _, c := range slices.Backward(p.active) {
-		if _, worn := c.worn(now); !worn && c.reserve() {
-			p.lease(c, now, n)
-			return grant{c: c, reused: true, limit: c.limit(now)}, true
+		if g, ok := p.tryActive(c, now, n); ok {
+			return g, true
 		}
 	}
 	for i := len(p.idle) - 1; i >= 0; i-- {
@@ -201,6 +200,15 @@ func (p *pool) take(now time.Time, n need) (grant, bool) {
 		i = min(i, len(p.idle)) // it may have been taken out
 	}
 	return grant{}, false
+}
+
+// tryActive leases a stream of the busy HTTP/2 connection c, if it has one to give.
+func (p *pool) tryActive(c *conn, now time.Time, n need) (grant, bool) {
+	if _, worn := c.worn(now); worn || !c.reserve() {
+		return grant{}, false
+	}
+	p.lease(c, now, n)
+	return grant{c: c, reused: true, limit: c.limit(now)}, true
 }
 
 // tryIdle leases the idle connection c if it is good enough for n, and retires
@@ -423,10 +431,7 @@ func (p *pool) serve(c *conn, now time.Time) {
 		case c.is(stateIdle):
 			g, ok = p.tryIdle(c, now, w.need)
 		case c.is(stateBusy) && c.h2:
-			if _, worn := c.worn(now); !worn && c.reserve() {
-				p.lease(c, now, w.need)
-				g, ok = grant{c: c, reused: true, limit: c.limit(now)}, true
-			}
+			g, ok = p.tryActive(c, now, w.need)
 		}
 		switch {
 		case ok:
