@@ -24,7 +24,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
 
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	"github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 )

@@ -13,9 +13,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 
-	"github.com/caddy-connreuse/connreuse/internal/race"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // TestManySitesAndUpstreams asks each endpoint with 10 000 sites under one

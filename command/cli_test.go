@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
 // runCaddy prepares a run of the test binary as the caddy command.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // onSockets is the command keepalive on real sockets.
@@ -33,13 +33,13 @@ func onSockets(t *testing.T, o options, url string) keepAliveJSON {
 // TestServers finds when real servers close, as they were told to.
 func TestServers(t *testing.T) {
 	protocols := map[string]string{"http/1.1": "HTTP/1.1", "h2": "h2", "h2c": "h2c"}
-	for _, kind := range upstreams.Kinds {
+	for _, kind := range servers.Kinds {
 		t.Run(kind.Name, func(t *testing.T) {
 			t.Parallel()
 			if kind.Program != "" {
 				testcaddy.Need(t, kind.Program, kind.Package)
 			}
-			s, err := upstreams.StartAt(t.TempDir(), kind, 2*time.Second, fmt.Sprintf("127.0.0.1:%d", testcaddy.FreePort(t)))
+			s, err := servers.StartAt(t.TempDir(), kind, 2*time.Second, fmt.Sprintf("127.0.0.1:%d", testcaddy.FreePort(t)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,7 +49,7 @@ func TestServers(t *testing.T) {
 				}
 			})
 			late := 100 * time.Millisecond
-			if kind.Name == upstreams.Gunicorn.Name {
+			if kind.Name == servers.Gunicorn.Name {
 				late += 200 * time.Millisecond // it looks for idle connections now and then
 			}
 			o := options{maxWait: 20 * time.Second}

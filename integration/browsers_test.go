@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/browser"
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/browser"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 // A scenario is a page that asks some hosts, one after the other, and what it

@@ -19,10 +19,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/output"
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/output"
 
-	"github.com/caddy-connreuse/connreuse/internal/race"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // binary is Caddy with our modules, built once for all tests.

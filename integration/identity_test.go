@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
 // The hosts that share an upstream which looks at the TLS server name.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // TestLearning lets the pool find out when each kind of server closes idle
@@ -21,7 +21,7 @@ func TestLearning(t *testing.T) {
 	port := freePort(t)
 	var ups []upstream
 	var sites strings.Builder
-	for _, kind := range upstreams.Kinds {
+	for _, kind := range servers.Kinds {
 		u := newUpstream(t, kind)
 		ups = append(ups, u)
 		sites.WriteString(u.site(port, ""))
@@ -53,7 +53,7 @@ type learning struct {
 	c   *caddy
 	web *webClient
 	upstream
-	server *upstreams.Server
+	server *servers.Server
 }
 
 // get makes a request, so that there is an idle connection.
@@ -226,7 +226,7 @@ func TestSensor(t *testing.T) {
 	t.Cleanup(func() { _ = server.Close() })
 
 	port := freePort(t)
-	u := upstream{upstreams.Go, addr, "go.test"}
+	u := upstream{servers.Go, addr, "go.test"}
 	c := startCaddy(t, "", u.site(port, ""), nil)
 	web := newWebClient(t, "127.0.0.1:"+port)
 	burst := func() {

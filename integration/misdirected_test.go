@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
 const strictOff = `servers {

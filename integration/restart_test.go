@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // poolLog makes Caddy's log hold every replay.
@@ -31,7 +31,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	port := freePort(t)
 	var ups []upstream
 	var sites strings.Builder
-	for _, kind := range []upstreams.Kind{upstreams.Node, upstreams.Nginx, upstreams.NodeH2, upstreams.GoH2C} {
+	for _, kind := range []servers.Kind{servers.Node, servers.Nginx, servers.NodeH2, servers.GoH2C} {
 		u := newUpstream(t, kind)
 		ups = append(ups, u)
 		sites.WriteString(u.site(port, ""))

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 // TestStoryClosedBeforeResponse runs example/closed-before-response with an

@@ -3,7 +3,7 @@ package integration
 import (
 	"testing"
 
-	"github.com/caddy-connreuse/connreuse/internal/browser"
+	"github.com/caddy-connreuse/connreuse/internal/test/browser"
 )
 
 // The story of example/coalescing: a page with images of four hosts, whose browser

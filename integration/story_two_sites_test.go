@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/browser"
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/browser"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 const (

@@ -13,29 +13,29 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // An upstream is a server, of a kind, that Caddy proxies one host to.
 type upstream struct {
-	upstreams.Kind
+	servers.Kind
 	addr string
 	host string
 }
 
 // newUpstream chooses an address.
-func newUpstream(t testing.TB, kind upstreams.Kind) upstream {
+func newUpstream(t testing.TB, kind servers.Kind) upstream {
 	return upstream{kind, "127.0.0.1:" + freePort(t), strings.ReplaceAll(strings.ToLower(kind.Name), " ", "-") + ".test"}
 }
 
 // start starts the server.
-func (u upstream) start(t *testing.T, keepAlive time.Duration) *upstreams.Server {
+func (u upstream) start(t *testing.T, keepAlive time.Duration) *servers.Server {
 	t.Helper()
 	if u.Program != "" {
 		testcaddy.Need(t, u.Program, u.Package)
 	}
-	s, err := upstreams.StartAt(t.TempDir(), u.Kind, keepAlive, u.addr)
+	s, err := servers.StartAt(t.TempDir(), u.Kind, keepAlive, u.addr)
 	if err != nil {
 		t.Fatal(err)
 	}

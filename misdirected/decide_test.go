@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 // snapshot is of a server with these sites: a.d1.test and b.d1.test are one,

@@ -20,7 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 // serve provisions a server with the handler in front of a response that shows

@@ -3,7 +3,7 @@ package origin
 import (
 	"crypto/tls"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
 // certificate is for connections below Caddy.

@@ -12,7 +12,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 // O16 RFC 9412: as long as there is no way to put the frame on the control

@@ -14,7 +14,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	_ "github.com/caddy-connreuse/connreuse/misdirected"
 )
 

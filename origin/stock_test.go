@@ -18,7 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 const late = ", not about "

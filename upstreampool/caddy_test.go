@@ -19,7 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 // freePort returns a port that nobody listens on.

@@ -19,7 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-connreuse/connreuse/internal/race"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // serverVariable lets the test program be a server in a process of its own, on as

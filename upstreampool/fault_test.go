@@ -21,7 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-connreuse/connreuse/internal/race"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // settled checks that nothing is left: no reservation, no waiter, and, when

@@ -24,7 +24,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
 // forHost makes req one that came for host, as far as placeholders go.

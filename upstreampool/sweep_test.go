@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-connreuse/connreuse/internal/race"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // standstill measures the longest time in which this process did not run, until

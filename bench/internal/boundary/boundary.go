@@ -15,7 +15,7 @@ import (
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 const text = `Requests are sent when the connection before them has been idle for as long as the upstream keeps one
@@ -37,14 +37,14 @@ Of all requests, 99 %% were sent within %[7]v of the planned moment.`
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	ms := time.Millisecond
 	pl := plan{
-		kinds:   upstreams.Kinds,
+		kinds:   servers.Kinds,
 		methods: []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodGet, viaHTTP3},
 		delays:  []time.Duration{0, 5 * ms, 20 * ms},
 		pools:   256, rounds: 8, parallel: 2,
 	}
 	if o.Quick {
 		pl = plan{
-			kinds:   []upstreams.Kind{upstreams.Node, upstreams.GoH2, upstreams.Nginx},
+			kinds:   []servers.Kind{servers.Node, servers.GoH2, servers.Nginx},
 			methods: []string{http.MethodPost},
 			delays:  []time.Duration{0, 5 * ms},
 			pools:   64, rounds: 10, parallel: 6,
@@ -138,7 +138,7 @@ func (pl plan) report(sweeps []*sweep) *report.Result {
 		r.Tables = append(r.Tables, t)
 	}
 	for _, s := range sweeps {
-		if s.kind.Name == upstreams.Node.Name || s.kind.Name == upstreams.GoH2.Name {
+		if s.kind.Name == servers.Node.Name || s.kind.Name == servers.GoH2.Name {
 			r.Plots = append(r.Plots, pl.plot(s))
 		}
 	}

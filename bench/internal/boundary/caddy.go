@@ -18,7 +18,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // The sides that are compared, by the name of their transport.
@@ -46,7 +46,7 @@ type proxy struct {
 	h3     *http.Client
 }
 
-func startProxy(ctx context.Context, dir string, s *upstreams.Server) (*proxy, error) {
+func startProxy(ctx context.Context, dir string, s *servers.Server) (*proxy, error) {
 	var ports [3]string
 	for i := range ports {
 		port, err := sidebyside.FreePort()

@@ -16,7 +16,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // viaHTTP3 is a GET whose client speaks HTTP/3.
@@ -27,7 +27,7 @@ var once = []string{http.MethodPost, http.MethodPut, http.MethodDelete}
 
 // A plan is what a run measures.
 type plan struct {
-	kinds    []upstreams.Kind
+	kinds    []servers.Kind
 	methods  []string
 	delays   []time.Duration // each way
 	pools    int             // for each kind, delay and side
@@ -72,7 +72,7 @@ type failure struct {
 
 // A sweep is what was found with one kind of server.
 type sweep struct {
-	kind     upstreams.Kind
+	kind     servers.Kind
 	samples  map[cell][]sample
 	failures []failure // the first of ours
 	twice    map[cell]int
@@ -81,7 +81,7 @@ type sweep struct {
 	late     []time.Duration // by how much gaps were longer than planned
 }
 
-func newSweep(kind upstreams.Kind) *sweep {
+func newSweep(kind servers.Kind) *sweep {
 	return &sweep{kind: kind, samples: make(map[cell][]sample), twice: make(map[cell]int)}
 }
 
@@ -101,13 +101,13 @@ func (s *sweep) add(other *sweep) {
 type crash struct{ error }
 
 // run sweeps all methods at the same time.
-func (pl plan) run(ctx context.Context, kind upstreams.Kind, delayed time.Duration) (*sweep, error) {
+func (pl plan) run(ctx context.Context, kind servers.Kind, delayed time.Duration) (*sweep, error) {
 	dir, err := os.MkdirTemp("", "connreuse-boundary-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	server, err := upstreams.Start(dir, kind, closesAfter-kind.Late)
+	server, err := servers.Start(dir, kind, closesAfter-kind.Late)
 	if err != nil {
 		return nil, err
 	}
@@ -256,7 +256,7 @@ func (r *runner) request(ctx context.Context, addr string, c cell, planned time.
 }
 
 // countTwice counts requests that the server has done more than once.
-func (r *runner) countTwice(server *upstreams.Server) error {
+func (r *runner) countTwice(server *servers.Server) error {
 	done, err := server.Done()
 	if err != nil {
 		return err

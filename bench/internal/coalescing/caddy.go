@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/output"
+	"github.com/caddy-connreuse/connreuse/internal/test/output"
 )
 
 // A caddy is a running Caddy process: this program, see sidebyside.RunsAsCaddy.

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
-	"github.com/caddy-connreuse/connreuse/internal/browser"
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/internal/test/browser"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 const (
@@ -104,7 +104,7 @@ func visits(ctx context.Context, o report.Options, chosen []scenario, runs int) 
 		if ports[s.port] != "" {
 			continue
 		}
-		port, err := freeport.Find()
+		port, err := port.Free()
 		if err != nil {
 			return nil, err
 		}

@@ -18,7 +18,7 @@ import (
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 const (
@@ -56,7 +56,7 @@ func originSets(ctx context.Context, result *report.Result, o report.Options, co
 		}
 		var pair [2]string
 		for i := range pair {
-			port, err := freeport.Find()
+			port, err := port.Free()
 			if err != nil {
 				return err
 			}

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 	"github.com/caddy-connreuse/connreuse/origin"
 )
 
@@ -26,7 +26,7 @@ func advertised(ctx context.Context) (told, refused int, err error) {
 		return 0, 0, err
 	}
 	defer os.RemoveAll(dir)
-	port, err := freeport.Find()
+	port, err := port.Free()
 	if err != nil {
 		return 0, 0, err
 	}

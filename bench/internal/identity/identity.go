@@ -19,7 +19,7 @@ import (
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 // requests are sent in each case, in turn for either of two hosts.
@@ -72,7 +72,7 @@ func mixed(ctx context.Context, protocol string, clients int) (map[string]int64,
 
 	servers, addresses := make(map[string]any), make(map[string]string)
 	for _, transport := range []string{"http", "upstreampool"} {
-		port, err := freeport.Find()
+		port, err := port.Free()
 		if err != nil {
 			return nil, err
 		}

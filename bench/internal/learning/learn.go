@@ -14,7 +14,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
@@ -35,7 +35,7 @@ closes. (That a timeout that has become longer is found, by a sensor every 10 mi
 
 // A lesson is one server, and what is known about it as time goes by.
 type lesson struct {
-	server *upstreams.Server
+	server *servers.Server
 	rt     http.RoundTripper
 	start  time.Time
 	plot   report.Series
@@ -61,9 +61,9 @@ func (f finding) String() string {
 }
 
 func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
-	kinds, before, after := upstreams.Kinds, 6*time.Second, 2*time.Second
+	kinds, before, after := servers.Kinds, 6*time.Second, 2*time.Second
 	if o.Quick {
-		kinds = []upstreams.Kind{upstreams.Node, upstreams.GoH2, upstreams.Nginx}
+		kinds = []servers.Kind{servers.Node, servers.GoH2, servers.Nginx}
 		before = 3 * time.Second
 	}
 	for _, kind := range kinds {
@@ -120,13 +120,13 @@ func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 	return nil
 }
 
-func (l *lesson) run(ctx caddy.Context, kind upstreams.Kind, before, after time.Duration) error {
+func (l *lesson) run(ctx caddy.Context, kind servers.Kind, before, after time.Duration) error {
 	dir, err := os.MkdirTemp("", "connreuse-learning-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if l.server, err = upstreams.Start(dir, kind, before-kind.Late); err != nil {
+	if l.server, err = servers.Start(dir, kind, before-kind.Late); err != nil {
 		return err
 	}
 	defer func() { _ = l.server.Stop(false) }()

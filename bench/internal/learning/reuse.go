@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
@@ -47,7 +47,7 @@ type reuser struct {
 
 // A load is what reusers get.
 type load struct {
-	kind      upstreams.Kind
+	kind      servers.Kind
 	pools     int
 	keepAlive time.Duration
 	delay     time.Duration // each way
@@ -67,7 +67,7 @@ func reuse(ctx caddy.Context, o report.Options, r *report.Result) error {
 		Title:   "Connections opened:",
 		Columns: []string{"upstream", "transport", "requests", "opened", "opened / oracle", "requests per connection", "failed"},
 	}
-	kinds := []upstreams.Kind{upstreams.Go, upstreams.GoH2}
+	kinds := []servers.Kind{servers.Go, servers.GoH2}
 	loads := make([]load, len(kinds))
 	errs := make([]error, len(kinds))
 	var wg sync.WaitGroup
@@ -110,7 +110,7 @@ func (l *load) run(ctx caddy.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	server, err := upstreams.Start(dir, l.kind, l.keepAlive)
+	server, err := servers.Start(dir, l.kind, l.keepAlive)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // The peers, by their names in tables.
@@ -58,7 +58,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			"`upstreampool`, HAProxy with `http-reuse safe` (its default) and `always`, nginx with what it needs to reuse connections "+
 			"(`keepalive 64`, `proxy_http_version 1.1`) and one worker per core, Apache with enough workers for the clients, and H2O. All else is as each has it by default. Node announces "+
 			"%v and closes after %v: `upstreampool` opens new connections after these gaps, and reuses younger ones. Of the other proxies "+
-			"nothing is claimed.", bursts, clients, before, after, keepAlive, keepAlive+upstreams.Node.Late),
+			"nothing is claimed.", bursts, clients, before, after, keepAlive, keepAlive+servers.Node.Late),
 		Versions: append(versions(), sidebyside.H2load()),
 	}
 	dir, err := os.MkdirTemp("", "connreuse-bench-")
@@ -66,12 +66,12 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	node, err := startUpstream(dir, upstreams.Node, keepAlive)
+	node, err := startUpstream(dir, servers.Node, keepAlive)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = node.Stop(false) }()
-	tiny, err := startUpstream(dir, upstreams.Nginx, 75*time.Second)
+	tiny, err := startUpstream(dir, servers.Nginx, 75*time.Second)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +113,12 @@ func gaps(closes time.Duration, n int) []time.Duration {
 	return gaps
 }
 
-func startUpstream(dir string, kind upstreams.Kind, keepAlive time.Duration) (*upstreams.Server, error) {
+func startUpstream(dir string, kind servers.Kind, keepAlive time.Duration) (*servers.Server, error) {
 	own := filepath.Join(dir, kind.Name)
 	if err := os.Mkdir(own, 0o700); err != nil {
 		return nil, err
 	}
-	return upstreams.Start(own, kind, keepAlive)
+	return servers.Start(own, kind, keepAlive)
 }
 
 // run starts all peers, calls f with their addresses and stops them.

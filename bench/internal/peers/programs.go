@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 // A route leads the paths below a prefix to an upstream address.
@@ -179,7 +179,7 @@ SSLCertificateFile %s
 
 // startH2O starts H2O and returns its address.
 func startH2O(dir, cert string, routes []route) (*program, string, error) {
-	port, err := freeport.Find()
+	port, err := port.Free()
 	if err != nil {
 		return nil, "", err
 	}
@@ -218,7 +218,7 @@ func writeCertificate(file string) error {
 
 // address returns a free address of loopback.
 func address() (string, error) {
-	port, err := freeport.Find()
+	port, err := port.Free()
 	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 

@@ -11,7 +11,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
 
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 // RunsAsCaddy is the first thing a benchmark calls: the benchmark's own program
@@ -97,6 +97,6 @@ func (c *Caddy) Stop() {
 
 // FreePort returns a port of 127.0.0.1 that nothing listens on.
 func FreePort() (string, error) {
-	port, err := freeport.Find()
+	port, err := port.Free()
 	return strconv.Itoa(port), err
 }

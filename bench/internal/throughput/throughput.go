@@ -11,7 +11,7 @@ import (
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // The servers, by what their transport is called in tables.
@@ -39,7 +39,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	nginx, err := upstreams.Start(dir, upstreams.Nginx, 75*time.Second)
+	nginx, err := servers.Start(dir, servers.Nginx, 75*time.Second)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package freeport
+package port
 
 import (
 	"net"
@@ -7,10 +7,10 @@ import (
 
 // The ports found differ, can be listened on, and lie in blocks that no other
 // process can claim.
-func TestFind(t *testing.T) {
+func TestFree(t *testing.T) {
 	found := make(map[int]bool)
 	for range 3 * blockSize {
-		port, err := Find()
+		port, err := Free()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package upstreams
+package servers
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
 // startGo starts net/http's server in this process.

@@ -1,10 +1,10 @@
-// Package upstreams starts the real servers that tests and benchmarks proxy to,
+// Package servers starts the real servers that tests and benchmarks proxy to,
 // each with a keep-alive timeout of the caller's choice.
 //
 // Every server answers GET with "ok", reads the body of any other request, and
 // then notes the request as done, which [Server.Done] reports: a request that
 // was sent twice is seen twice.
-package upstreams
+package servers
 
 import (
 	"bytes"
@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 // A Kind is a server program and the protocol it speaks.
@@ -89,7 +89,7 @@ type Server struct {
 // Start starts a server of a kind in the folder dir, which is the caller's to
 // remove, and waits until it accepts connections.
 func Start(dir string, kind Kind, keepAlive time.Duration) (*Server, error) {
-	port, err := freeport.Find()
+	port, err := port.Free()
 	if err != nil {
 		return nil, err
 	}

@@ -1,5 +1,5 @@
-// Package freeport finds ports for the servers of tests and benchmarks.
-package freeport
+// Package port finds ports for the servers of tests and benchmarks.
+package port
 
 import (
 	"errors"
@@ -23,11 +23,11 @@ var (
 	next, last int            // what is left of the last one
 )
 
-// Find returns a port of 127.0.0.1 that nothing listens on, over TCP or UDP, and
+// Free returns a port of 127.0.0.1 that nothing listens on, over TCP or UDP, and
 // never the same one twice. Tests of several packages run at the same time, in a
 // process each: a process that listens on the first port of a block has the
 // others to itself, until it ends.
-func Find() (int, error) {
+func Free() (int, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	for range 10 * blockSize {
@@ -36,7 +36,7 @@ func Find() (int, error) {
 		}
 		port := next
 		next++
-		if free(port) {
+		if unused(port) {
 			return port, nil
 		}
 	}
@@ -55,8 +55,8 @@ func claim() bool {
 	return true
 }
 
-// free tells whether nothing listens on port.
-func free(port int) bool {
+// unused tells whether nothing listens on port.
+func unused(port int) bool {
 	tcp, err := net.Listen("tcp", address(port))
 	if err != nil {
 		return false

@@ -1,5 +1,5 @@
-// Package testcert makes certificates for tests, examples and benchmarks.
-package testcert
+// Package cert makes certificates for tests, examples and benchmarks.
+package cert
 
 import (
 	"crypto/ecdsa"

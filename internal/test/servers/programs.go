@@ -1,4 +1,4 @@
-package upstreams
+package servers
 
 import (
 	_ "embed"

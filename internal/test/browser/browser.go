@@ -11,7 +11,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/caddy-connreuse/connreuse/internal/output"
+	"github.com/caddy-connreuse/connreuse/internal/test/output"
 )
 
 // ErrRoot is the error of starting Firefox with [Options].Hosts as another user

@@ -1,7 +1,7 @@
-// Package testcaddy helps the tests of the other packages: it loads a config
+// Package caddy helps the tests of the other packages: it loads a config
 // into this process as Caddy does, short of starting it. No listener is opened;
 // the servers are asked directly.
-package testcaddy
+package caddy
 
 import (
 	"crypto/tls"
@@ -16,8 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
 
-	"github.com/caddy-connreuse/connreuse/internal/freeport"
-	"github.com/caddy-connreuse/connreuse/internal/testcert"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 // NoRedirects are the settings of a server that listens for TLS alone and
@@ -122,7 +122,7 @@ func Need(t testing.TB, program, debianPackage string) string {
 // FreePort returns a port of 127.0.0.1 that nothing listens on.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	port, err := freeport.Find()
+	port, err := port.Free()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package upstreams_test
+package servers_test
 
 import (
 	"bufio"
@@ -13,21 +13,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/internal/testcaddy"
-	"github.com/caddy-connreuse/connreuse/internal/upstreams"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // TestServers starts each kind of server and checks what the others rely on: it
 // speaks its protocol, notes what it has done, keeps its address over restarts,
 // and closes idle connections when Closes says.
 func TestServers(t *testing.T) {
-	for _, kind := range upstreams.Kinds {
+	for _, kind := range servers.Kinds {
 		t.Run(kind.Name, func(t *testing.T) {
 			t.Parallel()
 			if kind.Program != "" {
 				testcaddy.Need(t, kind.Program, kind.Package)
 			}
-			s, err := upstreams.Start(t.TempDir(), kind, time.Second)
+			s, err := servers.Start(t.TempDir(), kind, time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +66,7 @@ func TestServers(t *testing.T) {
 }
 
 // once waits until a request was noted, which must be just once.
-func once(t *testing.T, s *upstreams.Server, request string) {
+func once(t *testing.T, s *servers.Server, request string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) { // polls another process
 		done, err := s.Done()
@@ -84,7 +84,7 @@ func once(t *testing.T, s *upstreams.Server, request string) {
 
 // exchange sends a request and, over HTTP/1.1, returns for how long the connection
 // was idle when the server closed it, at least and at most.
-func exchange(t *testing.T, s *upstreams.Server, path string, body *strings.Reader) (least, most time.Duration) {
+func exchange(t *testing.T, s *servers.Server, path string, body *strings.Reader) (least, most time.Duration) {
 	t.Helper()
 	method, content := http.MethodGet, ""
 	var reader io.Reader
