@@ -3,6 +3,8 @@ package authority
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -48,25 +50,36 @@ func (app *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Start logs what is dangerous in the config, on servers without a connreuse
-// module as well: strict_sni_host is often turned off for all of them at once.
+// Start logs the warnings.
 func (app *App) Start() error {
-	http, err := app.ctx.AppIfConfigured("http")
-	if err != nil {
-		return nil //nolint:nilerr // without HTTP there is nothing to warn of
-	}
-	for _, srv := range http.(*caddyhttp.App).Servers {
-		var found []warning
-		if server, ok := app.servers[srv]; ok {
-			found = server.Snapshot().warnings()
-		} else if names := unguardedNames(srv); len(names) > 0 {
-			found = []warning{warn(unguarded, "sites", names)}
-		}
-		for _, w := range found {
-			app.logger.Warn(w.message, append(w.fields, zap.String("server", srv.Name()))...)
-		}
+	for _, w := range app.Warnings() {
+		app.logger.Warn(w.Message, append(w.Fields, zap.String("server", w.Server))...)
 	}
 	return nil
+}
+
+// Warnings returns what is dangerous in the config, on servers without a
+// connreuse module as well: strict_sni_host is often turned off for all of them
+// at once. All of the config must be provisioned; it need not be started.
+func (app *App) Warnings() (all []Warning) {
+	http, err := app.ctx.AppIfConfigured("http")
+	if err != nil {
+		return nil
+	}
+	servers := http.(*caddyhttp.App).Servers
+	for _, name := range slices.Sorted(maps.Keys(servers)) {
+		var found []Warning
+		if server, ok := app.servers[servers[name]]; ok {
+			found = server.Snapshot().warnings()
+		} else if names := unguardedNames(servers[name]); len(names) > 0 {
+			found = []Warning{warn(unguarded, "sites", names)}
+		}
+		for _, w := range found {
+			w.Server = name
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 // Stop does nothing.
@@ -83,6 +96,12 @@ type Server struct {
 
 // Name is its name in the config.
 func (s *Server) Name() string { return s.http.Name() }
+
+// HasTLS tells whether the server serves HTTPS.
+func (s *Server) HasTLS() bool { return len(s.http.TLSConnPolicies) > 0 }
+
+// Guarded tells whether one of its routes has a guard.
+func (s *Server) Guarded() bool { return len(s.guards) > 0 }
 
 // ForServer returns the Server for the HTTP server whose handler or listener
 // wrapper is being provisioned with ctx.

@@ -15,31 +15,33 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 )
 
-// A warning is something in the config that an operator should know of before
+// A Warning is something in the config that an operator should know of before
 // it lets a request through, or keeps a guard from deciding.
-type warning struct {
-	message string
-	fields  []zap.Field
+type Warning struct {
+	// The HTTP server it is about.
+	Server  string
+	Message string
+	Fields  []zap.Field
 }
 
 // mostNamed is how many names one warning lists; the rest are counted.
 const mostNamed = 20
 
-func warn(message, what string, names []string, fields ...zap.Field) warning {
+func warn(message, what string, names []string, fields ...zap.Field) Warning {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	if more := len(names) - mostNamed; more > 0 {
 		names = names[:mostNamed]
 		fields = append(fields, zap.Int("more", more))
 	}
-	return warning{message, append(fields, zap.Strings(what, names))}
+	return Warning{Message: message, Fields: append(fields, zap.Strings(what, names))}
 }
 
 const unguarded = "sites that ask for client certificates can be reached over connections that were not asked for one: " +
 	"strict_sni_host is off, and no misdirected handler runs for each of their requests"
 
 // warnings is not for the request path.
-func (s *Snapshot) warnings() (found []warning) {
+func (s *Snapshot) warnings() (found []Warning) {
 	if len(s.policies.unmatched) > 0 {
 		found = append(found, warn("sites are meant to ask for client certificates but never do: in a TLS policy Caddy matches "+
 			"wildcards only in a row from the left", "sites", s.policies.unmatched))
@@ -47,7 +49,7 @@ func (s *Snapshot) warnings() (found []warning) {
 	if s.strictSNIHost {
 		// nothing can be crossed, so this is all there is to say
 		if len(s.guards.all()) > 0 {
-			found = append(found, warning{message: "strict_sni_host is on (Caddy turns it on by itself where a TLS policy asks for client certificates) " +
+			found = append(found, Warning{Message: "strict_sni_host is on (Caddy turns it on by itself where a TLS policy asks for client certificates) " +
 				"and answers 421 before any misdirected handler runs; set 'strict_sni_host insecure_off' on this server to let them decide"})
 		}
 		return found

@@ -131,12 +131,12 @@ func manySites(n int) string {
 }
 
 // text is a warning as an operator reads it.
-func text(w warning) string {
+func text(w Warning) string {
 	enc := zapcore.NewMapObjectEncoder()
-	for _, f := range w.fields {
+	for _, f := range w.Fields {
 		f.AddTo(enc)
 	}
-	s := w.message
+	s := w.Message
 	for _, key := range []string{"option", "sites", "share", "more"} {
 		switch v := enc.Fields[key].(type) {
 		case nil:
