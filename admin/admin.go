@@ -196,11 +196,27 @@ func explain(params url.Values) (any, error) {
 	if !params.Has("host") {
 		return nil, failed(http.StatusBadRequest, "reading the query: host is missing; without sni, a connection without server name is meant")
 	}
-	server, err := find(params.Get("server"), authority.Active(), "a connreuse module")
+	server, err := find(params.Get("server"), explainable(params.Get("server")), "a connreuse module")
 	if err != nil {
 		return nil, err
 	}
 	return server.Explain(params.Get("sni"), params.Get("host")), nil
+}
+
+// explainable are the servers that a question without a server's name may mean:
+// those with TLS, since no request on any other has an SNI, and of these, those
+// with a guard, since it decides. Where there are none of a kind, it does not count.
+func explainable(name string) []*authority.Server {
+	servers := authority.Active()
+	if name != "" {
+		return servers
+	}
+	for _, counts := range []func(*authority.Server) bool{(*authority.Server).HasTLS, (*authority.Server).Guarded} {
+		if slices.ContainsFunc(servers, counts) {
+			servers = slices.DeleteFunc(servers, func(s *authority.Server) bool { return !counts(s) })
+		}
+	}
+	return servers
 }
 
 // find returns the server of that name among those, which have something; without
