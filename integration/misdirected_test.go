@@ -71,7 +71,9 @@ func (c *caddy) clientCert() tls.Certificate {
 }
 
 // The first table holds what is the same in all three protocols (M18).
-func TestM18Protocols(t *testing.T) {
+//
+// Checklist: M18.
+func TestProtocolsAreJudgedAlike(t *testing.T) {
 	type pair struct {
 		sni, host string
 		want      string // status and body
@@ -81,13 +83,13 @@ func TestM18Protocols(t *testing.T) {
 		pairs []pair
 	}{
 		{"scope sni", []pair{
-			// M1, M2: outside the certificate, or of no site
+			// Outside the certificate, or of no site. Checklist: M1, M2.
 			{"a.x.test", "o.y.test", "421"},
 			{"o.y.test", "a.x.test", "421"},
 			{"a.x.test", "unknown.test", "421"},
 			{"a.x.test", "b.x.test", "421"},
 			{"a.x.test", "c.x.test", "421"},
-			// M12, M13: one host, whatever its spelling and port
+			// One host, whatever its spelling and port. Checklist: M12, M13.
 			{"a.x.test", "a.x.test", "200 a"},
 			{"A.x.TEST", "a.x.test", "200 a"},
 			{"a.x.test", "A.X.test", "200 a"},
@@ -97,19 +99,19 @@ func TestM18Protocols(t *testing.T) {
 			// Caddy's routing knows no trailing dot and would answer with another site
 			{"a.x.test", "a.x.test.", "400"},
 			{"a.x.test", "b.x.test.", "400"},
-			// M14: no SNI
+			// No SNI. Checklist: M14.
 			{"", "a.x.test", "200 a"},
 			{"", "o.y.test", "200 o"},
 			{"", "m.x.test", "421"},
 			{"", "127.0.0.1", "200 catch-all"},
-			// M11
+			// Checklist: M11.
 			{"a.x.test", "", "400"},
 		}},
 		{"scope certificate", []pair{
 			{"a.x.test", "o.y.test", "421"},
 			{"a.x.test", "unknown.test", "421"},
 			{"a.x.test", "b.x.test", "200 b"},
-			// M17: a wildcard is one whole left-most label
+			// A wildcard is one whole left-most label. Checklist: M17.
 			{"a.x.test", "c.x.test", "200 wildcard"},
 			{"a.x.test", "x.test", "421"},
 			{"a.x.test", "d.c.x.test", "421"},
@@ -155,7 +157,9 @@ func TestM18Protocols(t *testing.T) {
 
 // M15 is the point of it all: there is no way to a site that asks for client
 // certificates over a connection for another name.
-func TestM15ClientCertificateSites(t *testing.T) {
+//
+// Checklist: M15.
+func TestClientCertificateSites(t *testing.T) {
 	for _, scope := range []string{"sni", "site", "certificate"} {
 		for _, strict := range []string{"insecure_off", "on"} {
 			t.Run(scope+" strict_sni_host "+strict, func(t *testing.T) {
@@ -229,7 +233,9 @@ func (s *anySession) Put(_ string, state *tls.ClientSessionState) {
 
 // M16 RFC 8446 4.6.1: a session of one name resumed with another is judged by
 // the name in the new hello; M15: it leads to no client-certificate site.
-func TestM16Resumption(t *testing.T) {
+//
+// Checklist: M16.
+func TestResumedSessionIsJudgedByItsOwnName(t *testing.T) {
 	c := startCaddy(t, strictOff, sites("scope sni", ""), siteNames)
 	for _, protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {
@@ -275,8 +281,10 @@ func TestM16Resumption(t *testing.T) {
 	}
 }
 
-// M3: what a forward proxy is asked is not answered 421.
-func TestM3ForwardProxy(t *testing.T) {
+// TestForwardProxy: what a forward proxy is asked is not answered 421.
+//
+// Checklist: M3.
+func TestForwardProxy(t *testing.T) {
 	c := startCaddy(t, strictOff, sites("scope sni", ""), siteNames)
 	for _, protocol := range protocols {
 		conn := dialers[protocol](t, c.addr, clientTLS("a.x.test"))
@@ -341,8 +349,10 @@ func (b *backend) take() []string {
 	return seen
 }
 
-// M4: the client may repeat any method, since nothing of it was processed.
-func TestM4Post(t *testing.T) {
+// TestRefusedPostReachesNoBackend: the client may repeat any method, since nothing of it was processed.
+//
+// Checklist: M4.
+func TestRefusedPostReachesNoBackend(t *testing.T) {
 	b := startBackend(t)
 	c := startCaddy(t, strictOff, sites("scope sni", b.addr), siteNames)
 	for _, protocol := range protocols {
@@ -371,8 +381,10 @@ func TestM4Post(t *testing.T) {
 	}
 }
 
-// M5: a refusal is about one request, not about its connection.
-func TestM5ConnectionStaysOpen(t *testing.T) {
+// TestRefusalLeavesConnectionOpen: a refusal is about one request, not about its connection.
+//
+// Checklist: M5.
+func TestRefusalLeavesConnectionOpen(t *testing.T) {
 	c := startCaddy(t, strictOff, sites("scope sni", ""), siteNames)
 	for _, protocol := range protocols {
 		conn := dialers[protocol](t, c.addr, clientTLS("a.x.test"))
@@ -400,8 +412,10 @@ func TestM5ConnectionStaysOpen(t *testing.T) {
 	}
 }
 
-// M6: a body that was not read is no request.
-func TestM6Smuggling(t *testing.T) {
+// TestRefusedBodyIsNoRequest: a body that was not read is no request.
+//
+// Checklist: M6.
+func TestRefusedBodyIsNoRequest(t *testing.T) {
 	b := startBackend(t)
 	c := startCaddy(t, strictOff, sites("scope sni", b.addr), siteNames)
 	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: post.x.test\r\n\r\n"
@@ -433,9 +447,11 @@ func TestM6Smuggling(t *testing.T) {
 	}
 }
 
-// M7, M8: Host does not matter next to :authority; where it differs, the
+// TestAuthorityBesideHost: Host does not matter next to :authority; where it differs, the
 // request is malformed and the protocol library resets it.
-func TestM7M8AuthorityAndHost(t *testing.T) {
+//
+// Checklist: M7, M8.
+func TestAuthorityBesideHost(t *testing.T) {
 	c := startCaddy(t, strictOff, sites("scope sni", ""), siteNames)
 	for _, test := range []struct {
 		sni, authority, host string
@@ -459,8 +475,10 @@ func TestM7M8AuthorityAndHost(t *testing.T) {
 	}
 }
 
-// M9: absolute-form beats Host, in both directions.
-func TestM9AbsoluteForm(t *testing.T) {
+// TestAbsoluteForm: absolute-form beats Host, in both directions.
+//
+// Checklist: M9.
+func TestAbsoluteForm(t *testing.T) {
 	c := startCaddy(t, strictOff, sites("scope sni", ""), siteNames)
 	conn := dialH1(t, c.addr, clientTLS("a.x.test"))
 	if got := conn.do(ask{authority: "a.x.test", target: "https://b.x.test/"}); got.status != 421 {
@@ -471,9 +489,11 @@ func TestM9AbsoluteForm(t *testing.T) {
 	}
 }
 
-// M10, M11: what net/http says of Host in HTTP/1.x stays as it is, and a request
+// TestMissingOrDoubleHost: what net/http says of Host in HTTP/1.x stays as it is, and a request
 // without host never gets another site's content.
-func TestM10M11Host(t *testing.T) {
+//
+// Checklist: M10, M11.
+func TestMissingOrDoubleHost(t *testing.T) {
 	c := startCaddy(t, strictOff, sites("scope sni", ""), siteNames)
 	for _, test := range []struct {
 		sni, text string
@@ -499,8 +519,10 @@ func TestM10M11Host(t *testing.T) {
 	}
 }
 
-// M19, M20, M22: how a refusal looks, and what it does not do.
-func TestM19M20M22Refusal(t *testing.T) {
+// TestRefusalFields: how a refusal looks, and what it does not do.
+//
+// Checklist: M19, M20, M22.
+func TestRefusalFields(t *testing.T) {
 	c := startCaddy(t, strictOff, sites("scope sni", "")+`
 errors.x.test {
 	misdirected
@@ -549,7 +571,9 @@ errors.x.test {
 }
 
 // M21 RFC 8441: a WebSocket over HTTP/2 is judged by its :authority.
-func TestM21ExtendedConnect(t *testing.T) {
+//
+// Checklist: M21.
+func TestExtendedConnect(t *testing.T) {
 	b := startBackend(t)
 	c := startCaddy(t, strictOff, sites("scope sni", b.addr), siteNames, "GODEBUG=http2xconnect=1")
 	websocket := func(host string) ask {

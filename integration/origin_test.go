@@ -23,9 +23,11 @@ const withOrigin = `servers {
 	}
 	default_sni o.y.test`
 
-// M23: what a connection is told of is not refused there, nor is its own name;
+// TestAdvertisedIsNeverRefused: what a connection is told of is not refused there, nor is its own name;
 // and what is not told of is refused, or not covered.
-func TestM23Advertised(t *testing.T) {
+//
+// Checklist: M23.
+func TestAdvertisedIsNeverRefused(t *testing.T) {
 	for gate, want := range map[string][]string{
 		"scope sni":                  {},
 		"scope certificate":          {"b.x.test", "post.x.test"},
@@ -152,10 +154,12 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// TestO12H2spec: the conformance suite has the same results with the wrapper as
+// TestH2specResultsAreTheSame: the conformance suite has the same results with the wrapper as
 // without. It goes by timeouts, and on a busy machine a case can fail for that
 // alone: one counts as failed if it fails three times.
-func TestO12H2spec(t *testing.T) {
+//
+// Checklist: O12.
+func TestH2specResultsAreTheSame(t *testing.T) {
 	h2spec := filepath.Join(t.TempDir(), "h2spec")
 	if out, err := exec.Command("go", "-C", "../tools", "build", "-o", h2spec, "github.com/summerwind/h2spec/cmd/h2spec").CombinedOutput(); err != nil {
 		t.Fatalf("building h2spec: %v: %s", err, out)

@@ -71,7 +71,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name: "M3 step 1: a forward proxy's requests",
+			name: "step 1: a forward proxy's requests", // Checklist: M3.
 			requests: []asked{
 				with(over("a.d1.test", "elsewhere.test:443", ForwardProxy), func(a *asked) { forward(a); host("elsewhere.test")(a) }),
 				with(over("", "elsewhere.test", ForwardProxy), forward),
@@ -103,7 +103,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name: "M8 step 3: what no other connection would help",
+			name: "step 3: what no other connection would help", // Checklist: M8.
 			requests: []asked{
 				over("a.d1.test", "", EmptyHost),
 				over("a.d1.test", "a b", InvalidHost),
@@ -118,7 +118,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name: "M11 step 3: HTTP/1.0 without Host is the SNI's, if Caddy routes it there",
+			name: "step 3: HTTP/1.0 without Host is the SNI's, if Caddy routes it there", // Checklist: M11.
 			requests: []asked{
 				with(over("unnamed.test", "", SameHost), func(a *asked) { http10(a); host("unnamed.test")(a) }),
 				with(over("", "", NoSNI), http10),
@@ -129,7 +129,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name: "M14 step 4: no SNI, same_policy",
+			name: "step 4: no SNI, same_policy", // Checklist: M14.
 			requests: []asked{
 				over("", "a.d1.test", NoSNI),
 				over("", "unnamed.test", NoSNI),
@@ -140,7 +140,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name:    "M14 step 4: no SNI, accept",
+			name:    "step 4: no SNI, accept", // Checklist: M14.
 			handler: Handler{MissingSNI: MissingSNIAccept},
 			requests: []asked{
 				over("", "m.d1.test", NoSNI),
@@ -149,7 +149,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name:    "M14 step 4: no SNI, reject",
+			name:    "step 4: no SNI, reject", // Checklist: M14.
 			handler: Handler{MissingSNI: MissingSNIReject},
 			requests: []asked{
 				over("", "a.d1.test", NoSNIRefused),
@@ -158,7 +158,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name: "M12 M13 step 5: the host is the SNI, whatever its spelling and port",
+			name: "step 5: the host is the SNI, whatever its spelling and port", // Checklist: M12, M13.
 			requests: []asked{
 				over("a.d1.test", "a.d1.test", SameHost),
 				over("A.d1.TEST", "a.d1.test", SameHost),
@@ -171,7 +171,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name: "M12 step 3: a spelling that Caddy routes to another site",
+			name: "step 3: a spelling that Caddy routes to another site", // Checklist: M12.
 			requests: []asked{
 				over("a.d1.test", "a.d1.test.", OddHost),
 				over("a.d1.test", "A.d1.test.:443", OddHost),
@@ -204,7 +204,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name: "M1 step 7: scope sni",
+			name: "step 7: scope sni", // Checklist: M1.
 			requests: []asked{
 				over("a.d1.test", "b.d1.test", OtherHost),
 				over("a.d1.test", "o.d1.test", OtherHost),
@@ -227,7 +227,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		{
-			name:    "M1 M17 step 7: scope certificate",
+			name:    "step 7: scope certificate", // Checklist: M1, M17.
 			handler: Handler{Scope: ScopeCertificate},
 			requests: []asked{
 				over("a.d1.test", "b.d1.test", Covered),

@@ -45,7 +45,7 @@ func TestHandler(t *testing.T) {
 		noStore   bool
 	}{
 		{"passes", `{"handler":"misdirected"}`, "A.test", "a.test:443", 200, "A.test a.test same_host", false},
-		{"M19 refuses", `{"handler":"misdirected"}`, "a.test", "B.test:443", 421, "error: a.test b.test other_host", true},
+		{"refuses", `{"handler":"misdirected"}`, "a.test", "B.test:443", 421, "error: a.test b.test other_host", true}, // Checklist: M19.
 		{"refuses for good", `{"handler":"misdirected"}`, "a.test", "b..test", 400, "error: a.test b..test invalid_host", true},
 		{"reports only", `{"handler":"misdirected","report_only":true}`, "a.test", "b.test", 200, "a.test b.test other_host", false},
 		{"reports only what would be refused for good", `{"handler":"misdirected","report_only":true}`, "a.test", "b..test", 200, "a.test b..test invalid_host", false},
@@ -65,7 +65,9 @@ func TestHandler(t *testing.T) {
 }
 
 // M20 RFC 7838 6: an alternative service would lead the client back here.
-func TestM20NoAltSvc(t *testing.T) {
+//
+// Checklist: M20.
+func TestRefusalHasNoAltSvc(t *testing.T) {
 	srv := serve(t, `{"handler":"headers","response":{"set":{"Alt-Svc":["h3=\":443\""]}}},{"handler":"misdirected"}`, "")
 	if w := testcaddy.Get(srv, "a.test", "a.test"); w.Header().Get("Alt-Svc") == "" {
 		t.Fatal("the test sets no Alt-Svc")
@@ -87,8 +89,8 @@ func TestRead(t *testing.T) {
 		{"HTTP/1.0", http.Request{ProtoMajor: 1}, request{http10: true}},
 		{"Host next to :authority", http.Request{Host: "a.test", ProtoMajor: 2, Header: http.Header{"Host": {"b.test"}}}, request{host: "a.test", hostField: []string{"b.test"}}},
 		{"CONNECT", http.Request{Method: "CONNECT", Host: "a.test:443", Proto: "HTTP/2.0", ProtoMajor: 2}, request{host: "a.test:443", forward: true}},
-		{"M21 extended CONNECT, HTTP/2", http.Request{Method: "CONNECT", Host: "a.test", Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{":protocol": {"websocket"}}}, request{host: "a.test"}},
-		{"M21 extended CONNECT, HTTP/3", http.Request{Method: "CONNECT", Host: "a.test", Proto: "websocket", ProtoMajor: 3}, request{host: "a.test"}},
+		{"extended CONNECT, HTTP/2", http.Request{Method: "CONNECT", Host: "a.test", Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{":protocol": {"websocket"}}}, request{host: "a.test"}}, // Checklist: M21.
+		{"extended CONNECT, HTTP/3", http.Request{Method: "CONNECT", Host: "a.test", Proto: "websocket", ProtoMajor: 3}, request{host: "a.test"}},                                                 // Checklist: M21.
 		{"absolute-form, HTTP/1.1", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1, RequestURI: "http://a.test/"}, request{host: "a.test", forward: true}},
 		{"absolute-form is not for HTTP/2", http.Request{Host: "a.test", ProtoMajor: 2, RequestURI: "http://a.test/"}, request{host: "a.test"}},
 	} {
@@ -174,7 +176,7 @@ func TestProvisionErrors(t *testing.T) {
 	}
 }
 
-// TestM23 compares, over random configurations and all pairs of names, what
+// TestOwnNameIsNeverRefused compares, over random configurations and all pairs of names, what
 // authority says with what a server does:
 //
 //   - a host that is advertised on a connection is accepted on it;
@@ -184,7 +186,9 @@ func TestProvisionErrors(t *testing.T) {
 //   - however a host is spelled, and in whatever kind of request, the same site
 //     answers or nobody does (M12);
 //   - without host, nobody answers who has a name (M11).
-func TestM23(t *testing.T) {
+//
+// Checklist: M23.
+func TestOwnNameIsNeverRefused(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(5, 6))
 	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
 	names := []string{"a.p1.test", "b.p1.test", "c.p1.test", "x.w.p1.test", "y.w.p1.test", "n.p1.test", "v.u.p1.test", "single"}

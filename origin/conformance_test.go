@@ -24,8 +24,10 @@ func wrapped(port int, options, more string) string {
 
 const onePolicy = `"tls_connection_policies":[{}],`
 
-// O1, O5, O6: what a connection is told.
-func TestO1O5O6OnTheWire(t *testing.T) {
+// TestFramesOnTheWire: what a connection is told.
+//
+// Checklist: O1, O5, O6.
+func TestFramesOnTheWire(t *testing.T) {
 	tlsApp := testcaddy.TLSApp(t, `{}`, []string{"a.wire.test", "b.wire.test", "2001:db8::1"}, []string{"*.w.wire.test"})
 	routes := `"routes":[` + hostRoutes("a.wire.test", "b.wire.test", "2001:db8::1", "x.w.wire.test", "y.w.wire.test") + `]`
 	for _, test := range []struct {
@@ -37,11 +39,11 @@ func TestO1O5O6OnTheWire(t *testing.T) {
 		{"automatic", ``, "a.wire.test", "https://[2001:db8::1]:PORT https://b.wire.test:PORT"},
 		{"another server name", ``, "b.wire.test", "https://[2001:db8::1]:PORT https://a.wire.test:PORT"},
 		{"in capitals", ``, "B.WIRE.test", "https://[2001:db8::1]:PORT https://a.wire.test:PORT"},
-		{"O4 under a wildcard", ``, "x.w.wire.test", "https://y.w.wire.test:PORT"},
-		{"O4 made up", ``, "made-up.w.wire.test", "https://x.w.wire.test:PORT https://y.w.wire.test:PORT"},
-		{"O6 public port", `,"public_port":443`, "a.wire.test", "https://[2001:db8::1] https://b.wire.test"},
-		{"O5 none", `,"origins":["none"]`, "a.wire.test", ""},
-		{"O14 a limit", `,"max_origins":1`, "a.wire.test", "https://[2001:db8::1]:PORT"},
+		{"under a wildcard", ``, "x.w.wire.test", "https://y.w.wire.test:PORT"},                           // Checklist: O4.
+		{"made up", ``, "made-up.w.wire.test", "https://x.w.wire.test:PORT https://y.w.wire.test:PORT"},   // Checklist: O4.
+		{"public port", `,"public_port":443`, "a.wire.test", "https://[2001:db8::1] https://b.wire.test"}, // Checklist: O6.
+		{"none", `,"origins":["none"]`, "a.wire.test", ""},                                                // Checklist: O5.
+		{"a limit", `,"max_origins":1`, "a.wire.test", "https://[2001:db8::1]:PORT"},                      // Checklist: O14.
 		{"a list", `,"origins":["https://b.wire.test","https://b.wire.test:8443","https://a.wire.test"]`, "a.wire.test", "https://b.wire.test https://b.wire.test:8443 https://a.wire.test"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -62,7 +64,9 @@ func TestO1O5O6OnTheWire(t *testing.T) {
 
 // O6 RFC 8336 2.3: the remote port is the one that the client connected to, which
 // a PROXY protocol header tells.
-func TestO6BehindProxyProtocol(t *testing.T) {
+//
+// Checklist: O6.
+func TestPortBehindProxyProtocol(t *testing.T) {
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.proxied.test", "b.proxied.test"}),
 		serverJSON(port, `"listener_wrappers":[{"wrapper":"proxy_protocol","allow":["127.0.0.1/32"]},{"wrapper":"http_redirect"},{"wrapper":"tls"},{"wrapper":"origin"}],`+
@@ -92,7 +96,9 @@ func TestO6BehindProxyProtocol(t *testing.T) {
 }
 
 // O7 RFC 8336 2.2: not a byte of it on HTTP/1.1 over TLS, on h2c, on plain HTTP.
-func TestO7NotElsewhere(t *testing.T) {
+//
+// Checklist: O7.
+func TestNoFrameElsewhere(t *testing.T) {
 	secure, plain := freePort(t), freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.else.test", "b.else.test"}),
 		wrapped(secure, "", onePolicy+`"routes":[`+hostRoutes("a.else.test", "b.else.test")+`]`),
@@ -147,7 +153,9 @@ func TestO7NotElsewhere(t *testing.T) {
 }
 
 // O8 RFC 8336 2.2: the frame of an upstream stays where it is.
-func TestO8NotForwarded(t *testing.T) {
+//
+// Checklist: O8.
+func TestUpstreamFrameIsNotForwarded(t *testing.T) {
 	front, upstream := freePort(t), freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.front.test", "b.front.test"}, []string{"a.up.test", "b.up.test"}),
 		wrapped(front, "", onePolicy+`"routes":[{"match":[{"host":["a.front.test","b.front.test"]}],"handle":[{"handler":"reverse_proxy",
@@ -180,7 +188,9 @@ func TestO8NotForwarded(t *testing.T) {
 
 // O9 RFC 9113 3.4: SETTINGS, then ORIGIN, then all else, even if a request is
 // there already. O10 RFC 9113 5.5: never inside of a field block.
-func TestO9O10Order(t *testing.T) {
+//
+// Checklist: O9, O10.
+func TestFrameComesBeforeHeaders(t *testing.T) {
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.order.test", "b.order.test"}), wrapped(port, "", onePolicy+
 		`"routes":[{"handle":[{"handler":"static_response","headers":{"X-Long":["`+strings.Repeat("x", 40_000)+`"]},"body":"short"}]}]`))
@@ -226,7 +236,9 @@ func TestO9O10Order(t *testing.T) {
 }
 
 // O11 RFC 9113 4.2: what does not fit in one frame comes in several.
-func TestO11OnTheWire(t *testing.T) {
+//
+// Checklist: O11.
+func TestLongFramesAreSplitOnTheWire(t *testing.T) {
 	port := freePort(t)
 	var names []string
 	for i := range 400 {
@@ -252,7 +264,9 @@ func TestO11OnTheWire(t *testing.T) {
 
 // O12 RFC 9113 5.5: who does not know the frame notices nothing. Whatever a
 // client sends, the server's frames are the same but for ORIGIN.
-func TestO12NothingElseChanges(t *testing.T) {
+//
+// Checklist: O12.
+func TestNothingElseChanges(t *testing.T) {
 	const name = "a.unaffected.test"
 	ports := []int{freePort(t), freePort(t)}
 	rest := `"tls_connection_policies":[{}],"routes":[` + hostRoutes(name) + `]`
@@ -329,7 +343,9 @@ func TestO12NothingElseChanges(t *testing.T) {
 }
 
 // O15 RFC 9113 9.1: nobody is told to go around a client-certificate rule.
-func TestO15ClientCertificates(t *testing.T) {
+//
+// Checklist: O15.
+func TestOriginsHaveTheSameClientCertificateRule(t *testing.T) {
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.mtls.test", "b.mtls.test", "m.mtls.test"}), wrapped(port, `,"public_port":443`,
 		`"tls_connection_policies":[{"match":{"sni":["m.mtls.test"]},"client_authentication":{"mode":"request"}},{}],"routes":[{"handle":[{"handler":"misdirected","share":[["a.mtls.test","m.mtls.test"]],"scope":"site"}]}]`))

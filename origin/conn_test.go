@@ -98,7 +98,9 @@ func settings(t testing.TB, list ...http2.Setting) []byte {
 
 // O9 RFC 9113 3.4: directly behind the first SETTINGS frame, however that comes
 // to be written, and what is written is counted as if there were no more of it.
-func TestO9BehindSettings(t *testing.T) {
+//
+// Checklist: O9.
+func TestFrameFollowsSettings(t *testing.T) {
 	for _, first := range [][]byte{
 		settings(t),
 		settings(t, http2.Setting{ID: http2.SettingMaxFrameSize, Val: 16384}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}),
@@ -130,7 +132,9 @@ func TestO9BehindSettings(t *testing.T) {
 
 // O7 RFC 8336 2.2: on HTTP/2 alone. A server that opens with something else than
 // SETTINGS refuses the connection.
-func TestO7OnlyHTTP2(t *testing.T) {
+//
+// Checklist: O7.
+func TestOnlyHTTP2HasFrames(t *testing.T) {
 	for _, test := range []struct {
 		alpn    string
 		written []byte

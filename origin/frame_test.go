@@ -43,7 +43,9 @@ func decodeFrame(t testing.TB, frame http2.Frame) []string {
 }
 
 // O1 RFC 8336 2.1, O2 RFC 8336 2.2, O5 RFC 8336 B: exact bytes.
-func TestO1O2O5Bytes(t *testing.T) {
+//
+// Checklist: O1, O2, O5.
+func TestFrameBytes(t *testing.T) {
 	for _, test := range []struct {
 		origins []origin
 		want    string
@@ -72,7 +74,9 @@ func TestO1O2O5Bytes(t *testing.T) {
 
 // O11 RFC 9113 4.2: at most 16384 octets a frame, split at entries, and no more
 // frames than it takes.
-func TestO11Split(t *testing.T) {
+//
+// Checklist: O11.
+func TestLongFramesAreSplit(t *testing.T) {
 	// an entry is 2 + len("https://") + len(name)
 	named := func(n, length int) (list []origin) {
 		for i := range n {

@@ -18,7 +18,9 @@ import (
 // O16 RFC 9412: as long as there is no way to put the frame on the control
 // stream, HTTP/3 has none. Should this fail since quic-go sends one on its own,
 // there is a way.
-func TestO16NotOnHTTP3(t *testing.T) {
+//
+// Checklist: O16.
+func TestNoFrameOnHTTP3(t *testing.T) {
 	const name = "a.h3.test"
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{name, "b.h3.test"}), wrapped(port, "", onePolicy+`"routes":[`+hostRoutes(name, "b.h3.test")+`]`))

@@ -137,7 +137,9 @@ func TestJSON(t *testing.T) {
 
 // O6 RFC 8336 2.3: the connection's own origin is not in the frame. O14: nor are
 // more than max_origins.
-func TestO6O14Choice(t *testing.T) {
+//
+// Checklist: O6, O14.
+func TestChoice(t *testing.T) {
 	names := strings.Fields
 	for _, test := range []struct {
 		name    string
@@ -148,8 +150,8 @@ func TestO6O14Choice(t *testing.T) {
 		in, cut string
 	}{
 		{"automatic, with the listener's port", ListenerWrapper{}, "a.test", 8443, names("b.test ::1"), "[https://b.test:8443 https://[::1]:8443]", "[]"},
-		{"O14 the default limit", ListenerWrapper{}, "a.test", 443, numbered(33), fmt.Sprint(origins(numbered(32))), "[https://n032.test]"},
-		{"O14 a limit", ListenerWrapper{MaxOrigins: 1}, "a.test", 443, names("b.test c.test d.test"), "[https://b.test]", "[https://c.test https://d.test]"},
+		{"the default limit", ListenerWrapper{}, "a.test", 443, numbered(33), fmt.Sprint(origins(numbered(32))), "[https://n032.test]"},                  // Checklist: O14.
+		{"a limit", ListenerWrapper{MaxOrigins: 1}, "a.test", 443, names("b.test c.test d.test"), "[https://b.test]", "[https://c.test https://d.test]"}, // Checklist: O14.
 		{"a list, ports as listed", ListenerWrapper{Origins: names("https://c.test:1 https://b.test https://c.test")}, "a.test", 8443, names("c.test b.test"), "[https://c.test:1 https://c.test https://b.test]", "[]"},
 		{"its own origin is left out", ListenerWrapper{Origins: names("https://a.test https://a.test:8443")}, "a.test", 8443, names("a.test"), "[https://a.test]", "[]"},
 		{"what was not found fitting is left out", ListenerWrapper{Origins: names("https://b.test https://c.test")}, "a.test", 443, names("c.test"), "[https://c.test]", "[]"},
@@ -181,7 +183,9 @@ func origins(names []string) (list []origin) {
 }
 
 // O6 RFC 8336 2.3: behind a port mapping, the public port.
-func TestO6Port(t *testing.T) {
+//
+// Checklist: O6.
+func TestPort(t *testing.T) {
 	for _, test := range []struct {
 		public uint16
 		local  net.Addr
@@ -203,7 +207,9 @@ func TestO6Port(t *testing.T) {
 
 // O6 RFC 8336 2.3: the port that origins are explained with is the listener's
 // whose connections are told of them.
-func TestO6ExplainedPort(t *testing.T) {
+//
+// Checklist: O6.
+func TestExplainedPort(t *testing.T) {
 	apps := `{` + testcaddy.TLSApp(t, `{}`, []string{"a.explained.test", "b.explained.test"}) + `,"http":{"http_port":8080,"servers":{"srv0":{%s,"automatic_https":{"disable":true},
 		"tls_connection_policies":[{}],"routes":[{"handle":[{"handler":"test_probe","wrappers":[{}]}]}]}}}}`
 	for _, test := range []struct {

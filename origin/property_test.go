@@ -44,7 +44,7 @@ func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return next.ServeHTTP(w, r)
 }
 
-// TestM23 compares, over random configurations and all names, what is advertised
+// It compares, over random configurations and all names, what is advertised
 // with what a server does and with the definition:
 //
 //   - M23 RFC 8336 2.3: an advertised origin is not answered 421, nor is the own;
@@ -52,7 +52,9 @@ func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 //     certificate in another way; O4 it is no wildcard;
 //   - each exact name that meets the definition is advertised, up to max_origins
 //     (O14), or as listed.
-func TestM23O4O13O14O15(t *testing.T) {
+//
+// Checklist: M23, O4, O13, O14, O15.
+func TestAdvertisedIsNeverRefusedInRandomConfigurations(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 8))
 	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
 	names := []string{"a.p2.test", "b.p2.test", "c.p2.test", "x.w.p2.test", "y.w.p2.test", "n.p2.test", "v.u.p2.test", "192.0.2.7"}

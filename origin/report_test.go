@@ -15,7 +15,9 @@ import (
 
 // O13 RFC 8336 2.4: listed names outside of the certificate are left out, with
 // one warning that names them; one for each other reason, and for the limit.
-func TestO13Warnings(t *testing.T) {
+//
+// Checklist: O13.
+func TestWarningsForListedOrigins(t *testing.T) {
 	port := freePort(t)
 	log := start(t, testcaddy.TLSApp(t, `{}`, []string{"a.warn.test", "b.warn.test", "c.warn.test", "m.warn.test", "g.warn.test", "gone.warn.test"}, []string{"far.warn.test"}),
 		wrapped(port, `,"max_origins":1,"origins":["https://far.warn.test","https://b.warn.test","https://nowhere.test","https://c.warn.test:8443","https://m.warn.test","https://g.warn.test","https://gone.warn.test","https://other.warn.test"]`,
@@ -49,7 +51,9 @@ func TestO13Warnings(t *testing.T) {
 
 // What is left out of automatic origins is as configured: nobody is warned, but
 // for the limit and for a listener without a port.
-func TestO13NoWarnings(t *testing.T) {
+//
+// Checklist: O13.
+func TestNoWarningsForAutomaticOrigins(t *testing.T) {
 	port, socket := freePort(t), t.TempDir()+"/s"
 	names := []string{"a.quiet.test", "b.quiet.test", "c.quiet.test"}
 	log := start(t, testcaddy.TLSApp(t, `{}`, names), wrapped(port, "", onePolicy+`"routes":[{"handle":[{"handler":"misdirected"}]}]`),

@@ -6,7 +6,9 @@ import (
 )
 
 // O3 RFC 6454 6.2, RFC 8336 B; O4 RFC 8336 2.2.
-func TestO3O4Origins(t *testing.T) {
+//
+// Checklist: O3, O4.
+func TestOriginsFromText(t *testing.T) {
 	for _, test := range []struct {
 		in, want, err string
 	}{

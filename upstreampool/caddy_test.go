@@ -80,7 +80,8 @@ func stopCaddy(t *testing.T) {
 	})
 }
 
-func TestP11HopByHopFields(t *testing.T) {
+// Checklist: P11.
+func TestHopByHopFields(t *testing.T) {
 	got := make(chan http.Header, 1)
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {
@@ -129,7 +130,9 @@ func TestP11HopByHopFields(t *testing.T) {
 }
 
 // A WebSocket goes through Caddy and back.
-func TestP21WebSocketThroughCaddy(t *testing.T) {
+//
+// Checklist: P21.
+func TestWebSocketThroughCaddy(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		if readRequest(r) == nil {
 			return

@@ -154,7 +154,8 @@ func hang(t *testing.T, tr *Transport, addr string) {
 	t.Cleanup(func() { <-ended })
 }
 
-func TestP8Refused(t *testing.T) {
+// Checklist: P8.
+func TestRefusedStreamsAreReplayed(t *testing.T) {
 	for _, fresh := range []bool{false, true} {
 		for name, refuse := range map[string]func(c *frameConn, stream uint32){
 			"REFUSED_STREAM":    func(c *frameConn, s uint32) { c.WriteRSTStream(s, http2.ErrCodeRefusedStream) },
@@ -196,7 +197,9 @@ func TestP8Refused(t *testing.T) {
 }
 
 // A refused request can do without a new connection, if there is no room for one.
-func TestP8RefusedByAFullPool(t *testing.T) {
+//
+// Checklist: P8.
+func TestRefusedStreamInAFullPool(t *testing.T) {
 	for name, tc := range map[string]struct {
 		maxConns int
 		refuse   func(c *frameConn, stream uint32)
@@ -262,7 +265,8 @@ func TestRefusalIsNoRace(t *testing.T) {
 	}
 }
 
-func TestP8GoAwayAboveTheLastStream(t *testing.T) {
+// Checklist: P8.
+func TestGoAwayAboveTheLastStream(t *testing.T) {
 	// The stream is not above the last one: it may have been processed.
 	s := serveFrames(t, func(c *frameConn) {
 		for i, stream := range c.requests() {
@@ -281,7 +285,9 @@ func TestP8GoAwayAboveTheLastStream(t *testing.T) {
 }
 
 // After a GOAWAY no stream is started on the connection.
-func TestP8NoStreamAfterGoAway(t *testing.T) {
+//
+// Checklist: P8.
+func TestNoStreamAfterGoAway(t *testing.T) {
 	s := serveFrames(t, func(c *frameConn) {
 		for i, stream := range c.requests() {
 			if i > 0 {
@@ -853,7 +859,8 @@ func TestH2UnusedStreamServesAWaiter(t *testing.T) {
 	}
 }
 
-func TestP5CloseNotify(t *testing.T) {
+// Checklist: P5.
+func TestCloseNotify(t *testing.T) {
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {
 			const idle = 500 * time.Millisecond
@@ -949,7 +956,8 @@ func TestNoLengthNeededTowardsH2(t *testing.T) {
 	}
 }
 
-func TestP17H2C(t *testing.T) {
+// Checklist: P17.
+func TestH2C(t *testing.T) {
 	headers := make(chan http.Header, 2)
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)

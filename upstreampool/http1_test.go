@@ -41,7 +41,8 @@ func script(responses ...string) func(int64, net.Conn, *bufio.Reader) {
 
 const ok1 = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n$n"
 
-func TestP1Persistence(t *testing.T) {
+// Checklist: P1.
+func TestPersistence(t *testing.T) {
 	for _, tc := range []struct {
 		name, response string
 		reused         bool
@@ -56,7 +57,8 @@ func TestP1Persistence(t *testing.T) {
 	}
 }
 
-func TestP2Close(t *testing.T) {
+// Checklist: P2.
+func TestNothingFollowsClose(t *testing.T) {
 	for _, connection := range []string{"close", "Close", "CLOSE", "keep-alive, close", "foo,close", "close, foo"} {
 		t.Run(connection, func(t *testing.T) {
 			testReused(t, "HTTP/1.1 200 OK\r\nConnection: "+connection+"\r\nContent-Length: 1\r\n\r\n$n", false)
@@ -80,7 +82,8 @@ func testReused(t *testing.T, response string, want bool) {
 	}
 }
 
-func TestP3OnlyCompleteResponsesReturn(t *testing.T) {
+// Checklist: P3.
+func TestOnlyCompleteResponsesReturn(t *testing.T) {
 	t.Run("read to its end", func(t *testing.T) { testReused(t, ok1, true) })
 	t.Run("chunked", func(t *testing.T) {
 		testReused(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n$n\r\n0\r\n\r\n", true)
@@ -130,7 +133,9 @@ func TestP3OnlyCompleteResponsesReturn(t *testing.T) {
 
 // Surplus bytes are never taken for a response, wherever they hide: in a buffer
 // of net/http, or in the socket after a body that was read past the buffer.
-func TestP4SurplusBytes(t *testing.T) {
+//
+// Checklist: P4.
+func TestSurplusBytes(t *testing.T) {
 	const smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled"
 	for _, size := range []int{0, 1, 4000, 4096, 5000, 32 << 10, 100_000} {
 		for _, delay := range []time.Duration{0, 50 * time.Millisecond} {
@@ -189,7 +194,9 @@ func (c *lateConn) Read(p []byte) (int, error) {
 }
 
 // Nor when they are out of the socket, and not seen by anyone yet.
-func TestP4SurplusBytesOnTheirWay(t *testing.T) {
+//
+// Checklist: P4.
+func TestSurplusBytesOnTheirWay(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for readRequest(r) != nil {
 			respond(c, strconv.FormatInt(n, 10))
@@ -214,7 +221,8 @@ func TestP4SurplusBytesOnTheirWay(t *testing.T) {
 	}
 }
 
-func TestP5IdleConnectionsAreWatched(t *testing.T) {
+// Checklist: P5.
+func TestIdleConnectionsAreWatched(t *testing.T) {
 	for _, how := range []string{"FIN", "RST", "408"} {
 		t.Run(how, func(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
@@ -264,7 +272,8 @@ func dieOnSecond(seen *atomic.Int64, how func(net.Conn)) func(int64, net.Conn, *
 	}
 }
 
-func TestP6NoReplayOfWhatMayHaveBeenSeen(t *testing.T) {
+// Checklist: P6.
+func TestNoReplayOfWhatMayHaveBeenSeen(t *testing.T) {
 	for name, how := range map[string]func(net.Conn){"FIN": func(net.Conn) {}, "RST": rst} {
 		for _, method := range []string{"POST", "PATCH", "LOCK"} {
 			t.Run(name+" "+method, func(t *testing.T) {
@@ -350,7 +359,8 @@ func TestReplayOfGETWithBodyOfUnknownLength(t *testing.T) {
 	}
 }
 
-func TestP7NoReplayOfAReplay(t *testing.T) {
+// Checklist: P7.
+func TestNoReplayOfAReplay(t *testing.T) {
 	var seen atomic.Int64
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for i := 0; readRequest(r) != nil; i++ {
@@ -391,7 +401,8 @@ func TestNoReplayOfLargeBodies(t *testing.T) {
 	}
 }
 
-func TestP9EarlyResponse(t *testing.T) {
+// Checklist: P9.
+func TestEarlyResponse(t *testing.T) {
 	stopped := make(chan int64, 1)
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
@@ -432,7 +443,8 @@ func TestP9EarlyResponse(t *testing.T) {
 	}
 }
 
-func TestP10BrokenResponses(t *testing.T) {
+// Checklist: P10.
+func TestBrokenResponses(t *testing.T) {
 	for _, tc := range []struct{ name, response string }{
 		{"two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"},
 		{"negative length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"},
@@ -473,7 +485,8 @@ func TestP10BrokenResponses(t *testing.T) {
 	})
 }
 
-func TestP18NoChunkedToHTTP10(t *testing.T) {
+// Checklist: P18.
+func TestNoChunkedToHTTP10(t *testing.T) {
 	type got struct {
 		te, cl string
 		body   int
@@ -515,7 +528,9 @@ func TestP18NoChunkedToHTTP10(t *testing.T) {
 }
 
 // The length is known when the request is sent again, too.
-func TestP18ReplayToHTTP10(t *testing.T) {
+//
+// Checklist: P18.
+func TestReplayToHTTP10(t *testing.T) {
 	for _, body := range []string{"", "x=1"} {
 		t.Run(fmt.Sprintf("%q", body), func(t *testing.T) {
 			lengths := make(chan string, 3)
@@ -548,7 +563,8 @@ func TestP18ReplayToHTTP10(t *testing.T) {
 	}
 }
 
-func TestP19MisdirectedIsTriedOnceMore(t *testing.T) {
+// Checklist: P19.
+func TestMisdirectedIsTriedOnceMore(t *testing.T) {
 	const misdirected = "HTTP/1.1 421 Misdirected Request\r\nContent-Length: 3\r\n\r\nno!"
 	t.Run("on a reused connection", func(t *testing.T) {
 		bodies := make(chan string, 10)
@@ -617,7 +633,8 @@ func TestP19MisdirectedIsTriedOnceMore(t *testing.T) {
 	})
 }
 
-func TestP21InformationalAndUpgrade(t *testing.T) {
+// Checklist: P21.
+func TestInformationalAndUpgrade(t *testing.T) {
 	t.Run("103", func(t *testing.T) {
 		s := serveRaw(t, script("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"+ok1, ok1))
 		tr := newTransport(t, known)
@@ -685,7 +702,8 @@ func TestP21InformationalAndUpgrade(t *testing.T) {
 	})
 }
 
-func TestP22ClientCancel(t *testing.T) {
+// Checklist: P22.
+func TestClientCancel(t *testing.T) {
 	release := make(chan struct{})
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {

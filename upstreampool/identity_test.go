@@ -36,7 +36,9 @@ func forHost(req *http.Request, host string) *http.Request {
 
 // Requests for two hosts, alternating, over one upstream address: none travels
 // on a connection opened for the other's TLS server name.
-func TestP16ServerName(t *testing.T) {
+//
+// Checklist: P16.
+func TestServerName(t *testing.T) {
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		for _, clients := range []int{1, 8} {
 			t.Run(fmt.Sprint(protocol, " ", clients), func(t *testing.T) {
@@ -64,7 +66,8 @@ func TestP16ServerName(t *testing.T) {
 	}
 }
 
-func TestP16ServerNameForms(t *testing.T) {
+// Checklist: P16.
+func TestServerNameForms(t *testing.T) {
 	srv, conns := tlsServer(t, "h2")
 	addr := srv.Listener.Addr().String()
 	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.TLS.ServerName = "{http.request.host}" })
@@ -84,7 +87,9 @@ func TestP16ServerNameForms(t *testing.T) {
 }
 
 // Every part of the key counts, and nothing else does.
-func TestP16Key(t *testing.T) {
+//
+// Checklist: P16.
+func TestKeys(t *testing.T) {
 	tr := newTransport(t, func(tr *Transport) {
 		tr.TLS = &reverseproxy.TLSConfig{ServerName: "{http.request.host}", ExceptPorts: []string{"80"}}
 		tr.ProxyProtocol = "v2"

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-func TestP12KeepAliveNeedsItsConnectionToken(t *testing.T) {
+// Checklist: P12.
+func TestKeepAliveNeedsItsConnectionToken(t *testing.T) {
 	for _, tc := range []struct {
 		name       string
 		connection []string
@@ -66,7 +67,8 @@ var keepAliveCases = []struct {
 	{[]string{"timeout=garbage", "timeout=3"}, 3 * time.Second, true},
 }
 
-func TestP13KeepAliveValues(t *testing.T) {
+// Checklist: P13.
+func TestKeepAliveValues(t *testing.T) {
 	for _, tc := range keepAliveCases {
 		name := strings.Join(tc.fields, "|")
 		t.Run(name[:min(len(name), 40)], func(t *testing.T) {

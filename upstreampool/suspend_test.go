@@ -46,7 +46,9 @@ func child() {
 // The process stands still for longer than the upstream keeps the connection.
 // Timers that were due and the close that was missed must not matter: what
 // counts is the age at take-out.
-func TestP15StoppedProcess(t *testing.T) {
+//
+// Checklist: P15.
+func TestStoppedProcess(t *testing.T) {
 	var posts atomic.Int64
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {

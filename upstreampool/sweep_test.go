@@ -40,7 +40,9 @@ func standstill(longest *time.Duration) (stop func()) {
 // idle connections, on real sockets, without configuration: none fails. The
 // control, transport http on the same path, must fail: it shows that the sweep
 // meets that moment, for which a busy machine may need more than one try.
-func TestP14BoundarySweep(t *testing.T) {
+//
+// Checklist: P14.
+func TestBoundarySweep(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 20 s")
 	}

@@ -246,7 +246,8 @@ func TestIdleClockOfASlowReader(t *testing.T) {
 	})
 }
 
-func TestP20AnnouncedTimeoutIsNoRequestTimeout(t *testing.T) {
+// Checklist: P20.
+func TestAnnouncedTimeoutIsNoRequestTimeout(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Transport, s *pipeServer) {
 		s.header.Store("Connection: keep-alive\r\nKeep-Alive: timeout=1")
 		mustSend(t, tr, get(t))
@@ -257,7 +258,8 @@ func TestP20AnnouncedTimeoutIsNoRequestTimeout(t *testing.T) {
 	})
 }
 
-func TestP14SpacedAroundTheLimit(t *testing.T) {
+// Checklist: P14.
+func TestSpacedAroundTheLimit(t *testing.T) {
 	const keepAlive = time.Second
 	run := func(t *testing.T, tr *Transport, s *pipeServer, n int) (failed int) {
 		s.setIdle(keepAlive)

@@ -87,13 +87,13 @@ func TestOriginSets(t *testing.T) {
 		left map[Absence]string
 	}{
 		{"exact names, and addresses", nil, 9, "a.o1.test", "10.1.1.1 2001:db8::1 b.o1.test", map[Absence]string{NotServed: "gone.o1.test"}},
-		{"O4 under a wildcard, exact names of sites at any depth", nil, 9, "made-up.w.o1.test", w, map[Absence]string{Refused: "g.w.o1.test"}},
+		{"under a wildcard, exact names of sites at any depth", nil, 9, "made-up.w.o1.test", w, map[Absence]string{Refused: "g.w.o1.test"}}, // Checklist: O4.
 		{"without itself", nil, 9, "x.w.o1.test", strings.Replace(w, " x.w.o1.test", "", 1), map[Absence]string{Refused: "g.w.o1.test"}},
 		{"the guard of the host decides", nil, 9, "g.w.o1.test", w, nil},
-		{"O14 no more than that", nil, 2, "made-up.w.o1.test", "b.w.o1.test beside.o1.test", nil},
-		{"O13 both certificates must cover it", nil, 9, "both.o1.test", "", map[Absence]string{NotCovered: "one.o1.test"}},
-		{"O15 another rule for client certificates", nil, 9, "n.o1.test", "", map[Absence]string{OtherPolicy: "m.o1.test"}},
-		{"O15 the other way", nil, 9, "m.o1.test", "", map[Absence]string{OtherPolicy: "n.o1.test"}},
+		{"no more than that", nil, 2, "made-up.w.o1.test", "b.w.o1.test beside.o1.test", nil},                           // Checklist: O14.
+		{"both certificates must cover it", nil, 9, "both.o1.test", "", map[Absence]string{NotCovered: "one.o1.test"}},  // Checklist: O13.
+		{"another rule for client certificates", nil, 9, "n.o1.test", "", map[Absence]string{OtherPolicy: "m.o1.test"}}, // Checklist: O15.
+		{"the other way", nil, 9, "m.o1.test", "", map[Absence]string{OtherPolicy: "n.o1.test"}},                        // Checklist: O15.
 		{"no certificate", nil, 9, "else.test", "", nil},
 		{"no SNI", nil, 9, "", "", nil},
 
