@@ -27,7 +27,7 @@ func TestBrokenHeadlines(t *testing.T) {
 		programs  map[string]string
 	}{
 		{
-			name: "no margin below the upstream's timeout", file: "upstreampool/limit.go",
+			name: "no margin below the upstream's timeout", file: "internal/idletime/limit.go",
 			changes: []string{"func (k knowledge) margin(keepAlive time.Duration) time.Duration {\n",
 				"func (k knowledge) margin(keepAlive time.Duration) time.Duration {\n\tif keepAlive > 0 {\n\t\treturn 0\n\t}\n"},
 			benchmark: "boundary", claim: "boundary/",

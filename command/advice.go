@@ -5,14 +5,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/upstreampool"
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
 // settings are what a Caddyfile should say about an upstream.
 type settings struct {
 	known     bool          // the upstream's timeout is known
 	keepAlive time.Duration // that timeout
-	limit     upstreampool.Limit
+	limit     idletime.Limit
 	pool      string // the lines with transport upstreampool; empty: nothing needs to be set
 	stock     string // the lines with transport http
 }
@@ -32,7 +32,7 @@ func (m measurement) settings() (s settings) {
 	if !s.known {
 		return s
 	}
-	s.limit = upstreampool.IdleLimit(s.keepAlive, m.roundTrip)
+	s.limit = idletime.DefaultLimit(s.keepAlive, m.roundTrip)
 	switch {
 	case s.limit.Value == 0:
 		s.pool = m.caddyfile("upstreampool", "keepalive off")
@@ -46,7 +46,7 @@ func (m measurement) settings() (s settings) {
 
 // defaultsFit tells whether the limit is the longest time that a connection may be
 // idle by default, 2 minutes in both transports, and not the upstream's timeout.
-func defaultsFit(l upstreampool.Limit) bool { return l.Value > 0 && l.Value < l.KeepAlive-l.Margin }
+func defaultsFit(l idletime.Limit) bool { return l.Value > 0 && l.Value < l.KeepAlive-l.Margin }
 
 func (m measurement) caddyfile(transport, line string) string {
 	return fmt.Sprintf("reverse_proxy %s {\n\ttransport %s {\n\t\t%s\n\t}\n}\n", m.target.upstream(), transport, line)

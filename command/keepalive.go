@@ -8,7 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-connreuse/connreuse/upstreampool"
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
 // An outcome is what became of one URL. The values are part of the JSON output.
@@ -64,7 +64,7 @@ func (i *idle) note(what string, begin time.Time) {
 
 // announced is the keep-alive timeout in the response, and whether one counts.
 func (m measurement) announced() (time.Duration, bool) {
-	return upstreampool.AnnouncedTimeout(m.answer.header)
+	return idletime.AnnouncedTimeout(m.answer.header)
 }
 
 // keepAliveField is the Keep-Alive field of the response, whether it counts or not.

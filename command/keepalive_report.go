@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-connreuse/connreuse/upstreampool"
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
 // A keepAliveJSON is what --json writes about one URL. What is unknown is left
@@ -154,7 +154,7 @@ func (m measurement) advice() string {
 	switch {
 	case m.outcome == outcomeNotReusable:
 		return "  Nothing can be set: every request gets a connection of its own.\n"
-	case !s.known && m.outcome == outcomeOpen && defaultsFit(upstreampool.IdleLimit(m.maxWait, m.roundTrip)):
+	case !s.known && m.outcome == outcomeOpen && defaultsFit(idletime.DefaultLimit(m.maxWait, m.roundTrip)):
 		return "  Nothing needs to be set: without settings, both transports use no connection that was idle for 2 minutes.\n"
 	case !s.known && m.outcome == outcomeOpen:
 		return fmt.Sprintf("  Nothing is known but that. A --max-wait of %s shows whether anything needs to be set.\n", duration(defaultMaxWait))

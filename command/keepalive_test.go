@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	_ "github.com/caddy-connreuse/connreuse/upstreampool" // what the command advises
 )
 
 // script is a server that reads one HTTP/1 request and then does as its steps

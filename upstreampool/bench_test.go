@@ -97,12 +97,3 @@ func BenchmarkGET(b *testing.B) {
 		}
 	}
 }
-
-// BenchmarkLimit computes an idle limit, which every take-out does.
-func BenchmarkLimit(b *testing.B) {
-	b.ReportAllocs()
-	c, l := newClock(), newLearner(defaults)
-	for b.Loop() {
-		l.limit(c.now, 0, false)
-	}
-}

@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
 const (
-	defaultMaxIdleTime    = 2 * time.Minute
 	defaultMaxPending     = 1000
 	defaultAcquireTimeout = 5 * time.Second
 	defaultJitter         = 10 // percent
@@ -30,12 +31,12 @@ const (
 
 // config is the checked configuration of the pools, all defaults filled in.
 type config struct {
-	base           knowledge     // max_idle_time, read_timeout, upstream_keep_alive, margin
-	reuse          bool          // keepalive is not off
-	maxLifetime    time.Duration // 0: unlimited
-	jitter         int           // percent of maxLifetime
-	maxRequests    int           // 0: unlimited; 1 without reuse
-	maxConns       int           // per pool; 0: unlimited
+	base           idletime.Config // max_idle_time, read_timeout, upstream_keep_alive, margin
+	reuse          bool            // keepalive is not off
+	maxLifetime    time.Duration   // 0: unlimited
+	jitter         int             // percent of maxLifetime
+	maxRequests    int             // 0: unlimited; 1 without reuse
+	maxConns       int             // per pool; 0: unlimited
 	maxPending     int
 	acquireTimeout time.Duration
 	minIdle        int
@@ -138,11 +139,11 @@ func (t *Transport) config() config {
 		return time.Duration(d)
 	}
 	cfg := config{
-		base: knowledge{
-			MaxIdle:     orElse(t.MaxIdleTime, defaultMaxIdleTime),
+		base: idletime.Config{
+			MaxIdle:     orElse(t.MaxIdleTime, idletime.DefaultMaxIdle),
 			ReadTimeout: time.Duration(t.ReadTimeout),
-			Configured:  time.Duration(t.UpstreamKeepAlive),
-			FixedMargin: time.Duration(t.Margin),
+			KeepAlive:   time.Duration(t.UpstreamKeepAlive),
+			Margin:      time.Duration(t.Margin),
 		},
 		reuse:          true,
 		maxLifetime:    time.Duration(t.MaxLifetime),

@@ -6,8 +6,10 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
 // connState is where a connection is in its life. The values are labels of
@@ -50,7 +52,7 @@ const (
 type conn struct {
 	net     netConn
 	pool    *pool
-	learner *learner
+	learner *idletime.Learner
 	cc      *http.ClientConn
 	h2      bool
 	opened  time.Time
@@ -74,11 +76,10 @@ type conn struct {
 	requests  int // requests it has carried
 	takenAt   time.Time
 	idleAt    time.Time
-	announced time.Duration // by a Keep-Alive field of this connection
-	promised  bool          // whether there was one
-	reason    CloseReason   // why we close it
-	allowed   time.Duration // idle: the limit when it was last looked at
-	alive     time.Time     // sensor: last time it was seen open
+	announced idletime.Optional // by a Keep-Alive field of this connection
+	reason    CloseReason       // why we close it
+	allowed   time.Duration     // idle: the limit when it was last looked at
+	alive     time.Time         // sensor: last time it was seen open
 }
 
 func (c *conn) is(s connState) bool { return connState(c.state.Load()) == s }
@@ -121,11 +122,11 @@ func (c *conn) worn(now time.Time) (CloseReason, bool) {
 }
 
 // limit returns the connection's idle limit.
-func (c *conn) limit(now time.Time) Limit {
+func (c *conn) limit(now time.Time) idletime.Limit {
 	if c.requests == 0 {
-		return c.learner.unusedLimit(now)
+		return c.learner.UnusedLimit(now)
 	}
-	return c.learner.limit(now, c.announced, c.promised)
+	return c.learner.Limit(now, c.announced)
 }
 
 // reserve makes sure that one request can be sent without waiting.
@@ -291,7 +292,7 @@ func (c *conn) ending() (reason CloseReason, closedByUpstream bool) {
 	switch err := c.cc.Err(); {
 	case err == nil:
 		return CloseFailed, false
-	case err.Error() == textServerClosedIdle, errors.Is(err, syscall.ECONNRESET):
+	case replay.ClosedWhileIdle(err):
 		return CloseUpstream, true
 	}
 	return CloseSurplus, false

@@ -85,7 +85,7 @@ func (c *core) dial(p *pool, tg *target) (*conn, error) {
 	}
 	cn.learner = p.up.learner(cn.h2)
 	if connected := cn.net.connected; connected > 0 {
-		cn.learner.connected(cn.opened, connected)
+		cn.learner.Connected(cn.opened, connected)
 	}
 	cc.SetStateHook(cn.stateChanged)
 	countOpened(p.label)

@@ -5,8 +5,8 @@
 // The wire protocol is net/http's: every connection is an [http.ClientConn].
 // The pool is ours. Read it in this order:
 //
-//   - keepalive.go, limit.go, learner.go: for how long a connection may be idle
-//   - replay.go: when a failed request is sent once more
+//   - internal/idletime: for how long a connection may be idle
+//   - internal/replay: when a failed request is sent once more
 //   - netconn.go, conn.go, pool.go: the connections
 //   - dial.go, roundtrip.go, transport.go: the way of a request
 package upstreampool

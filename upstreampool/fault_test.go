@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -402,7 +403,7 @@ func TestMixedLoad(t *testing.T) {
 						var body io.Reader
 						size := 0
 						if method != "GET" {
-							size = rand.IntN(3 * maxKept / 2)
+							size = rand.IntN(3 * replay.MaxKept / 2)
 							body = io.NopCloser(strings.NewReader(strings.Repeat("x", size)))
 						}
 						ctx, cancel := context.WithCancel(t.Context())

@@ -19,6 +19,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
 // known configures a long timeout, so that tests of other things are free of
@@ -228,7 +231,7 @@ func TestIdleConnectionsAreWatched(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 				readRequest(r)
 				respond(c, strconv.FormatInt(n, 10))
-				time.Sleep(10 * leastTimeout)
+				time.Sleep(500 * time.Millisecond)
 				switch how {
 				case "RST":
 					rst(c)
@@ -247,7 +250,7 @@ func TestIdleConnectionsAreWatched(t *testing.T) {
 				t.Errorf("%d replays: the close was not noticed in time", n)
 			}
 			// The close is an observation.
-			if l := p.up.h1.limit(time.Now(), 0, false); l.bound != boundEarlyClose {
+			if l := p.up.h1.Limit(time.Now(), idletime.Optional{}); l.Bound != idletime.BoundEarlyClose {
 				t.Errorf("limit = %v, want it capped by the close", l)
 			}
 		})
@@ -325,14 +328,14 @@ func TestReplayOfIdempotentRequests(t *testing.T) {
 				var body io.Reader
 				want := ""
 				if method == "PUT" || method == "DELETE" {
-					want = strings.Repeat("0123456789", maxKept/10)
+					want = strings.Repeat("0123456789", replay.MaxKept/10)
 					body = io.NopCloser(strings.NewReader(want))
 				}
 				mustSend(t, tr, newRequest(t, method, s.addr(), body))
 				if a, b := <-bodies, <-bodies; a != want || b != want {
 					t.Errorf("bodies of %d and %d bytes arrived, want %d twice", len(a), len(b), len(want))
 				}
-				if st := onlyPool(t, tr).snapshot(); st.Replays[ReplayNoResponse] != 1 {
+				if st := onlyPool(t, tr).snapshot(); st.Replays[replay.NoResponse] != 1 {
 					t.Errorf("replays = %v", st.Replays)
 				}
 			})
@@ -347,7 +350,7 @@ func TestReplayOfGETWithBodyOfUnknownLength(t *testing.T) {
 	s := serveRaw(t, dieOnSecond(&seen, func(net.Conn) {}))
 	tr := newTransport(t, nil) // also while nothing is known
 	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
-	time.Sleep(freshEnough + 50*time.Millisecond)
+	time.Sleep(550 * time.Millisecond) // a POST takes none that was idle for 500 ms
 	body := &countingBody{Reader: strings.NewReader("")}
 	req := newRequest(t, "GET", s.addr(), body)
 	req.ContentLength = -1
@@ -387,9 +390,9 @@ func TestNoReplayOfLargeBodies(t *testing.T) {
 	s := serveRaw(t, dieOnSecond(&seen, func(net.Conn) {}))
 	tr := newTransport(t, known)
 	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
-	body := &countingBody{Reader: strings.NewReader(strings.Repeat("a", maxKept+1))}
+	body := &countingBody{Reader: strings.NewReader(strings.Repeat("a", replay.MaxKept+1))}
 	req := newRequest(t, "PUT", s.addr(), body)
-	req.ContentLength = maxKept + 1
+	req.ContentLength = replay.MaxKept + 1
 	if _, _, err := send(tr, req); err == nil {
 		t.Error("no error")
 	}
@@ -509,7 +512,7 @@ func TestNoChunkedToHTTP10(t *testing.T) {
 		req.ContentLength = -1
 		return req
 	}
-	for _, n := range []int{0, 1, maxKept} {
+	for _, n := range []int{0, 1, replay.MaxKept} {
 		req := unknown(n)
 		mustSend(t, tr, req)
 		if g := <-requests; g.te != "" || g.cl != strconv.Itoa(n) || g.body != n {
@@ -520,7 +523,7 @@ func TestNoChunkedToHTTP10(t *testing.T) {
 			t.Errorf("an empty body was closed %d times", closes)
 		}
 	}
-	_, _, err := send(tr, unknown(maxKept+1))
+	_, _, err := send(tr, unknown(replay.MaxKept+1))
 	var he caddyhttp.HandlerError
 	if !errors.As(err, &he) || he.StatusCode != http.StatusLengthRequired {
 		t.Errorf("error = %v, want 411", err)
@@ -776,7 +779,7 @@ func TestElicitingTheAnnouncement(t *testing.T) {
 			t.Error("the caller's header was changed")
 		}
 	}
-	if st := onlyPool(t, tr).snapshot(); st.Source != SourceAnnounced || st.KeepAlive != 7 || st.Why != "idle limit 6.65 s: announced timeout 7 s minus margin 350 ms" {
+	if st := onlyPool(t, tr).snapshot(); st.Source != idletime.SourceAnnounced || st.KeepAlive != 7 || st.Why != "idle limit 6.65 s: announced timeout 7 s minus margin 350 ms" {
 		t.Errorf("state = %+v", st)
 	}
 	off := newTransport(t, func(tr *Transport) {
@@ -822,7 +825,7 @@ func TestTrailers(t *testing.T) {
 					t.Errorf("trailer = %v", resp.Trailer)
 				}
 			}
-			if replays := onlyPool(t, tr).snapshot().Replays[ReplayNoResponse]; (replays == 1) != replayed || s.conns.Load() != 1+replays {
+			if replays := onlyPool(t, tr).snapshot().Replays[replay.NoResponse]; (replays == 1) != replayed || s.conns.Load() != 1+replays {
 				t.Errorf("%d replays, %d connections", replays, s.conns.Load())
 			}
 		})
@@ -894,7 +897,7 @@ func TestRequestBodyError(t *testing.T) {
 	if body.closes != 1 {
 		t.Errorf("the body was closed %d times", body.closes)
 	}
-	if tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).h1.races != 0 {
+	if tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).h1.Limit(time.Now(), idletime.Optional{}).Raised {
 		t.Error("a broken request was taken for a race")
 	}
 	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
@@ -965,7 +968,7 @@ func TestReadTimeout(t *testing.T) {
 		t.Errorf("connection %s", got)
 	}
 	time.Sleep(2200 * time.Millisecond)
-	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).h1.limit(time.Now(), 0, false); st.bound == boundEarlyClose {
+	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).h1.Limit(time.Now(), idletime.Optional{}); st.Bound == idletime.BoundEarlyClose {
 		t.Errorf("a timeout of ours was taken for the upstream's: %v", st)
 	}
 }
@@ -979,3 +982,11 @@ func (t *Transport) mustTarget(tb testing.TB, addr string) target {
 	}
 	return tg
 }
+
+// countingBody counts how often it is closed.
+type countingBody struct {
+	io.Reader
+	closes int
+}
+
+func (b *countingBody) Close() error { b.closes++; return nil }

@@ -167,7 +167,7 @@ func splitList(fields []string) []string {
 	var list []string
 	for _, field := range fields {
 		for e := range strings.SplitSeq(field, ",") {
-			if e = trimOWS(e); e != "" {
+			if e = strings.Trim(e, " \t"); e != "" {
 				list = append(list, e)
 			}
 		}

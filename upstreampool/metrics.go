@@ -9,7 +9,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/metrics"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
 // maxLabels bounds the values of the upstream label: addresses can be chosen
@@ -127,7 +129,7 @@ func countClosed(upstream string, reason CloseReason) {
 	collectors.closed.WithLabelValues(upstream, string(reason)).Inc()
 }
 
-func countReplayed(upstream string, reason ReplayReason) {
+func countReplayed(upstream string, reason replay.Reason) {
 	collectors.replays.WithLabelValues(upstream, string(reason)).Inc()
 }
 
@@ -176,12 +178,12 @@ func (poolCollector) Collect(ch chan<- prometheus.Metric) {
 		waiting     int
 	}
 	sums := make(map[string]*sum)
-	limits := make(map[limitKey]Limit)
+	limits := make(map[limitKey]idletime.Limit)
 	now := time.Now()
 	for _, c := range cores() {
 		for _, p := range c.all() {
 			h2 := p.h2()
-			limit := p.up.learner(h2).limit(now, 0, false)
+			limit := p.up.learner(h2).Limit(now, idletime.Optional{})
 			k := limitKey{p.label, protocolName(h2)}
 			if l, ok := limits[k]; !ok || limit.Value < l.Value {
 				limits[k] = limit

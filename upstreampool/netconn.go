@@ -102,7 +102,7 @@ func (n *netConn) Read(p []byte) (count int, err error) {
 		n.last.Store(int64(count))
 		if n.timing.Swap(false) && now.Sub(n.timedAt) >= rttEvery {
 			n.timedAt = now
-			n.owner.learner.responded(now, now.Sub(started)-time.Duration(n.written.Load()))
+			n.owner.learner.Responded(now, now.Sub(started)-time.Duration(n.written.Load()))
 		}
 	}
 	if err != nil {

@@ -28,7 +28,7 @@ const lookAfter = time.Millisecond
 //   - Nothing is closed and nobody is called with the lock held, but for
 //     methods of [http.ClientConn] that do not block.
 //
-// Lock order: core.mu, pool.mu, then learner.mu or the locks of net/http.
+// Lock order: core.mu, pool.mu, then the learner's or the locks of net/http.
 type pool struct {
 	core *core
 	key  key
@@ -223,7 +223,7 @@ func (p *pool) tryIdle(c *conn, now time.Time, n need) (grant, bool) {
 		p.retire(c, now, age, limit)
 		return grant{}, false
 	}
-	if limit.Source == SourceAssumed && !n.replayable && age >= freshEnough {
+	if !n.replayable && age >= limit.Unreplayable {
 		return grant{}, false
 	}
 	if age >= lookAfter && !c.net.quiet(c.h2) {
@@ -308,7 +308,7 @@ func (p *pool) doom(c *conn, reason CloseReason) {
 func (p *pool) leaveSensor(c *conn) {
 	if p.sensor == c {
 		p.sensor = nil
-		c.learner.endSensor()
+		c.learner.EndSensor()
 	}
 }
 

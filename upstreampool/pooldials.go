@@ -133,7 +133,7 @@ func (p *pool) lost(c *conn, now time.Time) {
 func (p *pool) missing(now time.Time) int {
 	n := p.core.cfg.minIdle - len(p.idle)
 	if n <= 0 || p.core.draining.Load() || now.Sub(p.usedAt) >= warmFor ||
-		p.up.learner(p.h2()).unusedLimit(now).Value == 0 {
+		p.up.learner(p.h2()).UnusedLimit(now).Value == 0 {
 		return 0
 	}
 	return n

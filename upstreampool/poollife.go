@@ -4,17 +4,19 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
 // retire takes an idle connection that has reached its limit out of use: it
 // becomes the sensor if one is wanted and the connection has carried a
 // request, and is closed otherwise.
-func (p *pool) retire(c *conn, now time.Time, age time.Duration, limit Limit) {
+func (p *pool) retire(c *conn, now time.Time, age time.Duration, limit idletime.Limit) {
 	late := age - limit.Value
 	// A sensor must not take the place of a request that waits. It makes room for later ones.
 	noRoom := p.queue.n > 0 && p.full()
 	if p.sensor != nil || noRoom || c.requests == 0 || late > tolerance(age) ||
-		p.core.draining.Load() || !c.learner.startSensor(now) {
+		p.core.draining.Load() || !c.learner.StartSensor(now) {
 		p.doom(c, CloseIdleLimit)
 		return
 	}
@@ -53,7 +55,7 @@ func (p *pool) arm(t time.Time) {
 
 // watchIdle has the timer run when c, which is idle, reaches its limit or the
 // end of its lifetime.
-func (p *pool) watchIdle(c *conn, now time.Time, age time.Duration, limit Limit) {
+func (p *pool) watchIdle(c *conn, now time.Time, age time.Duration, limit idletime.Limit) {
 	c.allowed = limit.Value
 	p.arm(now.Add(limit.Value - age))
 	if c.life > 0 {
@@ -97,12 +99,12 @@ func (p *pool) checkSensor(c *conn, now time.Time) {
 		p.doom(c, CloseSensor) // we were not there to see
 	case now.Before(p.lookAt):
 		p.arm(p.lookAt)
-	case age >= p.core.cfg.base.ceiling():
-		c.learner.outlived(now)
+	case age >= p.core.cfg.base.Ceiling():
+		c.learner.SensorOutlived(now)
 		p.doom(c, CloseSensor)
 	default:
 		c.alive = now
-		c.learner.survived(now, age)
+		c.learner.SawOpen(now, age)
 		p.arm(p.watch(c, now))
 	}
 }
@@ -133,7 +135,7 @@ func (p *pool) learnFrom(c *conn, reason CloseReason) {
 	} else if age >= c.allowed+tolerance(age) {
 		return // it should have been retired long ago: we were suspended
 	}
-	c.learner.sawClose(at, age, open)
+	c.learner.SawClose(idletime.Close{At: at, Idle: age, Open: open})
 	if ce := p.core.log().Check(zap.DebugLevel, "upstream closed idle connection"); ce != nil {
 		ce.Write(zap.String("upstream", p.name), zap.Duration("idle", age), zap.Bool("sensor", c.is(stateSensor)))
 	}

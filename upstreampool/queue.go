@@ -1,6 +1,10 @@
 package upstreampool
 
-import "time"
+import (
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+)
 
 // A need is what a request asks of a connection.
 type need struct {
@@ -13,9 +17,9 @@ type need struct {
 // A grant is what a request gets: a connection with a reservation, or an error.
 type grant struct {
 	c      *conn
-	reused bool          // it came out of the pool
-	idle   time.Duration // for how long it was idle
-	limit  Limit         // what its limit was, if reused
+	reused bool           // it came out of the pool
+	idle   time.Duration  // for how long it was idle
+	limit  idletime.Limit // what its limit was, if reused
 	err    error
 }
 

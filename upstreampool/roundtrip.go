@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +17,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
 // exchange is one request on its way: at most two attempts at it.
@@ -26,7 +28,7 @@ type exchange struct {
 	ctx  context.Context
 	req  *http.Request // as reverse_proxy gave it to us; never changed
 	out  *http.Request // what is sent; req itself while nothing differs
-	body *body         // nil: there is none
+	body *replay.Body  // nil: there is none
 	tg   target
 	need need
 }
@@ -39,22 +41,23 @@ func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 		x.tg.h1 = upgrades(h)
 	}
 	if req.Body != nil && req.Body != http.NoBody {
-		x.body = newBody(req.Body, req.ContentLength)
-		x.edit().Body = x.body.active
+		x.body = replay.NewBody(req.Body, req.ContentLength)
+		x.edit().Body = x.body.First()
 	}
 	x.need = need{
-		replayable: idempotent(req.Method) && (x.body == nil || x.keepable()),
+		replayable: replay.Idempotent(req.Method) && (x.body == nil || x.keepable()),
 		bodyless:   x.body == nil,
 	}
 	resp, err := x.run()
-	x.body.settle(err != nil)
 	if err != nil {
-		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.consumed() {
+		x.body.Abandon()
+		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.Consumed() {
 			// reverse_proxy would send what is left of the body elsewhere.
 			err = opaque(err)
 		}
-		return nil, plain(err)
+		return nil, replay.Plain(err)
 	}
+	x.body.Finish()
 	resp.Request = req
 	return resp, nil
 }
@@ -72,7 +75,7 @@ func (x *exchange) edit() *http.Request {
 // HTTP/3 clients always have a body of unknown length, most often an empty one.
 func (x *exchange) keepable() bool {
 	if x.req.ContentLength >= 0 {
-		return x.req.ContentLength <= maxKept
+		return x.req.ContentLength <= replay.MaxKept
 	}
 	switch x.req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
@@ -95,7 +98,7 @@ func (x *exchange) run() (*http.Response, error) {
 	if o.Raced {
 		defer func() { p.countRace(replayed) }()
 	}
-	reason, again := o.replay()
+	reason, again := o.Decide()
 	if !again {
 		if err != nil && g.reused && !o.Ours {
 			x.log(p, g, zap.WarnLevel, "request failed on reused connection", "not replayable", err)
@@ -110,7 +113,7 @@ func (x *exchange) run() (*http.Response, error) {
 		}
 	}
 	n := x.need
-	n.freshIfRoom = reason == ReplayRefused
+	n.freshIfRoom = reason == replay.Refused
 	n.fresh = !n.freshIfRoom
 	p2, g2 := x.core.get(x.ctx, &x.tg, n)
 	if g2.err != nil {
@@ -118,7 +121,7 @@ func (x *exchange) run() (*http.Response, error) {
 		return resp, err
 	}
 	if x.body != nil {
-		v, ok := x.body.rewind()
+		v, ok := x.body.Rewind()
 		if !ok {
 			p2.giveBack(g2.c)
 			return resp, err
@@ -134,13 +137,13 @@ func (x *exchange) run() (*http.Response, error) {
 	resp, _, err = x.attempt(p2, g2)
 	if o.Raced && err == nil {
 		// It was the connection, not the request.
-		g.c.learner.sawClose(met, g.idle, g.idle)
+		g.c.learner.SawClose(idletime.Close{At: met, Idle: g.idle, Open: g.idle})
 	}
 	return resp, err
 }
 
 // attempt sends the request on the connection granted and says how that went.
-func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
+func (x *exchange) attempt(p *pool, g grant) (*http.Response, replay.Outcome, error) {
 	c := g.c
 	p.requests.count(g.reused)
 	out := x.out
@@ -160,24 +163,24 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 	if c.h2 {
 		c.streamsEnded(true)
 	}
-	o := outcome{Method: x.req.Method, Reused: g.reused, H2: c.h2}
+	o := replay.Outcome{Method: x.req.Method, Reused: g.reused, H2: c.h2}
 	if err != nil {
 		x.failed(p, g, start, err, &o)
 		return nil, o, err
 	}
 	if g.idle > 0 {
-		c.learner.survived(start, g.idle)
+		c.learner.SawOpen(start, g.idle)
 	}
 	o.Status = resp.StatusCode
 	if o.Status == http.StatusMisdirectedRequest {
-		o.BodyKept = x.body.rewindable()
+		o.BodyKept = x.body.Rewindable()
 	}
 	if c.h2 {
 		if n := c.cc.Available(); n > 0 {
 			p.up.streams.Store(int32(min(n+c.cc.InFlight(), 1<<20)))
 		}
 		if x.need.bodyless {
-			c.learner.responded(start, time.Since(start))
+			c.learner.Responded(start, time.Since(start))
 		}
 		c.answered.Add(1)
 		c.serveWaiting()
@@ -193,14 +196,14 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, outcome, error) {
 const raceShows = time.Second
 
 // failed finds out what an error means, and ends the lease.
-func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *outcome) {
+func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *replay.Outcome) {
 	c := g.c
 	now := time.Now()
 	var timeout net.Error
-	o.Ours = x.ctx.Err() != nil || x.body.failed() || errors.As(err, &timeout) && timeout.Timeout()
-	o.BodyKept = x.body.rewindable()
+	o.Ours = x.ctx.Err() != nil || x.body.Failed() || errors.As(err, &timeout) && timeout.Timeout()
+	o.BodyKept = x.body.Rewindable()
 	if c.h2 {
-		o.Refused = refused(err)
+		o.Refused = replay.WasRefused(err)
 		_, reset := errors.AsType[http2.StreamError](err)
 		o.StreamOnly = (reset || !o.Refused) && c.cc.Err() == nil
 	} else {
@@ -211,7 +214,7 @@ func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *outco
 	}
 	if g.reused && !o.Ours && !o.Responded && !o.StreamOnly && now.Sub(start) < raceShows &&
 		g.limit.Value > 0 && g.idle >= g.limit.Value/2 {
-		c.learner.raced(now)
+		c.learner.Raced(now)
 		o.Raced = true
 	}
 	p.settle(c)
@@ -227,19 +230,19 @@ func (x *exchange) lengthFor10() error {
 	if !up.http10.Load() || x.core.h2(x.tg.key, up) {
 		return nil
 	}
-	length, ok, err := x.body.whole()
+	length, ok, err := x.body.Whole()
 	if err != nil {
 		return fmt.Errorf("reading request body: %w", err)
 	}
 	if !ok {
 		return caddyhttp.Error(http.StatusLengthRequired,
-			fmt.Errorf("sending body of unknown length to an HTTP/1.0 upstream: more than %d bytes", maxKept))
+			fmt.Errorf("sending body of unknown length to an HTTP/1.0 upstream: more than %d bytes", replay.MaxKept))
 	}
 	out := x.edit()
 	out.ContentLength = length
 	out.Trailer = nil
 	if length == 0 {
-		x.body.settle(true) // there is none, for a replay neither
+		x.body.Abandon() // there is none, for a replay neither
 		x.body, out.Body = nil, nil
 	}
 	return nil
@@ -248,8 +251,8 @@ func (x *exchange) lengthFor10() error {
 // keepResponse reads a short response to its end, so that it can be returned
 // after its connection is gone. It reports false if it is too long for that.
 func keepResponse(resp *http.Response) (*http.Response, bool) {
-	head, err := io.ReadAll(io.LimitReader(resp.Body, maxKept+1))
-	if err != nil || len(head) > maxKept {
+	head, err := io.ReadAll(io.LimitReader(resp.Body, replay.MaxKept+1))
+	if err != nil || len(head) > replay.MaxKept {
 		resp.Body = struct {
 			io.Reader
 			io.Closer
@@ -277,20 +280,6 @@ func opaque(err error) error {
 		return he
 	}
 	return errors.New(err.Error())
-}
-
-// plain takes off the wrappers that http.Transport takes off, too:
-// reverse_proxy looks at the type of what is inside.
-func plain(err error) error {
-	for err != nil {
-		switch reflect.TypeOf(err).String() {
-		case "http.nothingWrittenError", "http.transportReadFromServerError":
-			err = errors.Unwrap(err)
-		default:
-			return err
-		}
-	}
-	return err
 }
 
 func (x *exchange) log(p *pool, g grant, level zapcore.Level, msg, reason string, err error) {

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
 // stats is what a pool counts. It is guarded by the pool's lock.
@@ -16,17 +19,17 @@ type stats struct {
 	races      int64
 	upgraded   int // now
 	closes     map[CloseReason]int64
-	replays    map[ReplayReason]int64
+	replays    map[replay.Reason]int64
 }
 
 func newStats() stats {
-	return stats{closes: make(map[CloseReason]int64), replays: make(map[ReplayReason]int64)}
+	return stats{closes: make(map[CloseReason]int64), replays: make(map[replay.Reason]int64)}
 }
 
 func (s *stats) closed(reason CloseReason) { s.closes[reason]++ }
 
 // replayed counts a replay.
-func (p *pool) replayed(reason ReplayReason) {
+func (p *pool) replayed(reason replay.Reason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.replays[reason]++
@@ -49,9 +52,9 @@ func (p *pool) answered(c *conn, resp *http.Response) {
 	if old := !resp.ProtoAtLeast(1, 1); old != p.up.http10.Load() {
 		p.up.http10.Store(old)
 	}
-	d, promised := AnnouncedTimeout(resp.Header)
+	d, promised := idletime.AnnouncedTimeout(resp.Header)
 	if promised {
-		c.learner.announce(time.Now(), d)
+		c.learner.Announced(time.Now(), d)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		p.upgraded(c)
@@ -63,7 +66,7 @@ func (p *pool) answered(c *conn, resp *http.Response) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if promised {
-		c.announced, c.promised = d, true
+		c.announced = idletime.Known(d)
 		if c.is(stateIdle) { // it was quicker than we are
 			now := time.Now()
 			c.allowed = c.limit(now).Value
@@ -94,8 +97,8 @@ type PoolState struct {
 	IdleLimit float64 `json:"idle_limit"`
 	// When the upstream closes idle connections, in seconds, and how that is
 	// known: configured, announced, learned or assumed.
-	KeepAlive float64 `json:"keep_alive"`
-	Source    Source  `json:"source"`
+	KeepAlive float64         `json:"keep_alive"`
+	Source    idletime.Source `json:"source"`
 	// How far below KeepAlive the pool stays, in seconds.
 	Margin float64 `json:"margin"`
 	// The above in words.
@@ -118,8 +121,8 @@ type PoolState struct {
 	ReuseRatio float64 `json:"reuse_ratio"`
 	Races      int64   `json:"races"`
 
-	Closes  map[CloseReason]int64  `json:"closes"`
-	Replays map[ReplayReason]int64 `json:"replays"`
+	Closes  map[CloseReason]int64   `json:"closes"`
+	Replays map[replay.Reason]int64 `json:"replays"`
 }
 
 // mostAges is how many ages a state lists.
@@ -169,7 +172,7 @@ func protocolName(h2 bool) string {
 
 func (p *pool) state(now time.Time) PoolState {
 	h2 := p.h2()
-	limit := p.up.learner(h2).limit(now, 0, false)
+	limit := p.up.learner(h2).Limit(now, idletime.Optional{})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := PoolState{

@@ -20,6 +20,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
 // A pipeServer is an upstream inside a synctest bubble, on which time flies.
@@ -297,14 +300,14 @@ func TestLearning(t *testing.T) {
 		t.Run(keepAlive.String(), func(t *testing.T) {
 			bubble(t, nil, func(t *testing.T, tr *Transport, s *pipeServer) {
 				s.setIdle(keepAlive)
-				var l Limit
+				var l idletime.Limit
 				for start := time.Now(); time.Since(start) < 10*time.Minute; time.Sleep(7 * time.Second) {
 					mustSend(t, tr, get(t))
-					if l = tr.learnedLimit(); l.Source == SourceLearned {
+					if l = tr.learnedLimit(); l.Source == idletime.SourceLearned {
 						break
 					}
 				}
-				if l.Source != SourceLearned || !sameAge(l.KeepAlive, keepAlive) {
+				if l.Source != idletime.SourceLearned || !idletime.SameAge(l.KeepAlive, keepAlive) {
 					t.Fatalf("limit = %v", l)
 				}
 				// And uses it.
@@ -323,9 +326,9 @@ func TestLearning(t *testing.T) {
 }
 
 // learnedLimit returns the HTTP/1 limit of the upstream at pipeAddr.
-func (t *Transport) learnedLimit() Limit {
+func (t *Transport) learnedLimit() idletime.Limit {
 	u := t.core.upstreams.get(upstreamKey{scheme: "http", network: "tcp", addr: pipeAddr})
-	return u.h1.limit(time.Now(), 0, false)
+	return u.h1.Limit(time.Now(), idletime.Optional{})
 }
 
 // A race is a request that met a connection as the upstream was closing it. It
@@ -384,7 +387,7 @@ func TestLearningFollowsChanges(t *testing.T) {
 					t.Fatal(err)
 				}
 				l := tr.learnedLimit()
-				known = l.Source == SourceLearned && sameAge(l.KeepAlive, keepAlive)
+				known = l.Source == idletime.SourceLearned && idletime.SameAge(l.KeepAlive, keepAlive)
 			}
 			if !known {
 				t.Fatalf("%v not found within an hour: %v", keepAlive, tr.learnedLimit())
@@ -407,14 +410,14 @@ func TestLearningRecoversFromRestarts(t *testing.T) {
 					s.closeConn = make(chan struct{})
 					time.Sleep(11 * time.Minute) // the first one caps the limit no more
 				}
-				if l := tr.learnedLimit(); l.Source != SourceLearned || l.KeepAlive != time.Second {
+				if l := tr.learnedLimit(); l.Source != idletime.SourceLearned || l.KeepAlive != time.Second {
 					t.Fatalf("limit = %v", l)
 				}
 				for range 6 {
 					mustSend(t, tr, get(t))
 					time.Sleep(10 * time.Minute)
 				}
-				if l := tr.learnedLimit(); l.KeepAlive != defaultMaxIdleTime {
+				if l := tr.learnedLimit(); l.KeepAlive != idletime.DefaultMaxIdle {
 					t.Errorf("limit = %v, want one of an upstream that closes nothing", l)
 				}
 			})
@@ -451,7 +454,7 @@ func TestLearningIgnoresRestarts(t *testing.T) {
 			s.closeConn = make(chan struct{})
 			time.Sleep(time.Minute)
 		}
-		if l := tr.learnedLimit(); l.Source != SourceAssumed {
+		if l := tr.learnedLimit(); l.Source != idletime.SourceAssumed {
 			t.Errorf("limit after five restarts = %v, want nothing learned", l)
 		}
 	})
@@ -485,7 +488,7 @@ func TestSensor(t *testing.T) {
 		}
 		time.Sleep(time.Minute) // 2 m in all: it outlives max_idle_time
 		synctest.Wait()
-		if l := tr.learnedLimit(); l.Source != SourceLearned || l.KeepAlive != 2*time.Minute {
+		if l := tr.learnedLimit(); l.Source != idletime.SourceLearned || l.KeepAlive != 2*time.Minute {
 			t.Errorf("limit = %v, want at least 2 m", l)
 		}
 	})
@@ -523,8 +526,8 @@ func TestWhatIsARace(t *testing.T) {
 				mustSend(t, tr, get(t))
 				time.Sleep(tc.idle)
 				mustSend(t, tr, get(t)) // replayed
-				if l := tr.learnedLimit(); l.raised != tc.race || (l.bound == boundEarlyClose) != tc.race {
-					t.Errorf("taken for a race: %v, want %v; %v", l.raised, tc.race, l)
+				if l := tr.learnedLimit(); l.Raised != tc.race || (l.Bound == idletime.BoundEarlyClose) != tc.race {
+					t.Errorf("taken for a race: %v, want %v; %v", l.Raised, tc.race, l)
 				}
 			})
 		})
@@ -552,7 +555,7 @@ func TestClosesInsteadOfAnswersTeachNothing(t *testing.T) {
 					}
 					time.Sleep(2 * time.Second)
 				}
-				if l := tr.learnedLimit(); l.Source != before.Source || l.KeepAlive != before.KeepAlive || l.bound == boundEarlyClose {
+				if l := tr.learnedLimit(); l.Source != before.Source || l.KeepAlive != before.KeepAlive || l.Bound == idletime.BoundEarlyClose {
 					t.Errorf("limit = %v; before: %v", l, before)
 				}
 			})
@@ -578,7 +581,7 @@ func TestPostBeforeTheTimeoutIsKnown(t *testing.T) {
 			t.Errorf("a PUT that can be replayed got a new connection")
 		}
 		time.Sleep(2 * time.Second)
-		large := newRequest(t, "PUT", pipeAddr, strings.NewReader(strings.Repeat("a", maxKept+1)))
+		large := newRequest(t, "PUT", pipeAddr, strings.NewReader(strings.Repeat("a", replay.MaxKept+1)))
 		if got := mustSend(t, tr, large); got != "3" {
 			t.Errorf("a PUT that cannot be replayed took connection %s", got)
 		}
@@ -662,7 +665,7 @@ func TestMinIdle(t *testing.T) {
 				t.Fatalf("%d idle connections, want 3", n)
 			}
 		}
-		if l := tr.learnedLimit(); l.Source != SourceAssumed {
+		if l := tr.learnedLimit(); l.Source != idletime.SourceAssumed {
 			t.Errorf("connections that carried no request taught %v", l)
 		}
 		s.refuse.Store(true) // and dialed again, not too often, when that fails

@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
 func init() {
@@ -223,27 +225,24 @@ func (t *Transport) newCore(cfg config) *core {
 
 // newUpstream makes the memory of one upstream.
 func (c *core) newUpstream(k upstreamKey) *upstream {
-	u := &upstream{key: k}
-	for _, h2 := range []bool{false, true} {
-		l := u.learner(h2)
-		l.base = c.cfg.base
-		l.report = func(e learnEvent) { c.learned(k, h2, e) }
+	learner := func(h2 bool) *idletime.Learner {
+		return idletime.NewLearner(c.cfg.base, func(e idletime.Event) { c.learned(k, h2, e) })
 	}
-	return u
+	return &upstream{key: k, h1: learner(false), h2: learner(true)}
 }
 
 // learned logs what was found out about an upstream.
-func (c *core) learned(k upstreamKey, h2 bool, e learnEvent) {
+func (c *core) learned(k upstreamKey, h2 bool, e idletime.Event) {
 	fields := []zap.Field{
 		zap.String("upstream", k.addr),
 		zap.Bool("h2", h2),
-		zap.Duration("keep_alive", e.keepAlive),
+		zap.Duration("keep_alive", e.KeepAlive),
 	}
 	switch {
-	case e.broken > 0:
+	case e.Broken > 0:
 		c.log().Warn("upstream closes idle connections earlier than it should", append(fields,
-			zap.Duration("promised", e.broken), zap.String("promise", string(e.source)))...)
-	case e.outlived:
+			zap.Duration("promised", e.Broken), zap.String("promise", string(e.Source)))...)
+	case e.Outlived:
 		c.log().Info("upstream keeps idle connections open at least this long", fields...)
 	default:
 		c.log().Info("upstream closes idle connections after this time", append(fields,

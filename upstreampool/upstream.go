@@ -4,6 +4,8 @@ import (
 	"container/list"
 	"sync"
 	"sync/atomic"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
 // maxUpstreams bounds the learned state. Clients can choose addresses through
@@ -20,18 +22,18 @@ type upstreamKey struct {
 // A pool holds on to its upstream for as long as it has connections.
 type upstream struct {
 	key      upstreamKey
-	speaksH2 atomic.Bool  // its last connection that could choose spoke HTTP/2
-	streams  atomic.Int32 // how many streams its last HTTP/2 connection allowed
-	http10   atomic.Bool  // its last HTTP/1 response was HTTP/1.0
-	h1, h2   learner      // servers have separate timeouts for the two
+	speaksH2 atomic.Bool       // its last connection that could choose spoke HTTP/2
+	streams  atomic.Int32      // how many streams its last HTTP/2 connection allowed
+	http10   atomic.Bool       // its last HTTP/1 response was HTTP/1.0
+	h1, h2   *idletime.Learner // servers have separate timeouts for the two
 }
 
 // learner returns the learned state of one protocol.
-func (u *upstream) learner(h2 bool) *learner {
+func (u *upstream) learner(h2 bool) *idletime.Learner {
 	if h2 {
-		return &u.h2
+		return u.h2
 	}
-	return &u.h1
+	return u.h1
 }
 
 // upstreams is an LRU of what is known.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
@@ -140,7 +141,7 @@ func (l *lesson) run(ctx caddy.Context, kind servers.Kind, before, after time.Du
 	l.start, l.plot.Name = time.Now(), kind.Name
 	wg.Go(func() { l.send(traffic) })
 
-	if l.first, err = l.learn(ctx, func(s upstreampool.PoolState) bool { return s.Source != upstreampool.SourceAssumed }); err != nil || !l.first.found {
+	if l.first, err = l.learn(ctx, func(s upstreampool.PoolState) bool { return s.Source != idletime.SourceAssumed }); err != nil || !l.first.found {
 		return err
 	}
 	for _, graceful := range []bool{true, false} {
@@ -149,7 +150,7 @@ func (l *lesson) run(ctx caddy.Context, kind servers.Kind, before, after time.Du
 			return err
 		}
 		state, err := l.watch(ctx, 2*before+time.Second, func(s upstreampool.PoolState) bool {
-			return s.Source == upstreampool.SourceAssumed || !l.matches(s)
+			return s.Source == idletime.SourceAssumed || !l.matches(s)
 		})
 		if err != nil {
 			return err
@@ -179,12 +180,12 @@ func (l *lesson) send(ctx context.Context) {
 
 // matches tells whether the keep-alive value is the server's.
 func (l *lesson) matches(s upstreampool.PoolState) bool {
-	if s.Source == upstreampool.SourceAnnounced {
+	if s.Source == idletime.SourceAnnounced {
 		return s.KeepAlive == l.server.Announced().Seconds()
 	}
 	closes := l.server.Closes()
 	found := time.Duration(s.KeepAlive * float64(time.Second))
-	return s.Source == upstreampool.SourceLearned && (found-closes).Abs() <= max(300*time.Millisecond, closes/10)
+	return s.Source == idletime.SourceLearned && (found-closes).Abs() <= max(300*time.Millisecond, closes/10)
 }
 
 // learn waits until want is content with what is known.

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
@@ -211,7 +212,7 @@ func (l *load) learn(ctx context.Context, u *reuser) error {
 	}
 	for ; len(unknown) > 0 && ctx.Err() == nil; sidebyside.Sleep(ctx, sampleEvery) {
 		for _, s := range upstreampool.States() {
-			if s.Source != upstreampool.SourceAssumed {
+			if s.Source != idletime.SourceAssumed {
 				delete(unknown, s.Upstream)
 			}
 		}

@@ -1,20 +1,27 @@
-package upstreampool
+// Package replay is the one answer to "may this request be sent once more?".
+//
+//   - replay.go: the decision, from what is known after the first attempt
+//   - body.go: a request body that two attempts can read
+//   - errors.go: what errors of net/http and x/net say about the first attempt
+//
+// It knows no connections and no pool.
+package replay
 
 import "net/http"
 
-// A ReplayReason says why a request was sent a second time. The values are
+// A Reason says why a request was sent a second time. The values are
 // labels of metrics.
-type ReplayReason string
+type Reason string
 
 const (
-	ReplayNothingWritten ReplayReason = "nothing_written"
-	ReplayRefused        ReplayReason = "refused"
-	ReplayNoResponse     ReplayReason = "no_response"
-	ReplayMisdirected    ReplayReason = "misdirected"
+	NothingWritten Reason = "nothing_written"
+	Refused        Reason = "refused"
+	NoResponse     Reason = "no_response"
+	Misdirected    Reason = "misdirected"
 )
 
-// An outcome is what is known after the first attempt at a request.
-type outcome struct {
+// An Outcome is what is known after the first attempt at a request.
+type Outcome struct {
 	Method string
 	Reused bool // the connection came out of the pool
 	H2     bool
@@ -33,7 +40,7 @@ type outcome struct {
 	Status   int  // 0: there is no response
 }
 
-// replay decides whether a request is sent once more, on a fresh connection,
+// Decide says whether a request is sent once more, on a fresh connection,
 // and why. There is no second replay: a retry of a retry piles load on an
 // upstream that is in trouble already (RFC 9110 section 9.2.2).
 //
@@ -41,31 +48,31 @@ type outcome struct {
 // the upstream has not seen it. It is tempting to go by the time between
 // writing and the error, but the kernel that answers with RST may belong to a
 // process that read the request before it died.
-func (o outcome) replay() (ReplayReason, bool) {
+func (o Outcome) Decide() (Reason, bool) {
 	switch {
 	case o.Ours || !o.BodyKept:
 		return "", false
 	case o.Status == http.StatusMisdirectedRequest:
 		// RFC 9110 section 15.5.20: whatever the method, over a different
 		// connection. On a fresh one the answer would be the same.
-		return ReplayMisdirected, o.Reused
+		return Misdirected, o.Reused
 	case o.Status != 0:
 		return "", false
 	case o.H2 && o.Refused:
-		return ReplayRefused, true
+		return Refused, true
 	case !o.Reused || o.Responded || o.StreamOnly:
 		return "", false
 	case !o.H2 && !o.Written:
-		return ReplayNothingWritten, true
-	case idempotent(o.Method):
-		return ReplayNoResponse, true
+		return NothingWritten, true
+	case Idempotent(o.Method):
+		return NoResponse, true
 	}
 	return "", false
 }
 
-// idempotent tells whether sending a request twice is like sending it once, by
+// Idempotent tells whether sending a request twice is like sending it once, by
 // its method alone (RFC 9110 section 9.2.2).
-func idempotent(method string) bool {
+func Idempotent(method string) bool {
 	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true

@@ -1,4 +1,4 @@
-package upstreampool
+package idletime
 
 import (
 	"net/http"
@@ -93,9 +93,9 @@ func FuzzKeepAlive(f *testing.F) {
 		if d < 0 || d > maxAnnounced || !ok && d != 0 {
 			t.Fatalf("AnnouncedTimeout(%q) = %v, %v", s, d, ok)
 		}
-		k := knowledge{MaxIdle: 2 * time.Minute}
+		k := knowledge{Config: Config{MaxIdle: 2 * time.Minute}}
 		if ok {
-			k.Announced, k.HasAnnounced = d, true
+			k.announced = Known(d)
 		}
 		if l := k.limit(); l.Value < 0 || l.Value > 2*time.Minute || l.Margin < 0 {
 			t.Fatalf("limit after %q = %+v", s, l)

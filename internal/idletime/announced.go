@@ -1,4 +1,4 @@
-package upstreampool
+package idletime
 
 import (
 	"net/http"

@@ -1,4 +1,4 @@
-package upstreampool
+package idletime
 
 import (
 	"fmt"
@@ -42,63 +42,81 @@ type Limit struct {
 	Source Source
 	// How far below KeepAlive the pool stays.
 	Margin time.Duration
+	// How old a connection may be for a request that cannot be replayed; at
+	// most Value.
+	Unreplayable time.Duration
 
-	bound  bound
-	age    time.Duration // of the unconfirmed close, with boundEarlyClose
-	raised bool          // the margin was raised by races
+	// What determined Value.
+	Bound Bound
+	// The idle age of the close that caps Value, with BoundEarlyClose.
+	EarlyClose time.Duration
+	// Whether races raised Margin.
+	Raised bool
 }
 
-// A bound is what determined the value of a limit.
-type bound uint8
+// A Bound is what determined the value of a limit.
+type Bound uint8
 
 const (
-	boundKeepAlive bound = iota
-	boundMaxIdle
-	boundReadTimeout
-	boundEarlyClose
-	boundUnused
-	boundTooShort
+	BoundKeepAlive   Bound = iota // K minus the margin
+	BoundMaxIdle                  // max_idle_time
+	BoundReadTimeout              // our own read_timeout
+	BoundEarlyClose               // an unconfirmed close
+	BoundUnused                   // the connection has not carried a request
+	BoundTooShort                 // K is too short for any reuse
 )
 
-// knowledge is all that the idle limit is computed from. Zero durations mean
-// "unset" unless there is a Has field.
-type knowledge struct {
+// Config is what the configuration says about idle connections. Zero means unset,
+// but for MaxIdle.
+type Config struct {
 	MaxIdle     time.Duration // max_idle_time
 	ReadTimeout time.Duration // read_timeout of the transport
-	Configured  time.Duration // upstream_keep_alive
+	KeepAlive   time.Duration // upstream_keep_alive
+	Margin      time.Duration // margin
+}
 
-	Announced    time.Duration
-	HasAnnounced bool
-	Learned      time.Duration
-	EarlyClose   time.Duration // age of an early close that nothing has confirmed yet
-	Unused       bool          // for a connection that has not carried a request yet
+// Ceiling is the largest age a connection can usefully reach: an upstream that
+// keeps a connection for longer is as good as one that keeps it for ever.
+func (c Config) Ceiling() time.Duration {
+	if c.ReadTimeout > 0 {
+		return min(c.MaxIdle, belowReadTimeout(c.ReadTimeout))
+	}
+	return c.MaxIdle
+}
 
-	FixedMargin time.Duration // margin
-	Connect     time.Duration // a round trip, by TCP
-	Response    time.Duration // a round trip and some work, by requests
-	Races       float64       // factor by which races raised the margin; below 1 means 1
+// knowledge is all that the idle limit is computed from.
+type knowledge struct {
+	Config
+	announced  Optional
+	learned    Optional
+	earlyClose Optional // age of an early close that nothing has confirmed yet
+
+	connect  time.Duration // a round trip, by TCP
+	response time.Duration // a round trip and some work, by requests
+	races    float64       // factor by which races raised the margin; below 1 means 1
 }
 
 // keepAlive returns K, when the upstream closes an idle connection, by the
 // most trusted source. What was observed twice beats any word that promises
 // more: by half of the margin, since neither timers nor clocks are exact.
 func (k knowledge) keepAlive() (time.Duration, Source) {
-	var value time.Duration
-	var source Source
-	switch {
-	case k.Configured > 0:
-		value, source = k.Configured, SourceConfigured
-	case k.HasAnnounced:
-		value, source = k.Announced, SourceAnnounced
-	case k.Learned > 0:
-		return k.Learned, SourceLearned
-	default:
-		return safeKeepAlive, SourceAssumed
-	}
-	if k.Learned > 0 && k.Learned < value-k.margin(value)/2 {
-		return k.Learned, SourceLearned
+	learned, known := k.learned.Get()
+	value, source := k.promise()
+	if known && (source == SourceAssumed || learned < value-k.margin(value)/2) {
+		return learned, SourceLearned
 	}
 	return value, source
+}
+
+// promise returns what K is if nothing was learned.
+func (k knowledge) promise() (time.Duration, Source) {
+	if k.KeepAlive > 0 {
+		return k.KeepAlive, SourceConfigured
+	}
+	if d, ok := k.announced.Get(); ok {
+		return d, SourceAnnounced
+	}
+	return safeKeepAlive, SourceAssumed
 }
 
 // margin returns how far below keepAlive to stay. A request needs half a round
@@ -109,67 +127,76 @@ func (k knowledge) keepAlive() (time.Duration, Source) {
 // they also hold the upstream's work, and one that always takes seconds to
 // answer must not lose its connections for that: they count up to K/8.
 func (k knowledge) margin(keepAlive time.Duration) time.Duration {
-	if k.FixedMargin > 0 {
-		return k.FixedMargin
+	if k.Margin > 0 {
+		return k.Margin
 	}
-	roundTrip := max(k.Connect, min(k.Response, keepAlive/8))
+	roundTrip := max(k.connect, min(k.response, keepAlive/8))
 	base := max(2*roundTrip+100*time.Millisecond, keepAlive/20)
-	if k.Races <= 1 {
+	if k.races <= 1 {
 		return base
 	}
-	raised := min(time.Duration(float64(base)*k.Races), keepAlive/2)
+	raised := min(time.Duration(float64(base)*k.races), keepAlive/2)
 	return max(base, raised)
 }
 
-// limit computes the idle limit: min(max_idle_time, K - margin), and below
-// that what our own read_timeout and an unconfirmed early close allow.
+// limit computes the idle limit of a connection that has carried a request.
 func (k knowledge) limit() Limit {
+	l := k.bounded()
+	l.Unreplayable = l.Value
+	if l.Source == SourceAssumed {
+		l.Unreplayable = min(l.Value, freshEnough)
+	}
+	return l
+}
+
+// bounded computes min(max_idle_time, K - margin), and below that what our own
+// read_timeout and an unconfirmed early close allow.
+func (k knowledge) bounded() Limit {
 	var l Limit
 	l.KeepAlive, l.Source = k.keepAlive()
 	l.Margin = k.margin(l.KeepAlive)
-	l.raised = k.FixedMargin == 0 && k.Races > 1
+	l.Raised = k.Margin == 0 && k.races > 1
 	if l.KeepAlive < 2*l.Margin {
-		l.bound = boundTooShort
+		l.Bound = BoundTooShort
 		return l
 	}
 	l.Value = l.KeepAlive - l.Margin
 	if l.Value > k.MaxIdle {
-		l.Value, l.bound = k.MaxIdle, boundMaxIdle
+		l.Value, l.Bound = k.MaxIdle, BoundMaxIdle
 	}
 	// Our own timeout closes the connection just like the upstream would.
 	if k.ReadTimeout > 0 && l.Value > belowReadTimeout(k.ReadTimeout) {
-		l.Value, l.bound = belowReadTimeout(k.ReadTimeout), boundReadTimeout
+		l.Value, l.Bound = belowReadTimeout(k.ReadTimeout), BoundReadTimeout
 	}
-	if k.EarlyClose > 0 {
-		if c := max(k.EarlyClose-l.Margin, leastCap); c < l.Value {
-			l.Value, l.bound, l.age = c, boundEarlyClose, k.EarlyClose
-		}
-	}
-	if k.Unused {
-		// Keep-alive begins with the first response. Until then upstreams wait for
-		// a request, by timeouts of which nobody tells us and often shorter ones.
-		k.FixedMargin = 0
-		if c := max(safeKeepAlive-k.margin(safeKeepAlive), 0); c < l.Value {
-			l.Value, l.bound = c, boundUnused
+	if age, ok := k.earlyClose.Get(); ok {
+		if c := max(age-l.Margin, leastCap); c < l.Value {
+			l.Value, l.Bound, l.EarlyClose = c, BoundEarlyClose, age
 		}
 	}
 	return l
 }
 
-// IdleLimit is the limit of a pool without settings towards an upstream that
-// closes an idle connection after keepAlive, which may be 0, and that is
-// roundTrip away.
-func IdleLimit(keepAlive, roundTrip time.Duration) Limit {
-	return knowledge{MaxIdle: defaultMaxIdleTime, Announced: keepAlive, HasAnnounced: true, Connect: roundTrip}.limit()
+// unusedLimit computes the idle limit of a connection that has carried no request.
+// Keep-alive begins with the first response. Until then upstreams wait for a
+// request, by timeouts of which nobody tells us and often shorter ones.
+func (k knowledge) unusedLimit() Limit {
+	l := k.limit()
+	k.Margin = 0
+	if most := max(safeKeepAlive-k.margin(safeKeepAlive), 0); most < l.Value {
+		l.Value, l.Bound = most, BoundUnused
+		l.Unreplayable = min(l.Unreplayable, most)
+	}
+	return l
 }
 
-// ceiling is the largest age a connection can usefully reach: an upstream that
-// keeps a connection for longer is as good as one that keeps it for ever.
-func (k knowledge) ceiling() time.Duration {
-	if k.ReadTimeout > 0 {
-		return min(k.MaxIdle, belowReadTimeout(k.ReadTimeout))
-	}
-	return k.MaxIdle
+// DefaultMaxIdle is max_idle_time where it is not set.
+const DefaultMaxIdle = 2 * time.Minute
+
+// DefaultLimit is the limit of a pool without settings towards an upstream that
+// closes an idle connection after keepAlive, which may be 0, and that is
+// roundTrip away.
+func DefaultLimit(keepAlive, roundTrip time.Duration) Limit {
+	return knowledge{Config: Config{MaxIdle: DefaultMaxIdle}, announced: Known(keepAlive), connect: roundTrip}.limit()
 }
 
 func belowReadTimeout(d time.Duration) time.Duration {
@@ -185,19 +212,19 @@ func (l Limit) String() string {
 		SourceAssumed:    "assumed timeout ",
 	}[l.Source] + seconds(l.KeepAlive)
 	margin := "margin " + seconds(l.Margin)
-	if l.raised {
+	if l.Raised {
 		margin += " (raised by races)"
 	}
-	switch l.bound {
-	case boundTooShort:
+	switch l.Bound {
+	case BoundTooShort:
 		return fmt.Sprintf("not reused: %s is less than twice the %s", from, margin)
-	case boundMaxIdle:
+	case BoundMaxIdle:
 		return fmt.Sprintf("idle limit %s: max_idle_time, below %s minus %s", seconds(l.Value), from, margin)
-	case boundReadTimeout:
+	case BoundReadTimeout:
 		return fmt.Sprintf("idle limit %s: read_timeout, below %s minus %s", seconds(l.Value), from, margin)
-	case boundEarlyClose:
-		return fmt.Sprintf("idle limit %s: unconfirmed close after %s minus %s, despite %s", seconds(l.Value), seconds(l.age), margin, from)
-	case boundUnused:
+	case BoundEarlyClose:
+		return fmt.Sprintf("idle limit %s: unconfirmed close after %s minus %s, despite %s", seconds(l.Value), seconds(l.EarlyClose), margin, from)
+	case BoundUnused:
 		return fmt.Sprintf("idle limit %s: never used, below %s minus %s", seconds(l.Value), from, margin)
 	default:
 		return fmt.Sprintf("idle limit %s: %s minus %s", seconds(l.Value), from, margin)

@@ -1,4 +1,4 @@
-package upstreampool
+package replay
 
 import (
 	"errors"
@@ -6,45 +6,45 @@ import (
 	"sync"
 )
 
-// maxKept is how much of a request body is kept for a replay.
-const maxKept = 64 << 10
+// MaxKept is how much of a request body is kept for a replay.
+const MaxKept = 64 << 10
 
-// errBodyGone is what an attempt reads that is over.
-var errBodyGone = errors.New("reading request body: the attempt it belonged to is over")
+// errAttemptOver is what an attempt reads that is over.
+var errAttemptOver = errors.New("reading request body: the attempt it belonged to is over")
 
-// A body lets up to two attempts read one request body. What the first one
-// reads is kept (up to maxKept bytes) and read again by the second, which then
+// A Body lets up to two attempts read one request body. What the first one
+// reads is kept (up to MaxKept bytes) and read again by the second, which then
 // goes on with the rest. An attempt gets a view; closing a view detaches it and
 // never waits, and the source is closed exactly once, when the last attempt is
 // done with it.
-type body struct {
+type Body struct {
 	src   io.ReadCloser
-	views [2]view
+	views [2]View
 
 	// reading is held while a view reads. It comes before mu.
 	reading sync.Mutex
 
 	mu     sync.Mutex
-	active *view
+	active *View
 	kept   []byte
-	lost   bool  // more than maxKept bytes were read
+	lost   bool  // more than MaxKept bytes were read
 	err    error // what src.Read ended with
 	final  bool  // there will be no further attempt
 	closed bool  // src is, or is being, closed
 }
 
-// A view is the request body as one attempt sees it.
-type view struct {
-	of     *body
+// A View is the request body as one attempt sees it.
+type View struct {
+	of     *Body
 	offset int // in kept
 	closed bool
 }
 
-// newBody returns a body that reads from src; length is that of the request,
+// NewBody returns a body that reads from src; length is that of the request,
 // negative if unknown.
-func newBody(src io.ReadCloser, length int64) *body {
-	b := &body{src: src}
-	if length > 0 && length <= maxKept {
+func NewBody(src io.ReadCloser, length int64) *Body {
+	b := &Body{src: src}
+	if length > 0 && length <= MaxKept {
 		b.kept = make([]byte, 0, length)
 	}
 	b.active = &b.views[0]
@@ -52,7 +52,10 @@ func newBody(src io.ReadCloser, length int64) *body {
 	return b
 }
 
-func (v *view) Read(p []byte) (int, error) {
+// First returns the view of the first attempt.
+func (b *Body) First() *View { return &b.views[0] }
+
+func (v *View) Read(p []byte) (int, error) {
 	b := v.of
 	b.reading.Lock()
 	defer b.reading.Unlock()
@@ -60,7 +63,7 @@ func (v *view) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	if v != b.active || v.closed {
 		b.mu.Unlock()
-		return 0, errBodyGone
+		return 0, errAttemptOver
 	}
 	if v.offset < len(b.kept) && !b.lost {
 		n := copy(p, b.kept[v.offset:])
@@ -80,7 +83,7 @@ func (v *view) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	b.err = err
 	if !b.lost {
-		if len(b.kept)+n > maxKept {
+		if len(b.kept)+n > MaxKept {
 			b.lost, b.kept = true, nil
 		} else {
 			b.kept = append(b.kept, p[:n]...)
@@ -90,7 +93,7 @@ func (v *view) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (v *view) Close() error {
+func (v *View) Close() error {
 	b := v.of
 	b.mu.Lock()
 	v.closed = true
@@ -103,8 +106,8 @@ func (v *view) Close() error {
 	return nil
 }
 
-// rewindable tells whether a second attempt can read what the first one did.
-func (b *body) rewindable() bool {
+// Rewindable tells whether a second attempt can read what the first one did.
+func (b *Body) Rewindable() bool {
 	if b == nil {
 		return true
 	}
@@ -117,9 +120,9 @@ func (b *body) rewindable() bool {
 	return !b.lost && (b.err == nil || b.err == io.EOF)
 }
 
-// rewind returns the view for a second attempt and takes the body away from
+// Rewind returns the view for a second attempt and takes the body away from
 // the first. It reports false if the body turned out not to be rewindable.
-func (b *body) rewind() (io.ReadCloser, bool) {
+func (b *Body) Rewind() (io.ReadCloser, bool) {
 	if !b.reading.TryLock() {
 		return nil, false
 	}
@@ -134,9 +137,9 @@ func (b *body) rewind() (io.ReadCloser, bool) {
 	return b.active, true
 }
 
-// consumed tells whether any byte was read: from then on, nobody but us can
+// Consumed tells whether any byte was read: from then on, nobody but us can
 // send this body whole.
-func (b *body) consumed() bool {
+func (b *Body) Consumed() bool {
 	if b == nil {
 		return false
 	}
@@ -145,9 +148,9 @@ func (b *body) consumed() bool {
 	return b.lost || len(b.kept) > 0
 }
 
-// failed tells whether reading the source failed, as it does when the client
+// Failed tells whether reading the source Failed, as it does when the client
 // goes away.
-func (b *body) failed() bool {
+func (b *Body) Failed() bool {
 	if b == nil {
 		return false
 	}
@@ -156,15 +159,15 @@ func (b *body) failed() bool {
 	return b.err != nil && b.err != io.EOF
 }
 
-// settle says that there will be no further attempt: the source is closed as
-// soon as the current one closes its view, or right away if it is over.
-func (b *body) settle(over bool) {
+// Finish says that there will be no further attempt: the source is closed as
+// soon as the current one closes its view.
+func (b *Body) Finish() {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	b.final = true
-	toClose := (over || b.active.closed) && !b.closed
+	toClose := b.active.closed && !b.closed
 	b.closed = b.closed || toClose
 	b.mu.Unlock()
 	if toClose {
@@ -172,11 +175,20 @@ func (b *body) settle(over bool) {
 	}
 }
 
+// Abandon says that the last attempt is over: the source is closed.
+func (b *Body) Abandon() {
+	if b == nil {
+		return
+	}
+	_ = b.active.Close()
+	b.Finish()
+}
+
 // closeSource closes the source, as soon as nobody reads it: what reverse_proxy
 // hands us must not be closed during a Read. The Read of a client that stalls
 // ends with its request, and an upstream that answered early is not kept waiting
 // for that.
-func (b *body) closeSource() {
+func (b *Body) closeSource() {
 	if b.reading.TryLock() {
 		defer b.reading.Unlock()
 		_ = b.src.Close()
@@ -189,9 +201,9 @@ func (b *body) closeSource() {
 	}()
 }
 
-// whole reads the source to its end and keeps it. It reports the length, and
+// Whole reads the source to its end and keeps it. It reports the length, and
 // false if that is more than can be kept.
-func (b *body) whole() (int64, bool, error) {
+func (b *Body) Whole() (int64, bool, error) {
 	v := b.active
 	buf := make([]byte, 8<<10)
 	for {

@@ -1,4 +1,4 @@
-package upstreampool
+package replay
 
 import (
 	"bytes"
@@ -27,10 +27,10 @@ func TestBodyReplay(t *testing.T) {
 		{"unread", 100, 0, true},
 		{"partly read", 100, 40, true},
 		{"read whole", 100, 100, true},
-		{"exactly what can be kept", maxKept, maxKept, true},
-		{"one more", maxKept + 1, maxKept + 1, false},
-		{"large, but little of it read", 10 * maxKept, 1000, true},
-		{"large and read", 10 * maxKept, 2 * maxKept, false},
+		{"exactly what can be kept", MaxKept, MaxKept, true},
+		{"one more", MaxKept + 1, MaxKept + 1, false},
+		{"large, but little of it read", 10 * MaxKept, 1000, true},
+		{"large and read", 10 * MaxKept, 2 * MaxKept, false},
 	} {
 		for _, known := range []bool{true, false} {
 			t.Run(tc.name, func(t *testing.T) {
@@ -40,44 +40,44 @@ func TestBodyReplay(t *testing.T) {
 				if known {
 					length = int64(tc.length)
 				}
-				b := newBody(src, length)
-				first := b.active
+				b := NewBody(src, length)
+				first := b.First()
 				got, err := io.ReadAll(io.LimitReader(first, int64(tc.read)))
 				if err != nil || !bytes.Equal(got, content[:tc.read]) {
 					t.Fatalf("first attempt read %d bytes, %v", len(got), err)
 				}
-				if b.consumed() != (tc.read > 0) {
-					t.Errorf("consumed = %v after %d bytes", b.consumed(), tc.read)
+				if b.Consumed() != (tc.read > 0) {
+					t.Errorf("consumed = %v after %d bytes", b.Consumed(), tc.read)
 				}
 				first.Close()
 				if src.closes != 0 {
 					t.Fatal("the source was closed by the first attempt")
 				}
-				if b.rewindable() != tc.again {
-					t.Fatalf("rewindable = %v, want %v", b.rewindable(), tc.again)
+				if b.Rewindable() != tc.again {
+					t.Fatalf("rewindable = %v, want %v", b.Rewindable(), tc.again)
 				}
-				second, ok := b.rewind()
+				second, ok := b.Rewind()
 				if ok != tc.again {
 					t.Fatalf("rewind = %v, want %v", ok, tc.again)
 				}
 				if !ok {
-					b.settle(true)
+					b.Abandon()
 				} else {
-					if n, err := first.Read(make([]byte, 1)); n != 0 || err != errBodyGone {
+					if n, err := first.Read(make([]byte, 1)); n != 0 || err != errAttemptOver {
 						t.Errorf("the first attempt still reads: %d, %v", n, err)
 					}
 					got, err = io.ReadAll(iotest.HalfReader(second))
 					if err != nil || !bytes.Equal(got, content) {
 						t.Errorf("second attempt read %d bytes, %v; want all %d", len(got), err, len(content))
 					}
-					b.settle(false)
+					b.Finish()
 					if src.closes != 0 {
 						t.Error("the source was closed under the second attempt")
 					}
 					first.Close()
 					second.Close()
 				}
-				b.settle(true)
+				b.Abandon()
 				if src.closes != 1 {
 					t.Errorf("the source was closed %d times", src.closes)
 				}
@@ -88,22 +88,22 @@ func TestBodyReplay(t *testing.T) {
 
 func TestBodyReadError(t *testing.T) {
 	broken := errors.New("client went away")
-	b := newBody(io.NopCloser(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken))), 10)
-	if _, err := io.ReadAll(b.active); err != broken {
+	b := NewBody(io.NopCloser(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken))), 10)
+	if _, err := io.ReadAll(b.First()); err != broken {
 		t.Fatalf("err = %v", err)
 	}
-	if !b.failed() || b.rewindable() {
-		t.Errorf("failed = %v, rewindable = %v after a read error", b.failed(), b.rewindable())
+	if !b.Failed() || b.Rewindable() {
+		t.Errorf("failed = %v, rewindable = %v after a read error", b.Failed(), b.Rewindable())
 	}
 }
 
 func TestBodyImmediateEOFIsNoBody(t *testing.T) {
-	b := newBody(io.NopCloser(strings.NewReader("")), -1)
-	if _, err := io.ReadAll(b.active); err != nil {
+	b := NewBody(io.NopCloser(strings.NewReader("")), -1)
+	if _, err := io.ReadAll(b.First()); err != nil {
 		t.Fatal(err)
 	}
-	if b.consumed() || !b.rewindable() {
-		t.Errorf("consumed = %v, rewindable = %v for an empty body", b.consumed(), b.rewindable())
+	if b.Consumed() || !b.Rewindable() {
+		t.Errorf("consumed = %v, rewindable = %v for an empty body", b.Consumed(), b.Rewindable())
 	}
 }
 
@@ -129,25 +129,25 @@ func (b *exclusiveBody) Close() error { b.closed <- b.reads; return nil }
 func TestBodyStalled(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		close func(b *body, v *view)
+		close func(b *Body, v *View)
 	}{
-		{"when the exchange is over", func(b *body, v *view) { b.settle(true) }},
-		{"when the last attempt closes its view", func(b *body, v *view) { b.settle(false); _ = v.Close() }},
+		{"when the exchange is over", func(b *Body, v *View) { b.Abandon() }},
+		{"when the last attempt closes its view", func(b *Body, v *View) { b.Finish(); _ = v.Close() }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			src := &exclusiveBody{entered: make(chan struct{}), release: make(chan struct{}), closed: make(chan int, 2)}
-			b := newBody(src, -1)
-			v := b.active
+			b := NewBody(src, -1)
+			v := b.First()
 			done := make(chan error)
 			go func() {
 				_, err := v.Read(make([]byte, 1))
 				done <- err
 			}()
 			<-src.entered
-			if b.rewindable() {
+			if b.Rewindable() {
 				t.Error("rewindable during a Read")
 			}
-			if _, ok := b.rewind(); ok {
+			if _, ok := b.Rewind(); ok {
 				t.Error("rewound during a Read")
 			}
 			tc.close(b, v)

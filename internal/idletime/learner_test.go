@@ -1,4 +1,4 @@
-package upstreampool
+package idletime
 
 import (
 	"testing"
@@ -8,13 +8,18 @@ import (
 // clock is a hand-driven clock for the learner, which is told the time.
 type clock struct{ now time.Time }
 
-func newClock() *clock                   { return &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} }
-func (c *clock) add(d time.Duration)     { c.now = c.now.Add(d) }
-func newLearner(base knowledge) *learner { return &learner{base: base} }
+func newClock() *clock               { return &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} }
+func (c *clock) add(d time.Duration) { c.now = c.now.Add(d) }
+func newLearner(c Config) *Learner   { return NewLearner(c, nil) }
 
-var defaults = knowledge{MaxIdle: 2 * time.Minute}
+// sawClose tells l of a close at an idle age that is exactly known.
+func (c *clock) sawClose(l *Learner, age time.Duration) {
+	l.SawClose(Close{At: c.now, Idle: age, Open: age})
+}
 
-func (l *learner) value(c *clock) time.Duration { return l.limit(c.now, 0, false).Value }
+var defaults = Config{MaxIdle: 2 * time.Minute}
+
+func (l *Learner) value(c *clock) time.Duration { return l.Limit(c.now, Optional{}).Value }
 
 func TestLearnerConfirms(t *testing.T) {
 	const s, ms = time.Second, time.Millisecond
@@ -43,10 +48,10 @@ func TestLearnerConfirms(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			c, l := newClock(), newLearner(defaults)
 			for _, age := range tc.ages {
-				l.sawClose(c.now, age, age)
+				c.sawClose(l, age)
 				c.add(time.Minute)
 			}
-			got := l.limit(c.now, 0, false)
+			got := l.Limit(c.now, Optional{})
 			if got.KeepAlive != tc.want || got.Source != tc.source {
 				t.Errorf("= %v (%s), want %v (%s)", got.KeepAlive, got.Source, tc.want, tc.source)
 			}
@@ -71,10 +76,10 @@ func TestLearnerLateCloses(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			c, l := newClock(), newLearner(defaults)
 			for _, close := range tc.closes {
-				l.sawClose(c.now, close[0], close[1])
+				l.SawClose(Close{At: c.now, Idle: close[0], Open: close[1]})
 				c.add(time.Minute)
 			}
-			if got := l.limit(c.now, 0, false); got.KeepAlive != tc.want || got.Source != SourceLearned {
+			if got := l.Limit(c.now, Optional{}); got.KeepAlive != tc.want || got.Source != SourceLearned {
 				t.Errorf("= %v (%s), want %v", got.KeepAlive, got.Source, tc.want)
 			}
 		})
@@ -83,7 +88,7 @@ func TestLearnerLateCloses(t *testing.T) {
 
 func TestLearnerCapsAtOnce(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	l.sawClose(c.now, 2*time.Second, 2*time.Second)
+	c.sawClose(l, 2*time.Second)
 	if got := l.value(c); got != 1800*time.Millisecond {
 		t.Errorf("limit after one early close = %v, want 1.8s", got)
 	}
@@ -99,37 +104,37 @@ func TestLearnerCapsAtOnce(t *testing.T) {
 
 func TestLearnerNoCapFromALateClose(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	l.sawClose(c.now, 30*time.Second, 30*time.Second) // a sensor's
-	if got := l.limit(c.now, 0, false); got.bound != boundKeepAlive {
+	c.sawClose(l, 30*time.Second) // a sensor's
+	if got := l.Limit(c.now, Optional{}); got.Bound != BoundKeepAlive {
 		t.Errorf("limit = %v, want no cap", got)
 	}
 }
 
 func TestLearnerRestart(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	l.sawClose(c.now, time.Second, time.Second) // a first restart
+	c.sawClose(l, time.Second) // a first restart
 	c.add(300 * time.Millisecond)
-	l.sawClose(c.now, 3*time.Second, 3*time.Second)
+	c.sawClose(l, 3*time.Second)
 	if got := l.value(c); got != 3800*time.Millisecond {
 		t.Errorf("limit right after a restart = %v, want it unchanged", got)
 	}
 	c.add(time.Minute)
-	l.sawClose(c.now, time.Second, time.Second) // a second one, with an age of the first
+	c.sawClose(l, time.Second) // a second one, with an age of the first
 	c.add(300 * time.Millisecond)
-	l.sawClose(c.now, 2*time.Second, 2*time.Second)
+	c.sawClose(l, 2*time.Second)
 	c.add(600 * time.Millisecond)
-	l.sawClose(c.now, time.Second, time.Second)
+	c.sawClose(l, time.Second)
 	c.add(time.Minute)
-	if got := l.limit(c.now, 0, false); got.Source != SourceAssumed || got.bound != boundKeepAlive {
+	if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed || got.Bound != BoundKeepAlive {
 		t.Errorf("limit after two restarts = %v, want nothing learned", got)
 	}
 
 	t.Run("does not take back an earlier cap", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		l.sawClose(c.now, 3*time.Second, 3*time.Second)
+		c.sawClose(l, 3*time.Second)
 		c.add(time.Minute)
-		l.sawClose(c.now, time.Second, time.Second)
-		l.sawClose(c.now, 2*time.Second, 2*time.Second)
+		c.sawClose(l, time.Second)
+		c.sawClose(l, 2*time.Second)
 		if got := l.value(c); got != 2800*time.Millisecond {
 			t.Errorf("limit = %v, want 2.8s", got)
 		}
@@ -138,27 +143,27 @@ func TestLearnerRestart(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 3 {
 			for age := 60 * time.Millisecond; age < 300*time.Millisecond; age += 20 * time.Millisecond {
-				l.sawClose(c.now, age, age)
+				c.sawClose(l, age)
 				c.add(time.Millisecond)
 			}
 			c.add(5 * time.Minute)
 		}
-		if got := l.limit(c.now, 0, false); got.Source != SourceAssumed || got.bound != boundKeepAlive {
+		if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed || got.Bound != BoundKeepAlive {
 			t.Errorf("limit = %v, want nothing learned", got)
 		}
 	})
 	t.Run("after the value is known", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, 60*time.Second, 60*time.Second)
+			c.sawClose(l, 60*time.Second)
 			c.add(time.Minute)
 		}
 		for range 3 { // always the same ages, one of them the timeout
-			l.sawClose(c.now, 5*time.Second, 5*time.Second)
-			l.sawClose(c.now, 58*time.Second, 58*time.Second)
+			c.sawClose(l, 5*time.Second)
+			c.sawClose(l, 58*time.Second)
 			c.add(time.Minute)
 		}
-		if got := l.limit(c.now, 0, false); got.KeepAlive != time.Minute || got.bound != boundKeepAlive {
+		if got := l.Limit(c.now, Optional{}); got.KeepAlive != time.Minute || got.Bound != BoundKeepAlive {
 			t.Errorf("limit = %v, want 60 s learned", got)
 		}
 	})
@@ -187,16 +192,16 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 			c, l := newClock(), newLearner(defaults)
 			for range 2 {
 				if tc.known > 0 {
-					l.sawClose(c.now, tc.known, tc.known)
+					c.sawClose(l, tc.known)
 					c.add(2 * time.Minute)
 				}
 			}
 			for _, age := range tc.restarts {
-				l.sawClose(c.now, age, age)
+				c.sawClose(l, age)
 				c.add(2 * time.Minute)
-				l.survived(c.now, tc.survives)
+				l.SawOpen(c.now, tc.survives)
 			}
-			got := l.limit(c.now, 0, false)
+			got := l.Limit(c.now, Optional{})
 			if got.KeepAlive != tc.want || got.Source != tc.source {
 				t.Errorf("= %v (%s), want %v (%s)", got.KeepAlive, got.Source, tc.want, tc.source)
 			}
@@ -205,43 +210,43 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 	t.Run("a connection idle since before the close shows nothing", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, s, s)
+			c.sawClose(l, s)
 			c.add(5 * s)
-			l.survived(c.now, 6*s)
+			l.SawOpen(c.now, 6*s)
 		}
-		if got := l.limit(c.now, 0, false); got.Source != SourceLearned {
+		if got := l.Limit(c.now, Optional{}); got.Source != SourceLearned {
 			t.Errorf("limit = %v, want 1 s learned", got)
 		}
 	})
 	t.Run("within the second before a close is judged", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, 100*ms, 100*ms)
+			c.sawClose(l, 100*ms)
 			c.add(200 * ms)
-			l.survived(c.now, 200*ms)
+			l.SawOpen(c.now, 200*ms)
 			c.add(time.Minute)
 		}
-		if got := l.limit(c.now, 0, false); got.Source != SourceAssumed {
+		if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed {
 			t.Errorf("limit = %v, want nothing learned", got)
 		}
 	})
 	t.Run("ages that creep down from the timeout", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for _, age := range []time.Duration{60 * s, 60 * s, 55 * s, 60 * s, 50 * s, 60 * s, 45 * s, 60 * s} {
-			l.sawClose(c.now, age, age)
+			c.sawClose(l, age)
 			c.add(2 * time.Minute)
 		}
-		if got := l.limit(c.now, 0, false); got.KeepAlive != 55*s {
+		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 55*s {
 			t.Errorf("limit = %v, want 55 s learned", got)
 		}
 	})
 	t.Run("a later close counts as well", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for _, age := range []time.Duration{2 * s, 5 * s, 2 * s} {
-			l.sawClose(c.now, age, age)
+			c.sawClose(l, age)
 			c.add(time.Minute)
 		}
-		if got := l.limit(c.now, 0, false); got.Source != SourceAssumed {
+		if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed {
 			t.Errorf("limit = %v, want nothing learned", got)
 		}
 	})
@@ -250,25 +255,25 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 func TestLearnerSameTimeIsNoConfirmation(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
 	for range 5 {
-		l.sawClose(c.now, 2*time.Second, 2*time.Second)
+		c.sawClose(l, 2*time.Second)
 		c.add(100 * time.Millisecond)
 	}
 	c.add(time.Second)
-	if got := l.limit(c.now, 0, false); got.Source != SourceAssumed || got.bound != boundEarlyClose {
+	if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed || got.Bound != BoundEarlyClose {
 		t.Errorf("limit = %v, want an unconfirmed close", got)
 	}
 }
 
 // sense lets a sensor see that the upstream closes it at this age, and time pass
 // until that is judged.
-func sense(t *testing.T, c *clock, l *learner, age time.Duration) {
+func sense(t *testing.T, c *clock, l *Learner, age time.Duration) {
 	t.Helper()
-	if !l.startSensor(c.now) {
-		t.Fatalf("no sensor, with %v", l.limit(c.now, 0, false))
+	if !l.StartSensor(c.now) {
+		t.Fatalf("no sensor, with %v", l.Limit(c.now, Optional{}))
 	}
 	c.add(age)
-	l.sawClose(c.now, age, age)
-	l.endSensor()
+	c.sawClose(l, age)
+	l.EndSensor()
 	c.add(restartWindow)
 }
 
@@ -276,11 +281,11 @@ func TestLearnerSensor(t *testing.T) {
 	second := time.Second
 	t.Run("at most one", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		if !l.startSensor(c.now) || l.startSensor(c.now) {
+		if !l.StartSensor(c.now) || l.StartSensor(c.now) {
 			t.Fatal("want one sensor, not two")
 		}
-		l.endSensor()
-		if !l.startSensor(c.now) {
+		l.EndSensor()
+		if !l.StartSensor(c.now) {
 			t.Error("want the next one after the first ended")
 		}
 	})
@@ -292,11 +297,11 @@ func TestLearnerSensor(t *testing.T) {
 			t.Errorf("limit = %v, want 71.25s", got)
 		}
 		sense(t, c, l, 75*second) // confirms the value
-		if l.startSensor(c.now) {
+		if l.StartSensor(c.now) {
 			t.Error("a sensor although the value is confirmed")
 		}
 		c.add(memory)
-		if !l.startSensor(c.now) {
+		if !l.StartSensor(c.now) {
 			t.Error("no sensor after ten minutes")
 		}
 	})
@@ -305,107 +310,107 @@ func TestLearnerSensor(t *testing.T) {
 		for _, age := range []time.Duration{2 * second, 2 * second, 75 * second, 75 * second} {
 			sense(t, c, l, age)
 		}
-		if got := l.limit(c.now, 0, false).KeepAlive; got != 75*second {
+		if got := l.Limit(c.now, Optional{}).KeepAlive; got != 75*second {
 			t.Errorf("keep-alive value = %v, want 75s", got)
 		}
 	})
 	t.Run("outliving max_idle_time", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		l.startSensor(c.now)
+		l.StartSensor(c.now)
 		c.add(2 * time.Minute)
-		l.outlived(c.now)
-		l.endSensor()
-		if got := l.limit(c.now, 0, false); got.KeepAlive != 2*time.Minute || got.Source != SourceLearned {
+		l.SensorOutlived(c.now)
+		l.EndSensor()
+		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 2*time.Minute || got.Source != SourceLearned {
 			t.Errorf("limit = %v, want at least 2 m learned", got)
 		}
-		if l.startSensor(c.now) {
+		if l.StartSensor(c.now) {
 			t.Error("a sensor although one has just outlived max_idle_time")
 		}
 	})
 	t.Run("outliving max_idle_time breaks no promise", func(t *testing.T) {
 		for _, promised := range []time.Duration{65 * second, 30 * second} {
-			c, l := newClock(), newLearner(knowledge{MaxIdle: time.Minute})
-			l.report = func(e learnEvent) {
-				if e.broken > 0 {
+			c, l := newClock(), newLearner(Config{MaxIdle: time.Minute})
+			l.report = func(e Event) {
+				if e.Broken > 0 {
 					t.Errorf("promised %v: event %+v, but nothing was closed early", promised, e)
 				}
 			}
-			l.announce(c.now, promised)
-			want := l.limit(c.now, 0, false)
-			l.sawClose(c.now, 10*second, 10*second) // a restart
+			l.Announced(c.now, promised)
+			want := l.Limit(c.now, Optional{})
+			c.sawClose(l, 10*second) // a restart
 			c.add(2 * second)
-			if !l.startSensor(c.now) {
+			if !l.StartSensor(c.now) {
 				t.Fatal("no sensor after an early close")
 			}
 			c.add(time.Minute)
-			l.announce(c.now, promised)
-			l.outlived(c.now)
-			l.endSensor()
-			if got := l.limit(c.now, 0, false); got != want {
+			l.Announced(c.now, promised)
+			l.SensorOutlived(c.now)
+			l.EndSensor()
+			if got := l.Limit(c.now, Optional{}); got != want {
 				t.Errorf("promised %v: limit = %v, want %v as before", promised, got, want)
 			}
 		}
 	})
 	t.Run("none while the value is announced", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		l.announce(c.now, 5*second)
-		if l.startSensor(c.now) {
+		l.Announced(c.now, 5*second)
+		if l.StartSensor(c.now) {
 			t.Error("a sensor")
 		}
 	})
 	t.Run("one to look into an early close", func(t *testing.T) {
-		c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: 60 * second})
-		if l.startSensor(c.now) {
+		c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: 60 * second})
+		if l.StartSensor(c.now) {
 			t.Error("a sensor although the value is configured")
 		}
-		l.sawClose(c.now, 5*second, 5*second)
-		if !l.startSensor(c.now) {
+		c.sawClose(l, 5*second)
+		if !l.StartSensor(c.now) {
 			t.Error("no sensor after an early close")
 		}
 	})
 	t.Run("every ten minutes while nothing is reused", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		for range 2 {
-			l.sawClose(c.now, 100*time.Millisecond, 100*time.Millisecond)
+			c.sawClose(l, 100*time.Millisecond)
 			c.add(time.Minute)
 		}
-		if got := l.limit(c.now, 0, false); got.Value != 0 {
+		if got := l.Limit(c.now, Optional{}); got.Value != 0 {
 			t.Fatalf("limit = %v, want no reuse", got)
 		}
-		if !l.startSensor(c.now) {
+		if !l.StartSensor(c.now) {
 			t.Fatal("no first sensor")
 		}
-		l.endSensor()
+		l.EndSensor()
 		c.add(memory - 1)
-		if l.startSensor(c.now) {
+		if l.StartSensor(c.now) {
 			t.Error("a sensor too early")
 		}
 		c.add(1)
-		if !l.startSensor(c.now) {
+		if !l.StartSensor(c.now) {
 			t.Error("no sensor after ten minutes")
 		}
 	})
 }
 
 func TestLearnerRaces(t *testing.T) {
-	c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: 10 * time.Second})
-	margin := func() time.Duration { return l.limit(c.now, 0, false).Margin }
+	c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: 10 * time.Second})
+	margin := func() time.Duration { return l.Limit(c.now, Optional{}).Margin }
 	if margin() != 500*time.Millisecond {
 		t.Fatalf("margin = %v", margin())
 	}
-	l.raced(c.now)
-	l.raced(c.now.Add(raceInterval - 1))
+	l.Raced(c.now)
+	l.Raced(c.now.Add(raceInterval - 1))
 	if margin() != time.Second {
 		t.Errorf("margin after races within 10 s = %v, want 1s", margin())
 	}
 	c.add(raceInterval)
-	l.raced(c.now)
+	l.Raced(c.now)
 	if margin() != 2*time.Second {
 		t.Errorf("margin after the next race = %v, want 2s", margin())
 	}
 	for range 20 {
 		c.add(raceInterval)
-		l.raced(c.now)
+		l.Raced(c.now)
 	}
 	if margin() != 5*time.Second {
 		t.Errorf("margin after many races = %v, want K/2", margin())
@@ -414,7 +419,7 @@ func TestLearnerRaces(t *testing.T) {
 	if margin() != 500*time.Millisecond {
 		t.Errorf("margin after a long time = %v, want 500ms", margin())
 	}
-	l.raced(c.now)
+	l.Raced(c.now)
 	c.add(memory)
 	if margin() != 900*time.Millisecond {
 		t.Errorf("margin ten minutes after a race = %v, want 900ms", margin())
@@ -423,52 +428,61 @@ func TestLearnerRaces(t *testing.T) {
 
 func TestLearnerAnnounced(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	l.announce(c.now, 5*time.Second)
-	l.announce(c.now, 3*time.Second)
-	l.announce(c.now, 9*time.Second)
-	if got := l.limit(c.now, 0, false).KeepAlive; got != 3*time.Second {
+	l.Announced(c.now, 5*time.Second)
+	l.Announced(c.now, 3*time.Second)
+	l.Announced(c.now, 9*time.Second)
+	if got := l.Limit(c.now, Optional{}).KeepAlive; got != 3*time.Second {
 		t.Errorf("upstream's value = %v, want the smallest", got)
 	}
-	if got := l.limit(c.now, 9*time.Second, true).KeepAlive; got != 9*time.Second {
+	if got := l.Limit(c.now, Known(9*time.Second)).KeepAlive; got != 9*time.Second {
 		t.Errorf("connection's value = %v, want its own", got)
 	}
 	c.add(memory)
-	l.announce(c.now, 9*time.Second)
-	if got := l.limit(c.now, 0, false).KeepAlive; got != 3*time.Second {
+	l.Announced(c.now, 9*time.Second)
+	if got := l.Limit(c.now, Optional{}).KeepAlive; got != 3*time.Second {
 		t.Errorf("after 10 minutes = %v, want 3s still", got)
 	}
 	c.add(memory)
-	if got := l.limit(c.now, 0, false).KeepAlive; got != 9*time.Second {
+	if got := l.Limit(c.now, Optional{}).KeepAlive; got != 9*time.Second {
 		t.Errorf("after 20 minutes = %v, want 9s", got)
 	}
 	c.add(2 * memory)
-	if got := l.limit(c.now, 0, false).Source; got != SourceAssumed {
+	if got := l.Limit(c.now, Optional{}).Source; got != SourceAssumed {
 		t.Errorf("long after = %v, want it forgotten", got)
 	}
 }
 
 func TestLearnerRoundTrip(t *testing.T) {
-	c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: 2 * time.Second})
-	l.connected(c.now, 40*time.Millisecond)
-	l.responded(c.now, 90*time.Millisecond)
-	l.responded(c.now, 50*time.Millisecond)
-	l.connected(c.now, time.Second) // a lost SYN
-	if got := l.limit(c.now, 0, false).Margin; got != 200*time.Millisecond {
+	c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: 2 * time.Second})
+	l.Connected(c.now, 40*time.Millisecond)
+	l.Responded(c.now, 90*time.Millisecond)
+	l.Responded(c.now, 50*time.Millisecond)
+	l.Connected(c.now, time.Second) // a lost SYN
+	if got := l.Limit(c.now, Optional{}).Margin; got != 200*time.Millisecond {
 		t.Errorf("margin = %v, want 2 x 50 ms + 100 ms", got)
 	}
 }
 
 func TestLearnerReports(t *testing.T) {
-	var got []learnEvent
-	c, l := newClock(), newLearner(knowledge{MaxIdle: 2 * time.Minute, Configured: time.Minute})
-	l.report = func(e learnEvent) { got = append(got, e) }
+	var got []Event
+	c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
+	l.report = func(e Event) { got = append(got, e) }
 	for range 4 {
-		l.sawClose(c.now, 5*time.Second, 5*time.Second)
+		c.sawClose(l, 5*time.Second)
 		c.add(time.Minute)
 	}
 	l.value(c)
-	want := learnEvent{keepAlive: 5 * time.Second, broken: time.Minute, source: SourceConfigured}
+	want := Event{KeepAlive: 5 * time.Second, Broken: time.Minute, Source: SourceConfigured}
 	if len(got) != 1 || got[0] != want {
 		t.Errorf("events = %+v, want once %+v", got, want)
+	}
+}
+
+// BenchmarkLimit computes an idle limit, which every take-out does.
+func BenchmarkLimit(b *testing.B) {
+	b.ReportAllocs()
+	c, l := newClock(), newLearner(defaults)
+	for b.Loop() {
+		l.Limit(c.now, Optional{})
 	}
 }

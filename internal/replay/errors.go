@@ -1,7 +1,9 @@
-package upstreampool
+package replay
 
 import (
 	"errors"
+	"reflect"
+	"syscall"
 
 	"golang.org/x/net/http2"
 )
@@ -24,9 +26,9 @@ const (
 	textServerClosedIdle = "http: server closed idle connection"
 )
 
-// refused tells whether an HTTP/2 upstream said, or it is certain otherwise,
+// WasRefused tells whether an HTTP/2 upstream said, or it is certain otherwise,
 // that it has not processed the request (RFC 9113 section 8.7).
-func refused(err error) bool {
+func WasRefused(err error) bool {
 	if se, ok := errors.AsType[http2.StreamError](err); ok {
 		return se.Code == http2.ErrCodeRefusedStream
 	}
@@ -35,4 +37,24 @@ func refused(err error) bool {
 		return true
 	}
 	return false
+}
+
+// ClosedWhileIdle tells whether an HTTP/1 connection ended with err because the
+// upstream closed it while it was idle.
+func ClosedWhileIdle(err error) bool {
+	return err.Error() == textServerClosedIdle || errors.Is(err, syscall.ECONNRESET)
+}
+
+// Plain takes off the wrappers that http.Transport takes off, too: reverse_proxy
+// looks at the type of what is inside.
+func Plain(err error) error {
+	for err != nil {
+		switch reflect.TypeOf(err).String() {
+		case "http.nothingWrittenError", "http.transportReadFromServerError":
+			err = errors.Unwrap(err)
+		default:
+			return err
+		}
+	}
+	return err
 }

@@ -1,0 +1,24 @@
+package idletime
+
+import "time"
+
+// A sensorGate says when a connection is set aside as a sensor.
+type sensorGate struct {
+	out       bool // there is a sensor
+	startedAt time.Time
+}
+
+// want tells whether a sensor would find out something that is worth it.
+func (g *sensorGate) want(now time.Time, limit Limit, s *closes) bool {
+	switch {
+	case g.out:
+		return false
+	case limit.Bound == BoundTooShort:
+		return limit.Source != SourceAnnounced && now.Sub(g.startedAt) >= memory
+	case limit.Source == SourceAssumed, s.early.Idle > 0:
+		return true
+	case limit.Source == SourceLearned:
+		return len(s.witnesses) > 0 || now.Sub(s.confirmedAt) >= memory
+	}
+	return false
+}

@@ -1,0 +1,58 @@
+package replay
+
+import "testing"
+
+func TestReplay(t *testing.T) {
+	// A request on a reused connection that was closed without an answer.
+	dead := Outcome{Reused: true, Written: true, BodyKept: true}
+	for _, tc := range []struct {
+		name   string
+		method string
+		change func(*Outcome)
+		want   Reason // empty: not replayed
+	}{
+		{"GET", "GET", nil, NoResponse},
+		{"HEAD", "HEAD", nil, NoResponse},
+		{"OPTIONS", "OPTIONS", nil, NoResponse},
+		{"PUT with its body kept", "PUT", nil, NoResponse},
+		{"DELETE", "DELETE", nil, NoResponse},
+		{"POST may have been seen", "POST", nil, ""},
+		{"PATCH may have been seen", "PATCH", nil, ""},
+		{"methods are case-sensitive", "get", nil, ""},
+		{"CONNECT", "CONNECT", nil, ""},
+
+		{"POST with nothing written", "POST", func(o *Outcome) { o.Written = false }, NothingWritten},
+		{"POST with nothing written, body lost", "POST", func(o *Outcome) { o.Written, o.BodyKept = false, false }, ""},
+		{"PUT with its body lost", "PUT", func(o *Outcome) { o.BodyKept = false }, ""},
+		{"GET on a fresh connection", "GET", func(o *Outcome) { o.Reused = false }, ""},
+		{"POST on a fresh connection, nothing written", "POST", func(o *Outcome) { o.Reused, o.Written = false, false }, ""},
+		{"GET with a byte of a response", "GET", func(o *Outcome) { o.Responded = true }, ""},
+		{"GET that the client gave up", "GET", func(o *Outcome) { o.Ours = true }, ""},
+		{"POST that the client gave up, nothing written", "POST", func(o *Outcome) { o.Ours, o.Written = true, false }, ""},
+
+		{"h2 POST refused", "POST", func(o *Outcome) { o.H2, o.Refused = true, true }, Refused},
+		{"h2 POST refused on a fresh connection", "POST", func(o *Outcome) { o.H2, o.Refused, o.Reused = true, true, false }, Refused},
+		{"h2 POST refused, body lost", "POST", func(o *Outcome) { o.H2, o.Refused, o.BodyKept = true, true, false }, ""},
+		{"h2 POST, connection lost", "POST", func(o *Outcome) { o.H2, o.Written = true, false }, ""},
+		{"h2 GET, connection lost", "GET", func(o *Outcome) { o.H2 = true }, NoResponse},
+		{"h2 GET, stream reset", "GET", func(o *Outcome) { o.H2, o.StreamOnly = true, true }, ""},
+
+		{"421", "POST", func(o *Outcome) { o.Status = 421 }, Misdirected},
+		{"421 on h2", "GET", func(o *Outcome) { o.H2, o.Status = true, 421 }, Misdirected},
+		{"421 on a fresh connection", "GET", func(o *Outcome) { o.Reused, o.Status = false, 421 }, ""},
+		{"421, body lost", "POST", func(o *Outcome) { o.BodyKept, o.Status = false, 421 }, ""},
+		{"any other status", "GET", func(o *Outcome) { o.Status = 503 }, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			o := dead
+			o.Method = tc.method
+			if tc.change != nil {
+				tc.change(&o)
+			}
+			reason, ok := o.Decide()
+			if ok != (tc.want != "") || ok && reason != tc.want {
+				t.Errorf("replay of %+v = %q, %v; want %q", o, reason, ok, tc.want)
+			}
+		})
+	}
+}
