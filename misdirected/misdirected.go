@@ -136,12 +136,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.guard = &authority.Guard{
-		Accepts: h.gate.accepts,
-		BySite:  h.gate.scope == ScopeSite,
-		OwnOnly: h.gate.scope == ScopeSNI,
-		Lenient: h.lenient(),
-		Share:   h.Share,
-		Explain: h.explain,
+		Accepts:    h.gate.accepts,
+		Scope:      authority.Scope(h.gate.scope),
+		ReportOnly: h.ReportOnly,
+		Lenient:    h.lenient(),
+		Share:      h.Share,
+		Explain:    h.explain,
 	}
 	h.server.AddGuard(h.guard)
 	h.counters, err = newCounters(ctx.GetMetricsRegistry(), h.server.Name())

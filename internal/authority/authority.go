@@ -25,14 +25,13 @@ type Snapshot struct {
 }
 
 func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
-	routes := newRoutes(srv.Routes)
-	guards := newGuards(srv, routes, registered)
+	guards := newGuards(srv, registered)
 	return &Snapshot{
 		policies:      ps,
-		routes:        routes,
+		routes:        guards.main,
 		guards:        guards,
 		certificates:  newCertificates(ps, tls),
-		hosts:         newHosts(srv, routes, guards),
+		hosts:         newHosts(srv, guards),
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
 	}
 }
@@ -71,7 +70,7 @@ func (s *Snapshot) SameSite(a, b string) bool {
 // SameRoutes is [Snapshot.SameSite], and tells of the host matchers below the top
 // level, and of the error routes, too, whether they take both names for the same.
 func (s *Snapshot) SameRoutes(a, b string) bool {
-	return s.routes.same(a, b) && s.guards.nested.same(a, b) && (s.guards.errors.routes == nil || s.guards.errors.routes.same(a, b))
+	return s.guards.same(a, b)
 }
 
 // Site names the site that Caddy routes host to, in words for an operator.

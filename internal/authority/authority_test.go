@@ -19,6 +19,7 @@ import (
 func init() {
 	caddy.RegisterModule(testGuard{})
 	caddy.RegisterModule(testContainer{})
+	caddy.RegisterModule(testCloset{})
 }
 
 // testGuard is a guard that accepts only hosts equal to the SNI, or of its site.
@@ -26,10 +27,10 @@ type testGuard struct {
 	Name    string     `json:"name,omitempty"`
 	Lenient []string   `json:"lenient,omitempty"`
 	Share   [][]string `json:"share,omitempty"`
-	// OwnOnly and BySite as in Guard.
-	OwnOnly bool `json:"own_only,omitempty"`
-	BySite  bool `json:"by_site,omitempty"`
-	guard   *Guard
+	Scope   Scope      `json:"scope,omitempty"`
+	// ReportOnly as in Guard.
+	ReportOnly bool `json:"report_only,omitempty"`
+	guard      *Guard
 }
 
 func (testGuard) CaddyModule() caddy.ModuleInfo {
@@ -43,12 +44,12 @@ func (g *testGuard) Provision(ctx caddy.Context) error {
 	}
 	g.guard = &Guard{
 		Accepts: func(s *Snapshot, sni, host string) bool {
-			return sni == host || g.BySite && s.SameSite(sni, host)
+			return sni == host || g.Scope == ScopeSite && s.SameSite(sni, host)
 		},
-		BySite:  g.BySite,
-		OwnOnly: g.OwnOnly,
-		Lenient: g.Lenient,
-		Share:   g.Share,
+		Scope:      g.Scope,
+		ReportOnly: g.ReportOnly,
+		Lenient:    g.Lenient,
+		Share:      g.Share,
 	}
 	guardNames[g.guard] = g.Name
 	server.AddGuard(g.guard)
@@ -63,7 +64,7 @@ func (g *testGuard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 	return next.ServeHTTP(w, r)
 }
 
-// testContainer has routes that the walk knows nothing of.
+// testContainer is a handler of another author that has routes.
 type testContainer struct {
 	Routes caddyhttp.RouteList `json:"routes,omitempty"`
 }
@@ -76,6 +77,27 @@ func (c *testContainer) Provision(ctx caddy.Context) error { return c.Routes.Pro
 
 func (c *testContainer) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	return c.Routes.Compile(next).ServeHTTP(w, r)
+}
+
+// testCloset has routes that nobody sees from outside.
+type testCloset struct {
+	Hidden json.RawMessage `json:"routes,omitempty"`
+	routes caddyhttp.RouteList
+}
+
+func (testCloset) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_closet", New: func() caddy.Module { return new(testCloset) }}
+}
+
+func (c *testCloset) Provision(ctx caddy.Context) error {
+	if err := json.Unmarshal(c.Hidden, &c.routes); err != nil {
+		return err
+	}
+	return c.routes.Provision(ctx)
+}
+
+func (c *testCloset) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return c.routes.Compile(next).ServeHTTP(w, r)
 }
 
 // server provisions an http app with one server and returns what it knows.
@@ -391,7 +413,11 @@ func TestGuards(t *testing.T) {
 		{"in a named route", `"named_routes":{"n":{"handle":[` + guard("g") + `]}},"routes":[{"match":[{"host":["a.test"]}],"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", "g!"},
 		{"in a named route of another host", `"named_routes":{"n":{"handle":[` + guard("g") + `]}},"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", ""},
 		{"in a named route that calls itself", `"named_routes":{"n":{"handle":[` + guard("g") + `,{"handler":"invoke","name":"n"}]}},"routes":[{"handle":[{"handler":"invoke","name":"n"}]}]`, "a.test", "g!"},
-		{"in a handler that is not known", `"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"test_container","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
+		{"in a handler that hides its routes", `"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"test_closet","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
+		{"in a handler with routes of its own", `"routes":[{"match":[{"host":["b.test"]}],"handle":[{"handler":"test_container","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", ""},
+		{"in a handler with routes of its own, for its host", `"routes":[{"match":[{"host":["a.test"]}],"handle":[{"handler":"test_container","routes":[{"handle":[` + guard("g") + `]}]}]}]`, "a.test", "g"},
+		{"in routes for a response", `"routes":[{"match":[{"host":["a.test"]}],"handle":[{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}],"handle_response":[{"routes":[{"handle":[` + guard("g") + `]}]}]}]}]`, "a.test", "g"},
+		{"where a group has been taken by a nested list of this name", `"routes":[{"handle":[{"handler":"subroute","routes":[{"group":"x","match":[{"path":["/x"]}],"handle":[` + guard("g") + `]},{"group":"x","handle":[` + guard("h") + `]}]}]}]`, "a.test", "g,h"},
 		{"where only plain HTTP gets", `"routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]},` + oneGuard + `]`, "a.test", "!"},
 		{"where only plain HTTP gets, below the top level", `"routes":[{"handle":[{"handler":"subroute","routes":[{"match":[{"protocol":"http"}],"handle":[` + guard("g") + `]}]}]},` + oneGuard + `]`, "a.test", "!"},
 		{"in a site behind the one that answers", `"routes":[{"match":[{"host":["a.test"]}],"terminal":true},{"match":[{"host":["*.test"]}],"handle":[` + guard("g") + `]}]`, "a.test", ""},

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
@@ -29,20 +30,18 @@ type hosts struct {
 	all []string
 }
 
-func newHosts(srv *caddyhttp.Server, rs *routes, gs *guards) *hosts {
+func newHosts(srv *caddyhttp.Server, gs *guards) *hosts {
+	rs := gs.main
 	hs := &hosts{
 		under:         make(map[string][]string),
 		ofSite:        make(map[string][]string),
 		guardedBySite: make([]bool, len(rs.sites)),
 		shared:        make(map[string]struct{}),
 	}
-	bySite := func(g *Guard) bool { return g.BySite }
-	everywhere := slices.ContainsFunc(gs.anywhere, bySite)
-	for _, places := range gs.errors.places {
-		everywhere = everywhere || slices.ContainsFunc(places, func(p place) bool { return p.guard.BySite })
-	}
-	for i, places := range gs.main.places {
-		hs.guardedBySite[i] = everywhere || slices.ContainsFunc(places, func(p place) bool { return p.guard.BySite })
+	everywhere := slices.ContainsFunc(gs.anywhere, func(g *Guard) bool { return g.Scope == ScopeSite }) ||
+		gs.errors != nil && gs.errors.contents.scopes&scopeBit(ScopeSite) != 0
+	for i := range rs.sites {
+		hs.guardedBySite[i] = everywhere || rs.sites[i].contents.scopes&scopeBit(ScopeSite) != 0
 	}
 	for _, g := range gs.all() {
 		for _, name := range slices.Concat(g.Share...) {
@@ -52,17 +51,18 @@ func newHosts(srv *caddyhttp.Server, rs *routes, gs *guards) *hosts {
 		}
 	}
 
-	names := matchedNames(srv.Routes)
+	repl := caddy.NewReplacer()
+	names := matchedNames(srv.Routes, repl)
 	for _, route := range srv.NamedRoutes {
-		names = append(names, matchedNames(caddyhttp.RouteList{*route})...)
+		names = append(names, matchedNames(caddyhttp.RouteList{*route}, repl)...)
 	}
 	slices.Sort(names)
 	hs.all = slices.Clip(slices.Compact(names))
 	for _, name := range hs.all {
 		bySite, ownOnly := false, false
 		gs.each(name, func(g *Guard, _ bool) bool {
-			bySite, ownOnly = bySite || g.BySite, ownOnly || g.OwnOnly
-			return true
+			bySite, ownOnly = bySite || g.Scope == ScopeSite, ownOnly || g.Scope == ScopeSNI
+			return !ownOnly
 		})
 		_, shared := hs.shared[name]
 		parent := hostname.Parent(name)
@@ -94,9 +94,9 @@ func (hs *hosts) appendSite(b []byte, rs *routes, sni string) []byte {
 // matchedNames returns the names in the host matchers of routes; nested ones as
 // well: with a wildcard certificate the usual site is *.example.com, and its
 // names are in there.
-func matchedNames(list caddyhttp.RouteList) (names []string) {
+func matchedNames(list caddyhttp.RouteList, repl *caddy.Replacer) (names []string) {
 	for i := range list {
-		cond := hostCondition(&list[i])
+		cond := hostCondition(&list[i], repl)
 		if cond.never {
 			continue
 		}
@@ -108,7 +108,7 @@ func matchedNames(list caddyhttp.RouteList) (names []string) {
 		}
 		for _, handler := range list[i].Handlers {
 			if subroute, ok := handler.(*caddyhttp.Subroute); ok {
-				names = append(names, matchedNames(subroute.Routes)...)
+				names = append(names, matchedNames(subroute.Routes, repl)...)
 			}
 		}
 	}

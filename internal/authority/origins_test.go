@@ -171,9 +171,9 @@ func TestOriginSetsAreShared(t *testing.T) {
 // pass on their own connection alone are no work for others.
 func TestOriginSetsAreKept(t *testing.T) {
 	const sites = 200
-	routes := []string{hostRoute("one.o5.test two.o5.test", `{"handler":"test_guard","by_site":true}`)}
+	routes := []string{hostRoute("one.o5.test two.o5.test", `{"handler":"test_guard","scope":"site"}`)}
 	for i := range sites {
-		routes = append(routes, hostRoute(fmt.Sprintf("s%d.o5.test", i)), hostRoute(fmt.Sprintf("s%d.x.o5.test", i), `{"handler":"test_guard","own_only":true}`))
+		routes = append(routes, hostRoute(fmt.Sprintf("s%d.o5.test", i)), hostRoute(fmt.Sprintf("s%d.x.o5.test", i), `{"handler":"test_guard","scope":"sni"}`))
 	}
 	server := originServer(t, testcaddy.TLSApp(t, `{}`, []string{"*.o5.test"}, []string{"*.x.o5.test"}),
 		`"strict_sni_host":false,"tls_connection_policies":[{}],"routes":[`+strings.Join(append(routes, presence), ",")+`]`)

@@ -2,15 +2,15 @@ package authority
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// A site is a top-level route that TLS requests can reach. The hosts that a
-// route answers are those of its own host matchers; nested ones make no sites.
+// A site is a route that TLS requests can reach. Only routes of the top level
+// are what an operator calls a site: the hosts that such a route answers are
+// those of its own host matchers.
 type site struct {
 	route    int      // index in the list
 	patterns []string // in lower case; nil is a catch-all
@@ -18,7 +18,43 @@ type site struct {
 	unknown bool
 	// own holds the patterns where a matcher set for any host stands beside them.
 	own  *table
-	name string
+	name string // of a site of the top level
+
+	// group is the number of the route's group, 0 if it has none. Only the first
+	// route of a group that matches runs.
+	group int32
+	// alone: no other list has this group. Group names are those of a whole
+	// request: a route of the same group in another list may have run before.
+	alone bool
+	// steps are what the route does, in order.
+	steps []step
+	// contents sums up the steps and all that is below them.
+	contents contents
+}
+
+// A step is one handler of a route, or the routes that a handler has.
+type step struct {
+	handler caddyhttp.MiddlewareHandler
+	guard   *Guard  // if the handler is one
+	routes  *routes // if the handler has any
+	// aside: the routes run on an error or for a response only.
+	aside bool
+	// answers: the handler may answer the request, so that nothing behind it runs.
+	answers bool
+}
+
+// contents are what is to be found in routes and below them.
+type contents struct {
+	handlers uint64 // a bit for each module, as [tree] numbers them
+	scopes   uint8  // those of guards, as scopeBit has it
+	// hosts: some route asks for a host, so that two names may part here.
+	hosts bool
+}
+
+func (c *contents) add(other contents) {
+	c.handlers |= other.handlers
+	c.scopes |= other.scopes
+	c.hosts = c.hosts || other.hosts
 }
 
 // names tells whether the site is more than a catch-all for a host that it can
@@ -31,41 +67,56 @@ func (s *site) names(host string) bool {
 	return ok
 }
 
-// routes says which routes of a list can run for a host, in order.
+// routes are a list of routes, and say which of them can run for a host, in
+// order. Lists form a tree: a route has steps, and a step may have routes again.
 type routes struct {
-	sites  []site
-	byHost table
+	sites    []site
+	byHost   table
+	contents contents
+	// unknown: the hosts of some route depend on the request.
+	unknown bool
 }
 
+// newRoutes reads a list of the top level without the routes' handlers.
 func newRoutes(list caddyhttp.RouteList) *routes {
 	rs := new(routes)
+	repl := caddy.NewReplacer()
 	for i := range list {
-		cond := hostCondition(&list[i])
-		if !cond.never {
-			// Where an earlier route of its group runs, a route does not end the search.
-			rs.add(i, &cond, list[i].Terminal && list[i].Group == "")
+		if cond := hostCondition(&list[i], repl); !cond.never {
+			rs.add(i, &list[i], &cond).describe(&cond)
 		}
 	}
 	return rs
 }
 
-// add adds a route, by its index, behind all others; ends: no other runs behind it.
-func (rs *routes) add(route int, cond *condition, ends bool) {
-	rs.byHost.addEntry(ends)
+// add adds a route, by its index, behind all others.
+func (rs *routes) add(index int, route *caddyhttp.Route, cond *condition) *site {
+	// Where an earlier route of its group runs, a route does not end the search.
+	rs.byHost.addEntry(route.Terminal && route.Group == "")
 	cond.addTo(&rs.byHost)
-	s := site{route: route, patterns: cond.names(), unknown: cond.unknown}
+	rs.unknown = rs.unknown || cond.unknown
+	rs.contents.hosts = rs.contents.hosts || cond.asksForHost()
+	rs.sites = append(rs.sites, site{route: index, unknown: cond.unknown})
+	return &rs.sites[len(rs.sites)-1]
+}
+
+// describe makes a site of a route of the top level.
+func (s *site) describe(cond *condition) {
+	s.patterns = cond.names()
 	switch {
 	case s.unknown:
-		s.name = fmt.Sprintf("route %d, whose hosts depend on the request", route)
+		s.name = fmt.Sprintf("route %d, whose hosts depend on the request", s.route)
 	case len(s.patterns) > 0:
-		s.name = strings.Join(s.patterns, ", ")
+		s.name = strings.Join(s.patterns[:min(len(s.patterns), mostNamed)], ", ")
+		if more := len(s.patterns) - mostNamed; more > 0 {
+			s.name += fmt.Sprintf(" and %d more", more)
+		}
 		if s.own = cond.own(); s.own != nil {
 			s.name += ", and others"
 		}
 	default:
-		s.name = fmt.Sprintf("catch-all (route %d)", route)
+		s.name = fmt.Sprintf("catch-all (route %d)", s.route)
 	}
-	rs.sites = append(rs.sites, s)
 }
 
 // same tells whether the same routes can run for both names. For sites of the
@@ -73,6 +124,9 @@ func (rs *routes) add(route int, cond *condition, ends bool) {
 // and then all of them must be the same: the first one alone, some headers for
 // everyone say, would make one site of all.
 func (rs *routes) same(a, b string) bool {
+	if a == b && !rs.unknown {
+		return true
+	}
 	ca, cb := rs.byHost.find(a), rs.byHost.find(b)
 	for {
 		ra, moreA := ca.next()
@@ -87,6 +141,46 @@ func (rs *routes) same(a, b string) bool {
 			return false
 		}
 	}
+}
+
+// sameBelow is same, for the routes below these as well. It descends only into
+// routes that can run for the names and that ask for a host somewhere.
+func (rs *routes) sameBelow(a, b string, above *chain) bool {
+	if !rs.contents.hosts || above.has(rs) {
+		return true
+	}
+	if !rs.same(a, b) {
+		return false
+	}
+	c := rs.byHost.find(a)
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		s := &rs.sites[r.index]
+		if !s.contents.hosts {
+			continue
+		}
+		for i := range s.steps {
+			if below := s.steps[i].routes; below != nil && !below.sameBelow(a, b, &chain{rs, above}) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// A chain holds the lists of routes that something is in: a named route may
+// lead back to one of them.
+type chain struct {
+	routes *routes
+	above  *chain
+}
+
+func (c *chain) has(rs *routes) bool {
+	for ; c != nil; c = c.above {
+		if c.routes == rs {
+			return true
+		}
+	}
+	return false
 }
 
 // of returns the site of a host: the first route with a host matcher for it,
@@ -104,110 +198,4 @@ func (rs *routes) of(host string) *site {
 		}
 	}
 	return catchAll
-}
-
-// A condition is what a route's matchers ask of the host of a TLS request.
-type condition struct {
-	sets []hostSet
-	// never: no TLS request can match.
-	never bool
-	// unknown: a host pattern depends on the request.
-	unknown bool
-}
-
-// A hostSet is a matcher set as far as it is about hosts.
-type hostSet struct {
-	patterns []string // nil is any host
-	certain  bool     // there is no other matcher
-}
-
-func hostCondition(route *caddyhttp.Route) (cond condition) {
-	if len(route.MatcherSets) == 0 {
-		cond.sets = []hostSet{{certain: true}}
-		return cond
-	}
-	repl := caddy.NewReplacer()
-	for _, matchers := range route.MatcherSets {
-		set, possible := hostSet{certain: true}, true
-		for _, matcher := range matchers {
-			switch m := matcher.(type) {
-			case *caddyhttp.MatchHost:
-				possible = possible && len(*m) > 0
-				cond.unknown = set.addHosts(*m, repl) || cond.unknown
-			case caddyhttp.MatchHost: // in auto-HTTPS redirects
-				possible = possible && len(m) > 0
-				cond.unknown = set.addHosts(m, repl) || cond.unknown
-			case *caddyhttp.MatchProtocol:
-				possible = possible && *m != "http"
-				set.certain = set.certain && *m == "https"
-			case caddyhttp.MatchProtocol:
-				possible = possible && m != "http"
-				set.certain = set.certain && m == "https"
-			default:
-				set.certain = false
-			}
-		}
-		if possible {
-			cond.sets = append(cond.sets, set)
-		}
-	}
-	cond.never = len(cond.sets) == 0
-	return cond
-}
-
-// addHosts reads the hosts of a provisioned matcher: they are A-labels already,
-// and placeholders that need no request are filled in, as auto-HTTPS does. It
-// reports whether one is left; the set then stands for any host.
-func (s *hostSet) addHosts(hosts caddyhttp.MatchHost, repl *caddy.Replacer) (unknown bool) {
-	s.patterns = make([]string, 0, len(hosts))
-	for _, host := range hosts {
-		host = repl.ReplaceKnown(host, "")
-		if strings.Contains(host, "{") {
-			*s = hostSet{}
-			return true
-		}
-		s.patterns = append(s.patterns, strings.ToLower(host))
-	}
-	return false
-}
-
-// addTo lets the newest entry of t match under the condition.
-func (cond *condition) addTo(t *table) {
-	for _, set := range cond.sets {
-		if set.patterns == nil {
-			t.addAny(set.certain)
-		}
-		for _, pattern := range set.patterns {
-			t.add(pattern, set.certain)
-		}
-	}
-}
-
-// table returns a table with the condition as its only entry.
-func (cond *condition) table() *table {
-	t := new(table)
-	t.addEntry(false)
-	cond.addTo(t)
-	return t
-}
-
-// own returns a table of the patterns alone if there is a set for any host.
-func (cond *condition) own() *table {
-	if !slices.ContainsFunc(cond.sets, func(set hostSet) bool { return set.patterns == nil }) {
-		return nil
-	}
-	t := new(table)
-	t.addEntry(false)
-	for _, pattern := range cond.names() {
-		t.add(pattern, true)
-	}
-	return t
-}
-
-// names returns the patterns of the sets that have any.
-func (cond *condition) names() (names []string) {
-	for _, set := range cond.sets {
-		names = append(names, set.patterns...)
-	}
-	return names
 }

@@ -1,0 +1,33 @@
+package authority
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// HandlerRuns tells whether a handler with that module ID can run for a TLS
+// request to host. It looks into subroutes, named routes, and the routes that
+// handlers have for errors and responses, but not into the server's error
+// routes. The host is as Caddy routes it ([hostname.Routed]).
+//
+// It takes the hosts of matchers and the groups of routes into account. All
+// other matchers may match.
+func (s *Snapshot) HandlerRuns(host string, id caddy.ModuleID) bool {
+	return s.guards.runs(s.guards.main, host, id)
+}
+
+// ErrorHandlerRuns is [Snapshot.HandlerRuns] for the server's error routes.
+func (s *Snapshot) ErrorHandlerRuns(host string, id caddy.ModuleID) bool {
+	return s.guards.runs(s.guards.errors, host, id)
+}
+
+// EachErrorHandler calls f with each handler in the server's error routes that
+// can run for host, in order, until f returns false. It is not for the request
+// path.
+func (s *Snapshot) EachErrorHandler(host string, f func(caddyhttp.MiddlewareHandler) bool) {
+	if s.guards.errors == nil {
+		return
+	}
+	w := walk{host: host, sees: func(st *step, _ bool) bool { return st.handler == nil || f(st.handler) }}
+	w.list(s.guards.errors, true, nil)
+}
