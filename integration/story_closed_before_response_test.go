@@ -31,9 +31,9 @@ func TestStoryClosedBeforeResponse(t *testing.T) {
 
 	upstreamPort, linePort, haproxyPort, nginxPort := freePort(t), freePort(t), freePort(t), freePort(t)
 	env := []string{"UPSTREAM_PORT=" + upstreamPort, "LINE_PORT=" + linePort, "HAPROXY_PORT=" + haproxyPort, "KEEP_ALIVE_MS=1000"}
-	program{env: env, listen: []string{upstreamPort}, args: []string{node, example(t, folder, "server.js")}}.start(t)
-	program{env: env, listen: []string{linePort}, args: []string{buildExample(t, folder, "line")}}.start(t)
-	program{env: env, listen: []string{haproxyPort}, args: []string{haproxy, "-db", "-f", example(t, folder, "haproxy.cfg")}}.start(t)
+	player{env: env, listen: []string{upstreamPort}, args: []string{node, example(t, folder, "server.js")}}.start(t)
+	player{env: env, listen: []string{linePort}, args: []string{buildExample(t, folder, "line")}}.start(t)
+	player{env: env, listen: []string{haproxyPort}, args: []string{haproxy, "-db", "-f", example(t, folder, "haproxy.cfg")}}.start(t)
 	dir := t.TempDir()
 	config, err := os.ReadFile(example(t, folder, "nginx.conf"))
 	if err != nil {
@@ -43,7 +43,7 @@ func TestStoryClosedBeforeResponse(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	program{dir: dir, listen: []string{nginxPort}, args: []string{nginx, "-p", dir, "-e", "error.log", "-c", filepath.Join(dir, "nginx.conf")}}.start(t)
+	player{dir: dir, listen: []string{nginxPort}, args: []string{nginx, "-p", dir, "-e", "error.log", "-c", filepath.Join(dir, "nginx.conf")}}.start(t)
 	c := startExample(t, folder, env...)
 	c.certificates(c.addr, []string{"localhost"})
 

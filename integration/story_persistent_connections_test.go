@@ -20,7 +20,7 @@ func TestStoryPersistentConnections(t *testing.T) {
 	const folder = "persistent-connections"
 	originPort, dumbPort, httpPort := freePort(t), freePort(t), freePort(t)
 	env := []string{"ORIGIN_PORT=" + originPort, "DUMB_PORT=" + dumbPort, "HTTP_PORT=" + httpPort}
-	program{env: env, listen: []string{originPort, dumbPort}, args: []string{buildExample(t, folder, "origin")}}.start(t)
+	player{env: env, listen: []string{originPort, dumbPort}, args: []string{buildExample(t, folder, "origin")}}.start(t)
 	c := startExample(t, folder, env...)
 	c.certificates(c.addr, []string{"localhost"})
 	clients := map[string]*http.Client{

@@ -34,9 +34,9 @@ func TestStoryProtocolMatrix(t *testing.T) {
 	}
 	port, tlsPort, httpPort, haPort, haTLSPort := freePort(t), freePort(t), freePort(t), freePort(t), freePort(t)
 	env := []string{"DIR=" + dir, "APACHE_PORT=" + port, "APACHE_TLS_PORT=" + tlsPort, "HTTP_PORT=" + httpPort, "HAPROXY_PORT=" + haPort, "HAPROXY_TLS_PORT=" + haTLSPort}
-	program{env: env, listen: []string{port, tlsPort}, args: []string{apache, "-D", "FOREGROUND",
+	player{env: env, listen: []string{port, tlsPort}, args: []string{apache, "-D", "FOREGROUND",
 		"-C", "KeepAliveTimeout 1", "-C", "Define PORT " + port, "-C", "Define TLS_PORT " + tlsPort, "-f", example(t, folder, "apache.conf")}}.start(t)
-	program{env: env, listen: []string{haPort, haTLSPort}, args: []string{haproxy, "-db", "-f", example(t, folder, "haproxy.cfg")}}.start(t)
+	player{env: env, listen: []string{haPort, haTLSPort}, args: []string{haproxy, "-db", "-f", example(t, folder, "haproxy.cfg")}}.start(t)
 	c := startExample(t, folder, env...)
 	c.certificates(c.addr, []string{"localhost"})
 

@@ -11,10 +11,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/program"
 )
 
-// A program is one that takes part in a story.
-type program struct {
+// A player is a program that takes part in a story.
+type player struct {
 	dir    string
 	env    []string // beyond this process's
 	listen []string // ports it listens on when it is ready
@@ -22,48 +24,23 @@ type program struct {
 }
 
 // start starts the program, waits until it listens, and ends it with the test.
-func (p program) start(t testing.TB) {
+func (p player) start(t testing.TB) {
 	t.Helper()
-	output := new(logBuffer)
 	cmd := exec.Command(p.args[0], p.args[1:]...)
 	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), p.env...)
-	cmd.Stdout, cmd.Stderr = output, output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its children end with it
-	if err := cmd.Start(); err != nil {
+	running, err := program.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(ended)
-	}()
 	t.Cleanup(func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(10 * time.Second):
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-			<-ended
-		}
+		_ = running.Stop(syscall.SIGTERM, 10*time.Second)
 		if t.Failed() {
-			t.Logf("%s wrote:\n%s", p.args[0], output.String())
+			t.Logf("%s wrote:\n%s", p.args[0], running.Output())
 		}
 	})
 	for _, port := range p.listen {
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) { // polls another process
-			conn, err := net.Dial("tcp", "127.0.0.1:"+port)
-			if err == nil {
-				conn.Close()
-				break
-			}
-			select {
-			case <-ended:
-				t.Fatalf("%s ended:\n%s", p.args[0], output.String())
-			default:
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("waiting for %s: %v\n%s", p.args[0], err, output.String())
-			}
+		if err := running.Listens("127.0.0.1:" + port); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -220,7 +220,7 @@ func openChromium(t *testing.T, c *caddy, url string) *tabs {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		window.Close()
+		window.Kill()
 		if t.Failed() {
 			t.Logf("Chromium:\n%s", window.Output())
 		}

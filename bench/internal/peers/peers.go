@@ -131,22 +131,22 @@ func run(dir string, routes map[string][]route, f func(addrs map[string]string) 
 	if err != nil {
 		return err
 	}
-	defer haproxy.stop()
+	defer haproxy.Kill()
 	proxy, nginxAddr, err := startNginx(dir, cert, routes[nginx])
 	if err != nil {
 		return err
 	}
-	defer proxy.stop()
+	defer proxy.Kill()
 	httpd, apacheAddr, err := startApache(dir, cert, routes[apache])
 	if err != nil {
 		return err
 	}
-	defer httpd.stop()
+	defer httpd.Kill()
 	server, h2oAddr, err := startH2O(dir, cert, routes[h2o])
 	if err != nil {
 		return err
 	}
-	defer server.stop()
+	defer server.Kill()
 	servers := make(map[string]map[string]any)
 	for name, protocol := range map[string]string{stock: "http", ours: "upstreampool"} {
 		var subroutes []any

@@ -2,74 +2,39 @@ package peers
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
+	"github.com/caddy-connreuse/connreuse/internal/test/program"
 )
 
 // A route leads the paths below a prefix to an upstream address.
 type route struct{ name, prefix, to string }
 
-// A program is a peer that is a process of its own.
-type program struct {
-	cmd  *exec.Cmd
-	ends chan struct{}
-}
-
 // start runs a program and waits until it listens on addr.
-func start(addr, dir, debianPackage string, args ...string) (*program, error) {
-	output, err := os.Create(filepath.Join(dir, filepath.Base(args[0])+".output"))
-	if err != nil {
-		return nil, err
-	}
-	defer output.Close()
+func start(addr, dir, debianPackage string, args ...string) (*program.Program, error) {
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its children end with it
-	if err := cmd.Start(); err != nil {
+	cmd.Dir = dir
+	p, err := program.Start(cmd)
+	if err != nil {
 		return nil, fmt.Errorf("%w: install the package %s", err, debianPackage)
 	}
-	p := &program{cmd, make(chan struct{})}
-	go func() {
-		_ = cmd.Wait()
-		close(p.ends)
-	}()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) { // polls another process
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			return p, conn.Close()
-		}
-		select {
-		case <-p.ends:
-		default:
-			if time.Now().Before(deadline) {
-				continue
-			}
-		}
-		p.stop()
-		text, _ := os.ReadFile(output.Name())
-		return nil, fmt.Errorf("starting %s: %w: %s", args[0], err, text)
+	if err := p.Listens(addr); err != nil {
+		p.Kill()
+		return nil, err
 	}
-}
-
-// stop ends it and its children.
-func (p *program) stop() {
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-	<-p.ends
+	return p, nil
 }
 
 // startHAProxy starts HAProxy with one TLS frontend for each value of http-reuse,
 // and returns their addresses in that order. All but that is as it is by default;
 // timeouts have no default.
-func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (*program, []string, error) {
+func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (*program.Program, []string, error) {
 	config := "defaults\n\tmode http\n\ttimeout connect 5s\n\ttimeout client 60s\n\ttimeout server 60s\n"
 	var addrs []string
 	for _, mode := range reuse {
@@ -96,7 +61,7 @@ func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (
 
 // startNginx starts nginx with the settings that let it reuse connections to an
 // upstream, and returns its address.
-func startNginx(dir, cert string, routes []route) (*program, string, error) {
+func startNginx(dir, cert string, routes []route) (*program.Program, string, error) {
 	addr, err := address()
 	if err != nil {
 		return nil, "", err
@@ -140,7 +105,7 @@ http {
 
 // startApache starts Apache httpd and returns its address. It gets more than 150
 // workers, its default, since each client takes one of them while it is served.
-func startApache(dir, cert string, routes []route) (*program, string, error) {
+func startApache(dir, cert string, routes []route) (*program.Program, string, error) {
 	addr, err := address()
 	if err != nil {
 		return nil, "", err
@@ -178,7 +143,7 @@ SSLCertificateFile %s
 }
 
 // startH2O starts H2O and returns its address.
-func startH2O(dir, cert string, routes []route) (*program, string, error) {
+func startH2O(dir, cert string, routes []route) (*program.Program, string, error) {
 	port, err := port.Free()
 	if err != nil {
 		return nil, "", err

@@ -9,9 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
-	"github.com/caddy-connreuse/connreuse/internal/test/output"
+	"github.com/caddy-connreuse/connreuse/internal/test/program"
 )
 
 // ErrRoot is the error of starting Firefox with [Options].Hosts as another user
@@ -53,52 +52,15 @@ var (
 	}
 )
 
-// A Window is a running browser.
-type Window struct {
-	cmd    *exec.Cmd
-	output output.Buffer
-	ended  chan struct{}
-	err    error // set before ended is closed
-}
-
 // Open starts the browser with a URL, without a window on any screen.
-func (b Browser) Open(o Options, url string) (*Window, error) {
+func (b Browser) Open(o Options, url string) (*program.Program, error) {
 	cmd, err := b.command(o, url)
 	if err != nil {
 		return nil, fmt.Errorf("preparing %s: %w", b.Name, err)
 	}
-	w := &Window{cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &w.output, &w.output
 	cmd.Env = append(os.Environ(), "HOME="+o.Home)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", b.Name, err)
-	}
-	go func() {
-		w.err = cmd.Wait()
-		close(w.ended)
-	}()
-	return w, nil
+	return program.Start(cmd)
 }
-
-// Close ends the browser and the helpers it started.
-func (w *Window) Close() {
-	_ = syscall.Kill(-w.cmd.Process.Pid, syscall.SIGKILL)
-	<-w.ended
-}
-
-// Err is not nil once the browser has ended.
-func (w *Window) Err() error {
-	select {
-	case <-w.ended:
-		return fmt.Errorf("the browser ended (%v):\n%s", w.err, w.Output())
-	default:
-		return nil
-	}
-}
-
-// Output is what the browser wrote to the terminal.
-func (w *Window) Output() string { return w.output.String() }
 
 // trust makes a CA trusted in a certificate database of NSS.
 func trust(root, db string) error {

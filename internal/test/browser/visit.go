@@ -69,13 +69,13 @@ func (b Browser) Visit(ctx context.Context, o Options, url string, log func() st
 	if err != nil {
 		return Visit{}, err
 	}
-	defer w.Close()
+	defer w.Kill()
 	for {
 		v := ReadVisit(log())
 		if v.Done {
 			return v, nil
 		}
-		if err := w.Err(); err != nil {
+		if err := w.Ended(); err != nil {
 			return v, err
 		}
 		select {

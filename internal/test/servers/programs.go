@@ -90,6 +90,10 @@ http {
 	return s.command(syscall.SIGQUIT, "nginx", "-p", s.dir, "-e", "error.log", "-c", s.path("nginx.conf"))
 }
 
+// sigwinch is SIGWINCH, which ends Apache gracefully. Package syscall of Windows has
+// no name for it.
+const sigwinch = syscall.Signal(28)
+
 // startApache answers 204 to everything: Apache then reads and drops a body by
 // itself.
 func startApache(s *Server) error {
@@ -120,5 +124,5 @@ RedirectMatch 204 .*
 	if err := os.WriteFile(s.path("apache.conf"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	return s.command(syscall.SIGWINCH, "apache2", "-D", "FOREGROUND", "-f", s.path("apache.conf"))
+	return s.command(sigwinch, "apache2", "-D", "FOREGROUND", "-f", s.path("apache.conf"))
 }

@@ -7,7 +7,6 @@
 package servers
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -18,10 +17,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
+	"github.com/caddy-connreuse/connreuse/internal/test/program"
 )
 
 // A Kind is a server program and the protocol it speaks.
@@ -79,11 +78,10 @@ type Server struct {
 	// Addr is its host:port.
 	Addr string
 
-	dir  string
-	cmd  *exec.Cmd
-	ends chan struct{} // closed when cmd has ended
-	stop func(graceful bool) error
-	cert tls.Certificate
+	dir     string
+	program *program.Program // nil for the server of this process
+	stop    func(graceful bool) error
+	cert    tls.Certificate
 }
 
 // Start starts a server of a kind in the folder dir, which is the caller's to
@@ -184,11 +182,10 @@ func (s *Server) Stop(graceful bool) error {
 
 // Ended returns an error with its last words if it has ended by itself.
 func (s *Server) Ended() error {
-	if s.stop == nil || !s.ended() {
+	if s.stop == nil || s.program == nil {
 		return nil
 	}
-	out, _ := os.ReadFile(s.path("output"))
-	return fmt.Errorf("%s has ended: %s", s.Name, bytes.TrimSpace(out))
+	return s.program.Ended()
 }
 
 // Restart ends it and starts it anew on the same address.
@@ -204,34 +201,16 @@ func (s *Server) path(name string) string { return filepath.Join(s.dir, name) }
 
 // run starts it and waits until it accepts connections.
 func (s *Server) run() error {
-	if err := s.start(s); err != nil {
+	err := s.start(s)
+	if err == nil && s.program != nil {
+		if err = s.program.Listens(s.Addr); err != nil {
+			_ = s.Stop(false)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("starting %s: %w", s.Name, err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		conn, err := net.Dial("tcp", s.Addr)
-		if err == nil {
-			return conn.Close()
-		}
-		if s.ended() || time.Now().After(deadline) {
-			_ = s.Stop(false)
-			out, _ := os.ReadFile(s.path("output"))
-			return fmt.Errorf("starting %s: %w: %s", s.Name, err, bytes.TrimSpace(out))
-		}
-		time.Sleep(10 * time.Millisecond) // polls another process
-	}
-}
-
-func (s *Server) ended() bool {
-	if s.cmd == nil {
-		return false
-	}
-	select {
-	case <-s.ends:
-		return true
-	default:
-		return false
-	}
+	return nil
 }
 
 // awaitRefusal waits until nobody accepts connections any more: a child may live on
@@ -246,46 +225,21 @@ func (s *Server) awaitRefusal() {
 	}
 }
 
-// command runs a program that ends gracefully by a signal. Its processes are a
-// group, so that SIGKILL leaves no worker behind.
-func (s *Server) command(graceful syscall.Signal, program string, args ...string) error {
-	output, err := os.OpenFile(s.path("output"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+// command runs a program that ends gracefully by a signal.
+func (s *Server) command(graceful os.Signal, name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = s.dir
+	p, err := program.Start(cmd)
 	if err != nil {
-		return err
-	}
-	defer output.Close()
-	cmd := exec.Command(program, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, output, output
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%w (Debian package %s)", err, s.Package)
 	}
-	ends := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(ends)
-	}()
-	s.cmd, s.ends = cmd, ends
+	s.program = p
 	s.stop = func(wait bool) error {
 		if wait {
-			if err := cmd.Process.Signal(graceful); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				return err
-			}
-			select {
-			case <-ends:
-				return nil
-			case <-time.After(20 * time.Second):
-			}
+			return p.Stop(graceful, 20*time.Second)
 		}
-		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		if err != nil && !errors.Is(err, syscall.ESRCH) {
-			return err
-		}
-		<-ends
+		p.Kill()
 		s.awaitRefusal()
-		if wait {
-			return errors.New("it did not end within 20 s")
-		}
 		return nil
 	}
 	return nil
