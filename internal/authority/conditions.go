@@ -86,6 +86,17 @@ func (cond *condition) addTo(t *table) {
 	}
 }
 
+// addNamesTo adds the patterns to t's newest entry, not the sets for any host;
+// hosts that depend on the request may be any.
+func (cond *condition) addNamesTo(t *table) {
+	if cond.unknown {
+		t.addAny(false)
+	}
+	for _, pattern := range cond.names() {
+		t.add(pattern, false)
+	}
+}
+
 // asksForHost tells whether the condition is another one for some host than for
 // others.
 func (cond *condition) asksForHost() bool {

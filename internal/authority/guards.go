@@ -41,6 +41,8 @@ type GuardHandler interface {
 type guards struct {
 	main   *routes
 	errors *routes // nil if there are none
+	// patterns has those of the host matchers at all depths in one entry.
+	patterns table
 	// modules has the bits of the modules of handlers in contents.
 	modules map[caddy.ModuleID]uint64
 	// placed are the guards in routes that TLS requests can reach, each once.
@@ -58,7 +60,7 @@ func newGuards(srv *caddyhttp.Server, registered []*Guard) *guards {
 	if srv.Errors != nil {
 		gs.errors = t.top(srv.Errors.Routes)
 	}
-	gs.placed = t.guards
+	gs.placed, gs.patterns = t.guards, t.patterns
 	for _, g := range registered {
 		if _, ok := t.seen[g]; !ok {
 			gs.anywhere = append(gs.anywhere, g)
@@ -122,7 +124,8 @@ type walk struct {
 }
 
 // list walks through a list of routes, which every request for the host gets to
-// if certain. It returns whether one of them may have answered.
+// if certain. It returns whether one of them may have answered, or ended the
+// search for more.
 func (w *walk) list(rs *routes, certain bool, above *chain) (answered bool) {
 	if above.has(rs) {
 		return false
@@ -132,16 +135,22 @@ func (w *walk) list(rs *routes, certain bool, above *chain) (answered bool) {
 	c := rs.byHost.find(w.host)
 	for r, ok := c.next(); ok && !w.over; r, ok = c.next() {
 		s := &rs.sites[r.index]
-		runs := certain && r.certain && !answered
+		surely := r.certain
 		if s.group != 0 {
-			before, surely := taken.add(s.group, r.certain)
-			if surely {
+			before, surelyBefore := taken.add(s.group, r.certain)
+			if surelyBefore {
 				continue
 			}
-			runs = runs && !before && s.alone
+			surely = surely && !before && s.alone
 		}
 		if w.only == 0 || s.contents.handlers&w.only != 0 {
-			answered = w.steps(s, runs, &here) || answered
+			answered = w.steps(s, certain && surely && !answered, &here) || answered
+		}
+		if s.terminal {
+			answered = true
+			if surely {
+				break
+			}
 		}
 	}
 	return answered

@@ -31,3 +31,11 @@ func (s *Snapshot) EachErrorHandler(host string, f func(caddyhttp.MiddlewareHand
 	w := walk{host: host, sees: func(st *step, _ bool) bool { return st.handler == nil || f(st.handler) }}
 	w.list(s.guards.errors, true, nil)
 }
+
+// NamesHostAnywhere tells whether a host matcher at any depth, in the routes or
+// in the error routes, is there for host, which may be empty. A route without a
+// host matcher names nothing.
+func (s *Snapshot) NamesHostAnywhere(host string) bool {
+	_, ok := s.guards.patterns.first(host)
+	return ok
+}

@@ -96,3 +96,20 @@ func TestRoutesIn(t *testing.T) {
 		}
 	}
 }
+
+// Matchers at all depths count, and in error routes; catch-alls name nothing.
+func TestNamesHostAnywhere(t *testing.T) {
+	inner := func(matcher string) string {
+		return `{"handle":[{"handler":"subroute","routes":[{"match":[` + matcher + `]}]}]}`
+	}
+	_, snap := server(t, `"tls_connection_policies":[{}],"named_routes":{"n":`+inner(`{"host":["named.test"]}`)+`},"routes":[`+oneGuard+`,
+		{"match":[{"host":["top.test"]}]},`+inner(`{"host":["inner.test","*.wild.test"]}`)+`,`+inner(`{"path":["/x"]}`)+`,
+		{"handle":[{"handler":"invoke","name":"n"}]}],"errors":{"routes":[`+inner(`{"host":[""]}`)+`]}`)
+	for host, want := range map[string]bool{
+		"top.test": true, "inner.test": true, "a.wild.test": true, "named.test": true, "": true, "other.test": false, "wild.test": false,
+	} {
+		if got := snap.NamesHostAnywhere(host); got != want {
+			t.Errorf("%q is named: %t, want %t", host, got, want)
+		}
+	}
+}

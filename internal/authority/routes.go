@@ -20,6 +20,8 @@ type site struct {
 	own  *table
 	name string // of a site of the top level
 
+	// terminal: where the route runs, nothing behind it does.
+	terminal bool
 	// group is the number of the route's group, 0 if it has none. Only the first
 	// route of a group that matches runs.
 	group int32
@@ -96,7 +98,7 @@ func (rs *routes) add(index int, route *caddyhttp.Route, cond *condition) *site 
 	cond.addTo(&rs.byHost)
 	rs.unknown = rs.unknown || cond.unknown
 	rs.contents.hosts = rs.contents.hosts || cond.asksForHost()
-	rs.sites = append(rs.sites, site{route: index, unknown: cond.unknown})
+	rs.sites = append(rs.sites, site{route: index, unknown: cond.unknown, terminal: route.Terminal})
 	return &rs.sites[len(rs.sites)-1]
 }
 

@@ -20,6 +20,8 @@ type tree struct {
 	// modules numbers the modules of handlers, as bits. All from the 64th on share
 	// one: a bit may stand for too much, but never for too little.
 	modules map[caddy.ModuleID]uint64
+	// patterns is as in [guards].
+	patterns table
 	// guards are those that TLS requests can reach, in order. They are true in
 	// seen; those that only plain HTTP reaches are false.
 	guards []*Guard
@@ -34,7 +36,7 @@ type group struct {
 }
 
 func newTree(srv *caddyhttp.Server) *tree {
-	return &tree{
+	t := &tree{
 		server:  srv,
 		repl:    caddy.NewReplacer(),
 		named:   make(map[string]*routes),
@@ -43,6 +45,8 @@ func newTree(srv *caddyhttp.Server) *tree {
 		seen:    make(map[*Guard]bool),
 		plain:   make(map[string]bool),
 	}
+	t.patterns.addEntry(false)
+	return t
 }
 
 // top reads a list of the top level, whose routes are sites.
@@ -67,6 +71,7 @@ func (t *tree) read(rs *routes, list caddyhttp.RouteList, top bool) {
 			t.withoutTLS(route)
 			continue
 		}
+		cond.addNamesTo(&t.patterns)
 		s := rs.add(i, route, &cond)
 		if top {
 			s.describe(&cond)
