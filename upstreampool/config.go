@@ -1,11 +1,8 @@
 package upstreampool
 
 import (
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,6 +15,7 @@ const (
 	defaultAcquireTimeout = 5 * time.Second
 	defaultJitter         = 10 // percent
 	defaultIdlePerHost    = 1024
+	defaultIdle           = 10_000 // connections of all pools of a transport
 	defaultDialTimeout    = 10 * time.Second
 	defaultHandshake      = 10 * time.Second
 
@@ -40,7 +38,7 @@ type config struct {
 	maxPending     int
 	acquireTimeout time.Duration
 	minIdle        int
-	maxIdle        int // idle connections of all pools; 0: unlimited
+	maxIdle        int // idle connections of all pools; negative: unlimited
 	maxIdlePerHost int
 	dialTimeout    time.Duration
 	handshake      time.Duration
@@ -56,77 +54,6 @@ func (c *config) life() time.Duration {
 		return c.maxLifetime
 	}
 	return c.maxLifetime - time.Duration(rand.Int64N(int64(c.maxLifetime)*int64(c.jitter)/100+1))
-}
-
-// check refuses settings that cannot mean what they say. All problems are told
-// at once.
-func (t *Transport) check() error {
-	var errs []error
-	refuse := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	for name, d := range map[string]caddy.Duration{
-		"max_idle_time": t.MaxIdleTime, "upstream_keep_alive": t.UpstreamKeepAlive, "margin": t.Margin,
-		"max_lifetime": t.MaxLifetime, "acquire_timeout": t.AcquireTimeout,
-	} {
-		if d < 0 {
-			refuse("checking %s '%s': must not be negative", name, time.Duration(d))
-		}
-	}
-	for name, n := range map[string]int{"max_requests": t.MaxRequests, "max_pending": t.MaxPending, "min_idle": t.MinIdle} {
-		if n < 0 {
-			refuse("checking %s '%d': must not be negative", name, n)
-		}
-	}
-	if j := t.MaxLifetimeJitter; j != nil {
-		if *j < 0 || *j > 100 {
-			refuse("checking max_lifetime_jitter '%d': must be from 0 to 100 percent", *j)
-		}
-		if t.MaxLifetime == 0 {
-			refuse("checking max_lifetime_jitter '%d': needs a max_lifetime", *j)
-		}
-	}
-	maxIdle, name := t.MaxIdleTime, "max_idle_time"
-	if ka := t.KeepAlive; ka != nil {
-		if ka.IdleConnTimeout != 0 {
-			if maxIdle != 0 {
-				refuse("checking max_idle_time '%s': keepalive '%s' means the same, set one of them",
-					time.Duration(maxIdle), time.Duration(ka.IdleConnTimeout))
-			}
-			maxIdle, name = ka.IdleConnTimeout, "keepalive"
-			if maxIdle < 0 {
-				refuse("checking keepalive '%s': must not be negative", time.Duration(maxIdle))
-			}
-		}
-		if ka.Enabled != nil && !*ka.Enabled {
-			if t.MaxIdleTime != 0 {
-				refuse("checking max_idle_time '%s': keepalive is off", time.Duration(t.MaxIdleTime))
-			}
-			if t.MinIdle != 0 {
-				refuse("checking min_idle '%d': keepalive is off", t.MinIdle)
-			}
-		}
-	}
-	if k := t.UpstreamKeepAlive; k > 0 {
-		if maxIdle >= k {
-			refuse("checking %s '%s': must be less than upstream_keep_alive '%s'", name, time.Duration(maxIdle), time.Duration(k))
-		}
-		if t.Margin >= k {
-			refuse("checking margin '%s': must be less than upstream_keep_alive '%s'", time.Duration(t.Margin), time.Duration(k))
-		}
-		if 2*t.Margin > k && t.Margin < k {
-			refuse("checking margin '%s': must be at most half of upstream_keep_alive '%s', or no connection would be reused",
-				time.Duration(t.Margin), time.Duration(k))
-		}
-	}
-	cfg := t.config()
-	for name, most := range map[string]int{
-		"max_conns_per_host": cfg.maxConns, "keepalive_idle_conns": cfg.maxIdle, "keepalive_idle_conns_per_host": cfg.maxIdlePerHost,
-	} {
-		if most > 0 && t.MinIdle > most {
-			refuse("checking min_idle '%d': must be at most %s '%d'", t.MinIdle, name, most)
-		}
-	}
-	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	return errors.Join(errs...)
 }
 
 // config returns what the pools are run with, before the embedded transport
@@ -153,6 +80,7 @@ func (t *Transport) config() config {
 		maxPending:     defaultMaxPending,
 		acquireTimeout: orElse(t.AcquireTimeout, defaultAcquireTimeout),
 		minIdle:        t.MinIdle,
+		maxIdle:        defaultIdle,
 		maxIdlePerHost: defaultIdlePerHost,
 		proxyProtocol:  t.ProxyProtocol != "",
 	}
@@ -165,7 +93,9 @@ func (t *Transport) config() config {
 	if ka := t.KeepAlive; ka != nil {
 		cfg.base.MaxIdle = orElse(ka.IdleConnTimeout, cfg.base.MaxIdle)
 		cfg.reuse = ka.Enabled == nil || *ka.Enabled
-		cfg.maxIdle = ka.MaxIdleConns
+		if ka.MaxIdleConns != 0 {
+			cfg.maxIdle = ka.MaxIdleConns
+		}
 		if ka.MaxIdleConnsPerHost != 0 {
 			cfg.maxIdlePerHost = ka.MaxIdleConnsPerHost
 			cfg.reuse = cfg.reuse && ka.MaxIdleConnsPerHost > 0

@@ -27,9 +27,9 @@ func init() {
 // for another TLS server name, and repeats a request only when that is safe.
 //
 // It has every option of `transport http`, with the same meaning, except that
-// `keep_alive.idle_timeout` is an upper bound (as `max_idle_time` is) and
-// `keep_alive.max_idle_conns_per_host` is 1024 by default: idle connections
-// leave by age. Handlers with equal transport settings share their pools, and
+// `keep_alive.idle_timeout` is an upper bound (as `max_idle_time` is),
+// `keep_alive.max_idle_conns_per_host` is 1024 by default, since idle connections
+// leave by age, and `keep_alive.max_idle_conns` is 10000, with -1 for no limit. Handlers with equal transport settings share their pools, and
 // pools survive a reload that does not change them.
 type Transport struct {
 	*reverseproxy.HTTPTransport
@@ -79,7 +79,9 @@ type Transport struct {
 
 	// How many idle connections to keep open to each upstream, for an hour
 	// after its last request; they are replaced as they age. The first request
-	// to an upstream starts it. Default (zero): none.
+	// to an upstream starts it. Cannot be combined with `proxy_protocol` or with
+	// placeholders in `tls.server_name`, which make connections of each client or
+	// name their own. Default (zero): none.
 	MinIdle int `json:"min_idle,omitempty"`
 
 	core   *core

@@ -1,0 +1,212 @@
+package upstreampool
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// An option is a setting that transport http does not have. Its field says what
+// kind of value it takes: a *caddy.Duration or an *int.
+type option struct {
+	name  string
+	field func(*Transport) any
+	// standsForDefault is a word for the default, if there is one.
+	standsForDefault string
+	// more reads a second argument, if there can be one.
+	more func(t *Transport, arg string) error
+}
+
+// options are all of them, in the order of the documentation.
+var options = []option{
+	{name: "max_idle_time", field: func(t *Transport) any { return &t.MaxIdleTime }},
+	{name: "upstream_keep_alive", field: func(t *Transport) any { return &t.UpstreamKeepAlive }, standsForDefault: "learn"},
+	{name: "margin", field: func(t *Transport) any { return &t.Margin }},
+	{name: "max_lifetime", field: func(t *Transport) any { return &t.MaxLifetime }, more: readJitter},
+	{name: "max_requests", field: func(t *Transport) any { return &t.MaxRequests }},
+	{name: "max_pending", field: func(t *Transport) any { return &t.MaxPending }},
+	{name: "acquire_timeout", field: func(t *Transport) any { return &t.AcquireTimeout }},
+	{name: "min_idle", field: func(t *Transport) any { return &t.MinIdle }},
+}
+
+// optionNamed returns the option with a name, or nil if transport http has it or
+// nobody does.
+func optionNamed(name string) *option {
+	for i := range options {
+		if options[i].name == name {
+			return &options[i]
+		}
+	}
+	return nil
+}
+
+// read sets the option from the arguments of a Caddyfile; there is at least one.
+// The default is said by leaving an option out, so zero is refused.
+func (o *option) read(t *Transport, args []string) error {
+	first := args[0]
+	if o.standsForDefault != "" && first == o.standsForDefault {
+		return nil
+	}
+	switch field := o.field(t).(type) {
+	case *caddy.Duration:
+		d, err := caddy.ParseDuration(first)
+		if err != nil {
+			return fmt.Errorf("parsing %s '%s': %v", o.name, first, err)
+		}
+		if d <= 0 {
+			return fmt.Errorf("parsing %s '%s': must be more than zero; leave it out for the default", o.name, first)
+		}
+		*field = caddy.Duration(d)
+	case *int:
+		n, err := strconv.Atoi(first)
+		if err != nil || n <= 0 {
+			return fmt.Errorf("parsing %s '%s': must be a whole number above zero; leave it out for the default", o.name, first)
+		}
+		*field = n
+	}
+	if len(args) > 1 {
+		return o.more(t, args[1])
+	}
+	return nil
+}
+
+// maxArgs is how many arguments the option takes at most.
+func (o *option) maxArgs() int {
+	if o.more != nil {
+		return 2
+	}
+	return 1
+}
+
+// readJitter reads the second argument of max_lifetime.
+func readJitter(t *Transport, arg string) error {
+	percent, ok := strings.CutSuffix(arg, "%")
+	n, err := strconv.Atoi(percent)
+	if err != nil || !ok || n < 0 || n > 100 {
+		return fmt.Errorf("parsing max_lifetime jitter '%s': must be from 0%% to 100%%", arg)
+	}
+	t.MaxLifetimeJitter = &n
+	return nil
+}
+
+// A check collects what is wrong with settings, to tell it all at once.
+type check struct {
+	*Transport
+	errs []error
+}
+
+// check refuses settings that cannot mean what they say.
+func (t *Transport) check() error {
+	c := check{Transport: t}
+	c.bounds()
+	c.keepAlive()
+	c.minIdle()
+	return errors.Join(c.errs...)
+}
+
+func (c *check) refuse(format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf("checking "+format, args...))
+}
+
+// bounds checks each setting by itself.
+func (c *check) bounds() {
+	for _, o := range options {
+		switch field := o.field(c.Transport).(type) {
+		case *caddy.Duration:
+			if *field < 0 {
+				c.refuse("%s '%s': must not be negative", o.name, time.Duration(*field))
+			}
+		case *int:
+			if *field < 0 {
+				c.refuse("%s '%d': must not be negative", o.name, *field)
+			}
+		}
+	}
+	if j := c.MaxLifetimeJitter; j != nil {
+		if *j < 0 || *j > 100 {
+			c.refuse("max_lifetime_jitter '%d': must be from 0 to 100 percent", *j)
+		}
+		if c.MaxLifetime == 0 {
+			c.refuse("max_lifetime_jitter '%d': needs a max_lifetime", *j)
+		}
+	}
+	if ka := c.KeepAlive; ka != nil {
+		if ka.IdleConnTimeout < 0 {
+			c.refuse("keepalive '%s': must not be negative", time.Duration(ka.IdleConnTimeout))
+		}
+		if ka.MaxIdleConns < -1 {
+			c.refuse("keepalive_idle_conns '%d': must be a number of connections, or -1 for no limit", ka.MaxIdleConns)
+		}
+	}
+}
+
+// keepAlive checks the times that connections may be idle against each other.
+func (c *check) keepAlive() {
+	maxIdle, name := c.MaxIdleTime, "max_idle_time"
+	if ka := c.KeepAlive; ka != nil && ka.IdleConnTimeout != 0 {
+		if maxIdle != 0 {
+			c.refuse("max_idle_time '%s': keepalive '%s' means the same, set one of them",
+				time.Duration(maxIdle), time.Duration(ka.IdleConnTimeout))
+		}
+		maxIdle, name = ka.IdleConnTimeout, "keepalive"
+	}
+	if c.off() && c.MaxIdleTime != 0 {
+		c.refuse("max_idle_time '%s': keepalive is off", time.Duration(c.MaxIdleTime))
+	}
+	k := c.UpstreamKeepAlive
+	if k <= 0 {
+		return
+	}
+	if maxIdle >= k {
+		c.refuse("%s '%s': must be less than upstream_keep_alive '%s'", name, time.Duration(maxIdle), time.Duration(k))
+	}
+	switch {
+	case c.Margin >= k:
+		c.refuse("margin '%s': must be less than upstream_keep_alive '%s'", time.Duration(c.Margin), time.Duration(k))
+	case 2*c.Margin > k:
+		c.refuse("margin '%s': must be at most half of upstream_keep_alive '%s', or no connection would be reused",
+			time.Duration(c.Margin), time.Duration(k))
+	}
+}
+
+// off tells whether keepalive is off.
+func (c *check) off() bool {
+	ka := c.KeepAlive
+	return ka != nil && ka.Enabled != nil && !*ka.Enabled
+}
+
+// minIdle checks min_idle against what limits connections. It keeps them to each
+// key there is, so keys that clients choose would have it dial for clients that
+// are long gone.
+func (c *check) minIdle() {
+	n := c.MinIdle
+	if n <= 0 {
+		return
+	}
+	if c.off() {
+		c.refuse("min_idle '%d': keepalive is off", n)
+	}
+	if c.ProxyProtocol != "" {
+		c.refuse("min_idle '%d': proxy_protocol '%s' makes a connection of each client's address its own", n, c.ProxyProtocol)
+	}
+	if c.TLS != nil && strings.Contains(c.TLS.ServerName, "{") {
+		c.refuse("min_idle '%d': tls_server_name '%s' makes connections of each name their own", n, c.TLS.ServerName)
+	}
+	cfg := c.config()
+	for _, most := range []struct {
+		name  string
+		value int
+	}{
+		{"max_conns_per_host", cfg.maxConns},
+		{"keepalive_idle_conns", cfg.maxIdle},
+		{"keepalive_idle_conns_per_host", cfg.maxIdlePerHost},
+	} {
+		if most.value > 0 && n > most.value {
+			c.refuse("min_idle '%d': must be at most %s '%d'", n, most.name, most.value)
+		}
+	}
+}
