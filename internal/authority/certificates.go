@@ -2,11 +2,9 @@ package authority
 
 import (
 	"crypto/x509"
-	"hash/maphash"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -26,14 +24,12 @@ type certificates struct {
 	// find is caddytls.AllMatchingCertificates.
 	find func(name string) []certmagic.Certificate
 
-	// Asking allocates, so answers for the names that clients send are kept
-	// for freshFor, in places by hash: bounded, without lock, and however many
-	// names a client makes up, they can only displace each other.
-	seed maphash.Seed
-	kept [1024]atomic.Pointer[presented]
-	// read keeps what certificates cover in the same way, so that a made-up
-	// name under a wildcard does not cost reading a certificate.
-	read [256]atomic.Pointer[coverage]
+	// kept are the answers for the names that clients send, since asking
+	// allocates. They are used for freshFor.
+	kept *cache[string, presented]
+	// read are what certificates cover, so that a made-up name under a wildcard
+	// does not cost reading a certificate.
+	read *cache[*x509.Certificate, coverage]
 }
 
 // freshFor is how long an answer may be old. A connection lives longer than
@@ -52,12 +48,16 @@ type presented struct {
 // coverage holds the names of one certificate: DNS names, wildcards as what
 // follows "*.", and addresses.
 type coverage struct {
-	leaf                  *x509.Certificate
 	names, parents, addrs map[string]struct{}
 }
 
 func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
-	cs := &certificates{policies: ps, find: caddytls.AllMatchingCertificates, seed: maphash.MakeSeed()}
+	cs := &certificates{
+		policies: ps,
+		find:     caddytls.AllMatchingCertificates,
+		kept:     newCache[string, presented](4096),
+		read:     newCache[*x509.Certificate, coverage](1024),
+	}
 	if tls.Automation != nil && slices.ContainsFunc(tls.Automation.Policies, func(p *caddytls.AutomationPolicy) bool { return len(p.Managers) > 0 }) {
 		cs.automation = tls.Automation.Policies
 	}
@@ -81,32 +81,26 @@ func (p *presented) cover(host string) bool {
 
 // present returns what can be presented for sni, at most freshFor old.
 func (cs *certificates) present(sni string) *presented {
-	slot := cs.slot(sni)
-	old := slot.Load()
-	if old != nil && old.sni == sni && time.Now().Before(old.until) {
+	old := cs.kept.get(sni)
+	if old != nil && time.Now().Before(old.until) {
 		return old
 	}
 	p := cs.ask(sni)
-	// Should this fail, somebody was quicker, and if that was refresh, what is
-	// kept must not go back in time.
-	slot.CompareAndSwap(old, p)
+	// If this fails, somebody else was quicker. That may have been refresh: what
+	// it saw is newer than p and must stay.
+	cs.kept.swap(sni, old, p)
 	return p
 }
 
 // refresh returns what can be presented for sni now, and lets present know.
 func (cs *certificates) refresh(sni string) *presented {
-	slot := cs.slot(sni)
 	for {
-		old := slot.Load()
+		old := cs.kept.get(sni)
 		p := cs.ask(sni)
-		if slot.CompareAndSwap(old, p) {
+		if cs.kept.swap(sni, old, p) {
 			return p
 		}
 	}
-}
-
-func (cs *certificates) slot(sni string) *atomic.Pointer[presented] {
-	return &cs.kept[maphash.String(cs.seed, sni)%uint64(len(cs.kept))]
 }
 
 func (cs *certificates) ask(sni string) *presented {
@@ -119,11 +113,10 @@ func (cs *certificates) ask(sni string) *presented {
 
 // coverage returns what a certificate covers.
 func (cs *certificates) coverage(leaf *x509.Certificate) *coverage {
-	slot := &cs.read[maphash.Comparable(cs.seed, leaf)%uint64(len(cs.read))]
-	c := slot.Load()
-	if c == nil || c.leaf != leaf {
+	c := cs.read.get(leaf)
+	if c == nil {
 		c = newCoverage(leaf)
-		slot.Store(c)
+		cs.read.swap(leaf, nil, c)
 	}
 	return c
 }
@@ -213,7 +206,7 @@ func (cs *certificates) managed(name string) bool {
 // newCoverage reads the names a certificate is valid for: its alternative
 // names only, never its common name (RFC 9525 section 2).
 func newCoverage(leaf *x509.Certificate) *coverage {
-	c := &coverage{leaf: leaf, names: make(map[string]struct{}), parents: make(map[string]struct{}), addrs: make(map[string]struct{})}
+	c := &coverage{names: make(map[string]struct{}), parents: make(map[string]struct{}), addrs: make(map[string]struct{})}
 	for _, san := range leaf.DNSNames {
 		if parent, ok := strings.CutPrefix(san, "*."); ok {
 			if name, err := hostname.ParseName(parent); err == nil {

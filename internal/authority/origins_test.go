@@ -3,7 +3,6 @@ package authority
 import (
 	"crypto/x509"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
@@ -250,7 +250,7 @@ func TestRefreshWins(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, after := &x509.Certificate{DNSNames: []string{"a.test"}}, &x509.Certificate{DNSNames: []string{"a.test", "b.test"}}
-	cs := &certificates{policies: ps, seed: maphash.MakeSeed()}
+	cs := newCertificates(ps, new(caddytls.TLS))
 	slow := true
 	cs.find = func(string) []certmagic.Certificate {
 		cert := certmagic.Certificate{Names: []string{"a.test"}}
