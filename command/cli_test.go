@@ -82,6 +82,7 @@ func TestExitCodes(t *testing.T) {
 		if !strings.HasPrefix(r.Host, r.TLS.ServerName+":") {
 			w.WriteHeader(http.StatusNotFound) // another page on a shared connection
 		}
+		fmt.Fprintf(w, "This is %s.", r.Host)
 	})
 	secure.EnableHTTP2 = true
 	secure.StartTLS()
@@ -130,7 +131,7 @@ func TestExitCodes(t *testing.T) {
 		{"unknown flag", []string{"keepalive", "--wait=1s", nobody}, 1, "", "unknown flag: --wait"},
 
 		{"wrong page", []string{"coalesce", "--cacert", ca, resolve("example.com"), resolve("www.example.com"), "https://example.com:" + port, "https://www.example.com:" + port},
-			3, "Suspected: the wrong page.", ""},
+			1, "Another page: a client that coalesces asks for www.example.com:" + port + " and gets another page than on", ""},
 		{"unchecked", []string{"coalesce", "--json", "https://" + nobody, "https://localhost:" + port}, 4, `"verdict": "unchecked"`, ""},
 		{"one URL", []string{"coalesce", secure.URL}, 1, "", "requires at least 2 arg(s), only received 1"},
 		{"http", []string{"coalesce", secure.URL, closes.URL}, 1, "", "the scheme must be https, since clients share no other connections"},

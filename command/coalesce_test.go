@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,6 +34,10 @@ type host struct {
 	status map[string]int
 	// bySNI is asked before, by SNI and :authority.
 	bySNI func(sni, authority string) int
+	// page is the HTML page of an answer that has a body; nil: one for each authority.
+	page func(sni, authority string) string
+	// redirect is where an answer leads instead.
+	redirect func(sni, authority string) string
 }
 
 func (h host) serve(c net.Conn) {
@@ -94,13 +99,34 @@ func (h host) serve(c net.Conn) {
 		if h.goAway == "before" {
 			_ = f.WriteGoAway(request.StreamID, http2.ErrCodeNo, nil)
 		}
-		var block bytes.Buffer
-		_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: strconv.Itoa(status)})
-		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: request.StreamID, BlockFragment: block.Bytes(), EndHeaders: true})
+		h.answer(f, request.StreamID, status, tc.ConnectionState().ServerName, request.PseudoValue("authority"))
 		if h.goAway == "behind" {
 			_ = f.WriteGoAway(request.StreamID, http2.ErrCodeNo, nil)
 		}
 	}
+}
+
+// answer writes a response.
+func (h host) answer(f *http2.Framer, stream uint32, status int, sni, authority string) {
+	fields := []hpack.HeaderField{{Name: ":status", Value: strconv.Itoa(status)}}
+	body := "<title>" + authority + "</title>"
+	switch {
+	case h.redirect != nil:
+		fields = append(fields, hpack.HeaderField{Name: "location", Value: h.redirect(sni, authority)})
+		body = ""
+	case h.page != nil:
+		body = h.page(sni, authority)
+	}
+	if body != "" {
+		fields = append(fields, hpack.HeaderField{Name: "content-type", Value: "text/html; charset=utf-8"})
+	}
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for _, field := range fields {
+		_ = encoder.WriteField(field)
+	}
+	_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true})
+	_ = f.WriteData(stream, true, []byte(body))
 }
 
 // TestCoalesce runs the command against servers of all manners; testdata has
@@ -145,6 +171,26 @@ func TestCoalesce(t *testing.T) {
 			}
 			return 200
 		}}, "a.test", "b.test")},
+		{name: "another page", network: server(host{status: both, page: func(sni, _ string) string {
+			return "<title>" + strings.ToUpper(sni) + "</title><p>Welcome.</p>"
+		}}, "a.test", "b.test")},
+		{name: "another page of a third", network: server(host{status: both, page: func(sni, authority string) string {
+			if sni == authority {
+				return "<title>" + authority + "</title>"
+			}
+			return "<title>No such site</title>"
+		}}, "a.test", "b.test")},
+		{name: "a page with a nonce", changes: true, network: server(host{status: both, page: changing(func(_, authority string) string { return authority })}, "a.test", "b.test")},
+		{name: "another page with a nonce", changes: true, network: server(host{status: both, page: changing(func(sni, _ string) string { return sni })}, "a.test", "b.test")},
+		{name: "not comparable", changes: true, network: server(host{status: both, page: changing(func(_, _ string) string { return "" })}, "a.test", "b.test")},
+		{name: "redirects within the site", network: server(host{status: sites("a.test", 302, "b.test", 302), redirect: func(_, _ string) string { return "/login" }}, "a.test", "b.test")},
+		{name: "redirects to another site", network: server(host{status: sites("a.test", 302, "b.test", 302), redirect: func(sni, _ string) string {
+			return "https://sso.test/auth?client=" + sni
+		}}, "a.test", "b.test")},
+		{name: "redirects to a third site", network: server(host{status: sites("a.test", 302, "b.test", 302), redirect: func(_, authority string) string {
+			return "https://sso.test/auth?client=" + authority
+		}}, "a.test", "b.test")},
+		{name: "errors alike", network: server(host{status: sites("a.test", 404, "b.test", 404), page: func(_, _ string) string { return "404 page not found" }}, "a.test", "b.test")},
 		{name: "different certificates", network: func(ca *authority) network {
 			return network{one: host{status: both, certificates: []tls.Certificate{ca.issue("a.test"), ca.issue("b.test")}}.serve}
 		}},
@@ -254,6 +300,24 @@ func TestCoalesce(t *testing.T) {
 			}
 			test.golden(t, "coalesce", coalesce)
 		})
+	}
+}
+
+// changing makes pages with a nonce that is another one each time. Those with a name
+// on them have more to say.
+func changing(name func(sni, authority string) string) func(sni, authority string) string {
+	var n atomic.Int32
+	return func(sni, authority string) string {
+		nonce := fmt.Sprintf("%08x", uint32(n.Add(1))*0x9e3779b1)
+		name := name(sni, authority)
+		if name == "" {
+			return nonce
+		}
+		text := "<title>Log in</title>"
+		for i := range 20 {
+			text += fmt.Sprintf("<p>%s-%d</p>", name, i)
+		}
+		return text + "<script nonce=" + nonce + "></script>"
 	}
 }
 

@@ -6,13 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
@@ -57,27 +54,6 @@ func (c *connection) interrupt() {
 	defer c.mu.Unlock()
 	c.interrupted = true
 	_ = c.SetDeadline(time.Unix(1, 0))
-}
-
-// A speaker speaks the protocol of a connection.
-type speaker interface {
-	// get sends a GET request and reads the response, of its body no more than
-	// has to be unless it is to be read whole.
-	get(t target, whole bool) (answer, error)
-	// watch waits for the server to end the connection, until maxWait after
-	// begin at most.
-	watch(begin time.Time, maxWait time.Duration) idle
-}
-
-func (c *connection) speak() (speaker, error) {
-	if !c.h2 {
-		return newHTTP1(c), nil
-	}
-	h, err := newHTTP2(c)
-	if err != nil {
-		return nil, err
-	}
-	return h, nil
 }
 
 // A wire is what lies below TLS. It remembers how reading ended: crypto/tls
@@ -201,21 +177,4 @@ func explainTLS(err error) error {
 		return errors.New("the TLS handshake timed out")
 	}
 	return fmt.Errorf("the TLS handshake failed: %w", reason(err))
-}
-
-// ended says how the other side ended the connection, given the error of what
-// was tried last; or it is that error.
-func (c *connection) ended(err error) string {
-	switch op, ok := errors.AsType[*net.OpError](err); {
-	case ok && op.Op == "remote error": // of crypto/tls
-		return "TLS alert: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "RST"
-	case c.tls != nil && c.wire.err == nil && errors.Is(err, io.EOF):
-		return "close_notify"
-	case errors.Is(c.wire.err, io.EOF):
-		return "FIN"
-	default:
-		return err.Error()
-	}
 }

@@ -45,9 +45,12 @@ func TestDocs(t *testing.T) {
 	}
 	missing(t, keepAlive, want)
 
-	want = append(fields(reflect.TypeFor[coalesceJSON](), reflect.TypeFor[siteJSON](), reflect.TypeFor[pairJSON](), reflect.TypeFor[clientsJSON]()), codes...)
-	for _, v := range []verdict{verdictNotTried, verdictShared, verdictRefused, verdictContradicted, verdictWrong, verdictBroken, verdictUnchecked} {
+	want = append(fields(reflect.TypeFor[coalesceJSON](), reflect.TypeFor[siteJSON](), reflect.TypeFor[pairJSON](), reflect.TypeFor[clientsJSON](), reflect.TypeFor[pageJSON]()), codes...)
+	for _, v := range []verdict{verdictNotTried, verdictShared, verdictRefused, verdictContradicted, verdictWrong, verdictBroken, verdictNotComparable, verdictUnchecked} {
 		want = append(want, "| `"+string(v)+"` |")
+	}
+	for _, c := range []comparison{pageSame, pageAnother, pageNotComparable} {
+		want = append(want, "`"+string(c)+"`")
 	}
 	for _, o := range []originSet{originAbsent, originEmpty, originListed, originNotListed} {
 		want = append(want, "`"+string(o)+"`")

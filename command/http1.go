@@ -8,28 +8,8 @@ import (
 	"math"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 )
-
-// maxHeader bounds the header of a response, in octets.
-const maxHeader = 256 << 10
-
-// userAgent tells the logs of a server who asks.
-const userAgent = "caddy-connreuse"
-
-// An answer is what a server says to one request.
-type answer struct {
-	protocol string // HTTP/1.1, h2, ...
-	status   int
-	header   http.Header // nil for HTTP/2
-	// last says why no other request can follow on the connection; empty if one can.
-	last string
-}
-
-func (a answer) String() string {
-	return strings.TrimSpace(fmt.Sprintf("%d %s", a.status, http.StatusText(a.status)))
-}
 
 // An http1 speaks HTTP/1 on a connection.
 type http1 struct {
@@ -44,7 +24,7 @@ func newHTTP1(c *connection) *http1 {
 	return h
 }
 
-func (h *http1) get(t target, whole bool) (answer, error) {
+func (h *http1) get(t target, p *page) (answer, error) {
 	h.allow(h.timeout)
 	// Apache and Tomcat announce their timeout only to those who ask for a
 	// connection that lasts.
@@ -68,25 +48,47 @@ func (h *http1) get(t target, whole bool) (answer, error) {
 			continue // the final response follows
 		}
 		h.limit.N = math.MaxInt64
-		if whole {
-			if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-				return answer{}, h.failed("reading the response", err)
-			}
+		a := answer{protocol: resp.Proto, status: resp.StatusCode, header: resp.Header, last: endsConnection(resp)}
+		if p != nil {
+			return h.show(a, p, t, resp)
 		}
-		a := answer{protocol: resp.Proto, status: resp.StatusCode, header: resp.Header}
-		// net/http has taken "close" out of the header
-		switch {
-		case resp.StatusCode == http.StatusSwitchingProtocols:
-			a.last = "the server switched to another protocol"
-		case !resp.Close:
-		case !resp.ProtoAtLeast(1, 1):
-			a.last = resp.Proto + " without Connection: keep-alive"
-		case resp.ContentLength < 0 && len(resp.TransferEncoding) == 0:
-			a.last = "the response ends with the connection"
-		default:
-			a.last = "Connection: close"
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			return answer{}, h.failed("reading the response", err)
 		}
 		return a, nil
+	}
+}
+
+// show takes what the response shows. It is an answer, too, if the body does not
+// end in time.
+func (h *http1) show(a answer, p *page, t target, resp *http.Response) (answer, error) {
+	p.describe(t, resp.Header.Get)
+	if err := p.read(resp.Body); errors.Is(err, os.ErrDeadlineExceeded) {
+		p.tooLate(h.timeout)
+	} else if err != nil {
+		return answer{}, h.failed("reading the response", err)
+	}
+	if p.cut != "" {
+		a.last = "the response was not read to its end"
+	}
+	p.finish(resp.StatusCode)
+	return a, nil
+}
+
+// endsConnection says why no other request can follow a response on its
+// connection; empty if one can. net/http has taken "close" out of the header.
+func endsConnection(resp *http.Response) string {
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		return "the server switched to another protocol"
+	case !resp.Close:
+		return ""
+	case !resp.ProtoAtLeast(1, 1):
+		return resp.Proto + " without Connection: keep-alive"
+	case resp.ContentLength < 0 && len(resp.TransferEncoding) == 0:
+		return "the response ends with the connection"
+	default:
+		return "Connection: close"
 	}
 }
 
@@ -109,19 +111,5 @@ func (h *http1) watch(begin time.Time, maxWait time.Duration) (seen idle) {
 			}
 			return seen
 		}
-	}
-}
-
-// failed explains an error of an exchange that began.
-func (c *connection) failed(doing string, err error) error {
-	switch end := c.ended(err); {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("no complete response within %s", c.timeout)
-	case end != err.Error():
-		return fmt.Errorf("the server closed the connection (%s) before it had answered", end)
-	case doing == "":
-		return fmt.Errorf("the server speaks no HTTP: %w", err)
-	default:
-		return fmt.Errorf("%s: %w", doing, err)
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -28,6 +30,7 @@ type http2Conn struct {
 	block   bytes.Buffer
 	stream  uint32 // of the last request
 	greeted bool   // the server's SETTINGS have come
+	read    int    // octets of the frame that is being read
 
 	goAway    string   // the error code of the first GOAWAY frame; empty: none
 	told      bool     // an ORIGIN frame has come
@@ -37,7 +40,8 @@ type http2Conn struct {
 }
 
 func newHTTP2(c *connection) (*http2Conn, error) {
-	h := &http2Conn{connection: c, framer: http2.NewFramer(c, c)}
+	h := &http2Conn{connection: c}
+	h.framer = http2.NewFramer(c, tally{c, &h.read})
 	h.framer.SetMaxReadFrameSize(16384) // RFC 9113 section 4.2: what applies without a setting
 	h.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	h.framer.MaxHeaderListSize = maxHeader
@@ -53,8 +57,42 @@ func newHTTP2(c *connection) (*http2Conn, error) {
 	return h, nil
 }
 
-func (h *http2Conn) get(t target, whole bool) (answer, error) {
+func (h *http2Conn) get(t target, p *page) (answer, error) {
 	h.allow(h.timeout)
+	x := exchange{h: h, target: t, page: p, answer: answer{protocol: "h2"}}
+	if h.tls == nil {
+		x.answer.protocol = "h2c"
+	}
+	if err := h.send(t); err != nil {
+		return answer{}, h.failed("sending the request", err)
+	}
+	for {
+		frame, err := h.next()
+		if err != nil {
+			return x.cutShort(err)
+		}
+		if frame.Header().StreamID != h.stream {
+			if f, ok := frame.(*http2.GoAwayFrame); ok && f.LastStreamID < h.stream {
+				return answer{}, fmt.Errorf("the server refused the request with GOAWAY (%s)", f.ErrCode)
+			}
+			continue
+		}
+		end, err := x.handle(frame)
+		if err != nil {
+			return answer{}, err
+		}
+		if end {
+			if h.goAway != "" {
+				x.answer.last = "GOAWAY (" + h.goAway + ")"
+			}
+			x.finish()
+			return x.answer, nil
+		}
+	}
+}
+
+// send sends a GET request on a stream of its own.
+func (h *http2Conn) send(t target) error {
 	if h.stream == 0 {
 		h.stream = 1
 	} else {
@@ -71,69 +109,122 @@ func (h *http2Conn) get(t target, whole bool) (answer, error) {
 		// a bytes.Buffer returns no errors
 		_ = h.encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
 	}
-	err := h.framer.WriteHeaders(http2.HeadersFrameParam{
+	return h.framer.WriteHeaders(http2.HeadersFrameParam{
 		StreamID: h.stream, BlockFragment: h.block.Bytes(), EndStream: true, EndHeaders: true,
 	})
-	if err != nil {
-		return answer{}, h.failed("sending the request", err)
+}
+
+// An exchange is the request under way on a connection.
+type exchange struct {
+	h      *http2Conn
+	target target
+	page   *page // what the response shows goes into it; nil: the body is dropped
+	answer answer
+}
+
+// handle takes a frame of the exchange's stream, and tells whether that was the
+// end of it.
+func (x *exchange) handle(frame http2.Frame) (end bool, err error) {
+	switch f := frame.(type) {
+	case *http2.RSTStreamFrame:
+		return false, fmt.Errorf("the server reset the request (%s)", f.ErrCode)
+	case *http2.MetaHeadersFrame:
+		return x.headers(f)
+	case *http2.DataFrame:
+		return x.data(f)
+	default:
+		return false, nil
 	}
-	a := answer{protocol: "h2"}
-	if h.tls == nil {
-		a.protocol = "h2c"
+}
+
+func (x *exchange) headers(f *http2.MetaHeadersFrame) (end bool, err error) {
+	if f.Truncated {
+		return false, fmt.Errorf("the header of the response is larger than %d KiB", maxHeader>>10)
 	}
-	for {
-		frame, err := h.next()
-		if err != nil && !h.greeted && !errors.Is(err, os.ErrDeadlineExceeded) && h.ended(err) == err.Error() {
-			return answer{}, fmt.Errorf("the server speaks no HTTP/2: %w", err)
-		}
-		if err != nil {
-			return answer{}, h.failed("reading the response", err)
-		}
-		if frame.Header().StreamID != h.stream {
-			if f, ok := frame.(*http2.GoAwayFrame); ok && f.LastStreamID < h.stream {
-				return answer{}, fmt.Errorf("the server refused the request with GOAWAY (%s)", f.ErrCode)
-			}
-			continue
-		}
-		end := false
-		switch f := frame.(type) {
-		case *http2.RSTStreamFrame:
-			return answer{}, fmt.Errorf("the server reset the request (%s)", f.ErrCode)
-		case *http2.MetaHeadersFrame:
-			if f.Truncated {
-				return answer{}, fmt.Errorf("the header of the response is larger than %d KiB", maxHeader>>10)
-			}
-			if a.status < 200 { // else these are trailers
-				if a.status, err = strconv.Atoi(f.PseudoValue("status")); err != nil {
-					return answer{}, fmt.Errorf("the response has the status '%s'", f.PseudoValue("status"))
+	if x.answer.status >= 200 { // these are trailers
+		return f.StreamEnded(), nil
+	}
+	if x.answer.status, err = strconv.Atoi(f.PseudoValue("status")); err != nil {
+		return false, fmt.Errorf("the response has the status '%s'", f.PseudoValue("status"))
+	}
+	if x.answer.status >= 200 && x.page != nil {
+		x.page.describe(x.target, func(name string) string {
+			for _, field := range f.RegularFields() {
+				if strings.EqualFold(field.Name, name) {
+					return field.Value
 				}
 			}
-			end = f.StreamEnded()
-		case *http2.DataFrame:
-			end = f.StreamEnded()
-			if n := f.Header().Length; n > 0 && whole && !end {
-				if err := h.framer.WriteWindowUpdate(h.stream, n); err != nil {
-					return answer{}, h.failed("reading the response", err)
-				}
-			}
-		}
-		if !end && !whole && a.status >= 200 {
-			end = true
-			if err := h.framer.WriteRSTStream(h.stream, http2.ErrCodeCancel); err != nil {
-				return answer{}, h.failed("cancelling the request", err)
-			}
-		}
-		if end {
-			if h.goAway != "" {
-				a.last = "GOAWAY (" + h.goAway + ")"
-			}
-			return a, nil
+			return ""
+		})
+		if x.page.cut != "" && !f.StreamEnded() {
+			return true, x.cancel()
 		}
 	}
+	return f.StreamEnded(), nil
+}
+
+func (x *exchange) data(f *http2.DataFrame) (end bool, err error) {
+	if x.page != nil && !x.page.add(f.Data()) && !f.StreamEnded() {
+		return true, x.cancel()
+	}
+	if n := f.Header().Length; n > 0 && !f.StreamEnded() {
+		if err := x.h.framer.WriteWindowUpdate(x.h.stream, n); err != nil {
+			return false, x.h.failed("reading the response", err)
+		}
+	}
+	return f.StreamEnded(), nil
+}
+
+func (x *exchange) finish() {
+	if x.page != nil {
+		x.page.finish(x.answer.status)
+	}
+}
+
+// cancel tells the server that the rest of the response is not wanted.
+func (x *exchange) cancel() error {
+	if err := x.h.framer.WriteRSTStream(x.h.stream, http2.ErrCodeCancel); err != nil {
+		return x.h.failed("cancelling the request", err)
+	}
+	return nil
+}
+
+// cutShort is the result when no frame can be read any more. A page that took too
+// long is one all the same. Other requests can follow it, unless a frame was cut.
+func (x *exchange) cutShort(err error) (answer, error) {
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	if late && x.page != nil && x.answer.status >= 200 {
+		x.page.tooLate(x.h.timeout)
+		x.page.finish(x.answer.status)
+		x.h.allow(x.h.timeout)
+		if x.h.read > 0 {
+			x.answer.last = "the response did not end"
+		} else if err := x.cancel(); err != nil {
+			return answer{}, err
+		}
+		return x.answer, nil
+	}
+	if !x.h.greeted && !late && x.h.ended(err) == err.Error() {
+		return answer{}, fmt.Errorf("the server speaks no HTTP/2: %w", err)
+	}
+	return answer{}, x.h.failed("reading the response", err)
+}
+
+// A tally counts what is read.
+type tally struct {
+	io.Reader
+	n *int
+}
+
+func (t tally) Read(b []byte) (int, error) {
+	n, err := t.Reader.Read(b)
+	*t.n += n
+	return n, err
 }
 
 // next reads a frame and does what every client has to.
 func (h *http2Conn) next() (http2.Frame, error) {
+	h.read = 0
 	frame, err := h.framer.ReadFrame()
 	if err != nil {
 		return nil, err
@@ -175,6 +266,20 @@ func (h *http2Conn) readOrigins(f *http2.UnknownFrame) {
 	h.origins = append(h.origins, origins...)
 	if h.originErr == nil {
 		h.originErr = err
+	}
+}
+
+// originSet says what the ORIGIN frames of the connection say about t.
+func (h *http2Conn) originSet(t target) originSet {
+	switch {
+	case !h.told:
+		return originAbsent
+	case len(h.origins) == 0:
+		return originEmpty
+	case slices.ContainsFunc(h.origins, func(o string) bool { return strings.EqualFold(o, t.origin()) }):
+		return originListed
+	default:
+		return originNotListed
 	}
 }
 

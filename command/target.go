@@ -58,6 +58,15 @@ func parseTarget(text string) (target, error) {
 	return t, nil
 }
 
+func parseTargets(urls []string) (targets []target, err error) {
+	var errs []error
+	for _, text := range urls {
+		t, err := parseTarget(text)
+		targets, errs = append(targets, t), append(errs, err)
+	}
+	return targets, errors.Join(errs...)
+}
+
 // address is where to connect to, before names are resolved.
 func (t target) address() string {
 	if t.socket != "" {
