@@ -28,8 +28,8 @@ func TestBrokenHeadlines(t *testing.T) {
 	}{
 		{
 			name: "no margin below the upstream's timeout", file: "internal/idletime/limit.go",
-			changes: []string{"func (k knowledge) margin(keepAlive time.Duration) time.Duration {\n",
-				"func (k knowledge) margin(keepAlive time.Duration) time.Duration {\n\tif keepAlive > 0 {\n\t\treturn 0\n\t}\n"},
+			changes: []string{"func (k *knowledge) margin(keepAlive time.Duration) time.Duration {\n",
+				"func (k *knowledge) margin(keepAlive time.Duration) time.Duration {\n\tif keepAlive > 0 {\n\t\treturn 0\n\t}\n"},
 			benchmark: "boundary", claim: "boundary/",
 			programs: map[string]string{"node": "nodejs", "nginx": "nginx-light"},
 		},

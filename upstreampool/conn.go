@@ -129,6 +129,12 @@ func (c *conn) limit(now time.Time) idletime.Limit {
 	return c.learner.Limit(now, c.announced)
 }
 
+// seen returns the observation that the connection was open when it had been idle
+// for age.
+func (c *conn) seen(now time.Time, age time.Duration, p idletime.Proof) idletime.Sighting {
+	return idletime.Sighting{At: now, Idle: age, Opened: c.opened, Proof: p}
+}
+
 // reserve makes sure that one request can be sent without waiting.
 //
 // For HTTP/2 the pool does its own counting. Reservations of x/net deadlock when

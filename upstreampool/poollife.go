@@ -100,11 +100,11 @@ func (p *pool) checkSensor(c *conn, now time.Time) {
 	case now.Before(p.lookAt):
 		p.arm(p.lookAt)
 	case age >= p.core.cfg.base.Ceiling():
-		c.learner.SensorOutlived(now)
+		c.learner.SensorOutlived(c.seen(now, age, idletime.LivePath))
 		p.doom(c, CloseSensor)
 	default:
 		c.alive = now
-		c.learner.SawOpen(now, age)
+		c.learner.SawOpen(c.seen(now, age, idletime.LivePath))
 		p.arm(p.watch(c, now))
 	}
 }
@@ -135,7 +135,7 @@ func (p *pool) learnFrom(c *conn, reason CloseReason) {
 	} else if age >= c.allowed+tolerance(age) {
 		return // it should have been retired long ago: we were suspended
 	}
-	c.learner.SawClose(idletime.Close{At: at, Idle: age, Open: open})
+	c.learner.SawClose(idletime.Close{At: at, Idle: age, Open: open, Opened: c.opened})
 	if ce := p.core.log().Check(zap.DebugLevel, "upstream closed idle connection"); ce != nil {
 		ce.Write(zap.String("upstream", p.name), zap.Duration("idle", age), zap.Bool("sensor", c.is(stateSensor)))
 	}

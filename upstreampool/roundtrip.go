@@ -137,7 +137,7 @@ func (x *exchange) run() (*http.Response, error) {
 	resp, _, err = x.attempt(p2, g2)
 	if o.Raced && err == nil {
 		// It was the connection, not the request.
-		g.c.learner.SawClose(idletime.Close{At: met, Idle: g.idle, Open: g.idle})
+		g.c.learner.SawClose(idletime.Close{At: met, Idle: g.idle, Open: g.idle, Opened: g.c.opened})
 	}
 	return resp, err
 }
@@ -169,7 +169,7 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, replay.Outcome, er
 		return nil, o, err
 	}
 	if g.idle > 0 {
-		c.learner.SawOpen(start, g.idle)
+		c.learner.SawOpen(c.seen(start, g.idle, idletime.Answered))
 	}
 	o.Status = resp.StatusCode
 	if o.Status == http.StatusMisdirectedRequest {

@@ -33,7 +33,16 @@ type Close struct {
 	Idle time.Duration // how long the connection had been idle
 	// The idle age at which it was last seen open, at most Idle. A process that
 	// is short of time sees closes late, and no more than this is certain.
-	Open time.Duration
+	Open   time.Duration
+	Opened time.Time // when it was opened; zero: unknown
+}
+
+// life returns for how long the connection was open, or 0.
+func (c Close) life() time.Duration {
+	if c.Opened.IsZero() {
+		return 0
+	}
+	return c.At.Sub(c.Opened)
 }
 
 // SameAge tells whether two closes can have one timeout as their cause: they are
@@ -53,17 +62,28 @@ func SameAge(a, b time.Duration) bool {
 // caps the limit.
 type closes struct {
 	learned     Optional
+	outlived    bool      // learned from a sensor that saw no close
+	learnedAt   time.Time // when learned was last seen
 	confirmedAt time.Time // when learned was last confirmed; zero: not yet
+	outlivers   int       // connections that outlived learned since the last close of that age
 	witnesses   []Close   // judged, but confirmed by nothing yet
 	batch       batch
-	early       Close // caps the limit, unconfirmed; zero: none does
+	early       early
+}
+
+// early is what caps the limit without being confirmed. The zero value caps
+// nothing.
+type early struct {
+	at    time.Time
+	idle  time.Duration
+	bound Bound // why
 }
 
 // A batch holds the closes of one restartWindow.
 type batch struct {
 	Close              // the earliest of them
 	state   batchState // of the candidate that Close is
-	earlier Close      // what capped the limit before
+	earlier early      // what capped the limit before
 }
 
 // A batchState says what can become of a batch.
@@ -81,9 +101,7 @@ func (s *closes) observe(c Close, keepAlive time.Duration) {
 	c.Open = min(c.Open, c.Idle)
 	if s.batch.state == batchNone {
 		s.batch = batch{Close: c, state: batchAgrees, earlier: s.early}
-		if c.Idle < keepAlive && (s.early.Idle == 0 || c.Idle <= s.early.Idle) {
-			s.early = c
-		}
+		s.cap(early{c.At, c.Idle, BoundEarlyClose}, keepAlive)
 		return
 	}
 	if s.batch.state == batchMixed || !SameAge(c.Idle, s.batch.Idle) {
@@ -92,8 +110,15 @@ func (s *closes) observe(c Close, keepAlive time.Duration) {
 		return
 	}
 	s.batch.Idle, s.batch.Open = min(s.batch.Idle, c.Idle), min(s.batch.Open, c.Open)
-	if s.early.At.Equal(s.batch.At) {
-		s.early.Idle = s.batch.Idle
+	if s.early.at.Equal(s.batch.At) {
+		s.early.idle = s.batch.Idle
+	}
+}
+
+// cap caps the limit, unless it is capped lower already.
+func (s *closes) cap(e early, keepAlive time.Duration) {
+	if e.idle < keepAlive && (s.early.idle == 0 || e.idle <= s.early.idle) {
+		s.early = e
 	}
 }
 
@@ -107,10 +132,16 @@ func (s *closes) advance(now time.Time) (news bool) {
 			news = s.judge(b.Close)
 		}
 	}
-	if s.early.Idle > 0 && now.Sub(s.early.At) >= memory {
-		s.early = Close{}
+	if s.early.idle > 0 && now.Sub(s.early.at) >= memory {
+		s.early = early{}
 	}
 	return news
+}
+
+// disregard drops all that closes say but for the learned value, since they turned
+// out to have another cause than a timeout.
+func (s *closes) disregard() {
+	s.witnesses, s.batch, s.early = s.witnesses[:0], batch{}, early{}
 }
 
 // undecided tells whether there are closes that a connection can refute.
@@ -148,6 +179,14 @@ func (s *closes) judge(c Close) (news bool) {
 	learned, known := s.learned.Get()
 	confirms := known && SameAge(c.Idle, learned)
 	lowers := known && !confirms && c.Idle < learned
+	raises := known && !confirms && !lowers
+	if !raises {
+		s.outlivers = 0
+	}
+	if raises && !s.mayRaise() {
+		s.remember(c)
+		return false
+	}
 	if len(agree) > 2 || len(agree) == 2 && !lowers {
 		return s.learn(c.At, s.earliest(agree))
 	}
@@ -156,11 +195,26 @@ func (s *closes) judge(c Close) (news bool) {
 	if confirms && c.Idle >= learned {
 		return s.learn(c.At, learned)
 	}
+	s.remember(c)
+	return false
+}
+
+// remember keeps a close as a witness.
+func (s *closes) remember(c Close) {
 	if len(s.witnesses) == maxWitnesses {
 		s.witnesses = append(s.witnesses[:0], s.witnesses[1:]...)
 	}
 	s.witnesses = append(s.witnesses, c)
-	return false
+}
+
+// mayRaise notes that a connection outlived the learned value, and tells whether
+// that may be replaced by a larger one. Once it was confirmed that takes several:
+// an address may stand for servers with different timeouts, and the shortest
+// counts.
+func (s *closes) mayRaise() bool {
+	_, known := s.learned.Get()
+	s.outlivers++
+	return !known || s.confirmedAt.IsZero() || s.outlivers >= enoughSeen
 }
 
 // earliest returns the least age at which all of these closes may have happened:
@@ -185,22 +239,28 @@ func (s *closes) learn(at time.Time, d time.Duration) (news bool) {
 	old, known := s.learned.Get()
 	news = !known || !SameAge(d, old)
 	s.forget()
-	s.learned = Known(d)
+	if s.early.idle >= d || SameAge(s.early.idle, d) {
+		s.early = early{}
+	}
+	s.learned, s.learnedAt = Known(d), at
 	if !news {
 		s.confirmedAt = at
 	}
 	return news
 }
 
-// outlived makes the ceiling the learned value, since a sensor reached it.
-func (s *closes) outlived(at time.Time, ceiling time.Duration) (news bool) {
+// outlive makes the ceiling the learned value, since a sensor reached it.
+func (s *closes) outlive(at time.Time, ceiling time.Duration) (news bool) {
+	if learned, known := s.learned.Get(); (!known || !SameAge(learned, ceiling)) && !s.mayRaise() {
+		return false
+	}
 	news = s.learn(at, ceiling)
-	s.confirmedAt = at
+	s.confirmedAt, s.outlived = at, true
 	return news
 }
 
-// forget drops what was learned, and all closes that wait for a witness.
+// forget drops what was learned, and all closes that wait for a witness. A cap
+// stays for its time: another server behind the address may be the reason.
 func (s *closes) forget() {
-	s.learned, s.confirmedAt = Optional{}, time.Time{}
-	s.witnesses, s.early = s.witnesses[:0], Close{}
+	*s = closes{batch: s.batch, early: s.early, witnesses: s.witnesses[:0]}
 }

@@ -5,9 +5,14 @@
 //   - announced.go: what a Keep-Alive field says
 //   - limit.go: the idle limit, computed from all that is known
 //   - closes.go: what closes of idle connections teach
+//   - pattern.go: closes that are no idle timeout, by age or at random
+//   - evidence.go: how old connections were seen open while K is unknown
+//   - reuse.go: upstreams that close right after each response
 //   - margin.go: how far below the upstream's timeout to stay
 //   - sensor.go: when a connection is set aside to see how long it lives
-//   - learner.go: the lock around the last three, and what a pool calls
+//   - serial.go: upstreams that serve one connection at a time
+//   - memory.go: what is worth knowing in another process
+//   - learner.go: the lock around all of these, and what a pool calls
 //
 // The words have one meaning each:
 //
@@ -17,6 +22,8 @@
 //   - margin: how far below K the limit stays.
 //   - close: the upstream closed an idle connection.
 //   - early close: one below K that nothing has confirmed yet; it caps the limit.
+//   - pattern: closes that no idle timeout explains; they cap and teach nothing.
+//   - sighting: a connection was seen open at an idle age.
 //   - witness: an earlier close that can confirm one of the same age.
 //   - promise: K by configuration or announcement, whatever was learned.
 //   - race: a request met a connection that was being closed.

@@ -14,15 +14,22 @@ type Learner struct {
 	config Config
 	report func(Event)
 
-	refutable atomic.Bool // there may be closes to refute
+	watching atomic.Bool // sightings of open connections may say something
 
-	mu        sync.Mutex
-	closes    closes
-	margins   margins
-	announced leastOf
-	sensor    sensorGate
-	observed  int     // closes
-	events    []Event // to be reported once mu is free
+	mu         sync.Mutex
+	closes     closes
+	pattern    pattern
+	evidence   evidence
+	ends       ends
+	margins    margins
+	announced  leastOf
+	imported   Memory
+	remembered Optional // imported, and young enough to count
+	sensor     sensorGate
+	serial     serial
+	known      knowledge // what the limit depends on, gathered anew each time
+	observed   int       // closes
+	events     []Event   // to be reported once mu is free
 }
 
 // An Event tells that the keep-alive value of an upstream became known or
@@ -38,7 +45,9 @@ type Event struct {
 // NewLearner returns a Learner that knows nothing but config. It calls report,
 // which may be nil, from its methods, with no lock of its own held.
 func NewLearner(config Config, report func(Event)) *Learner {
-	return &Learner{config: config, report: report}
+	l := &Learner{config: config, report: report}
+	l.watching.Store(true)
+	return l
 }
 
 // Config returns what the configuration says.
@@ -50,13 +59,17 @@ func (l *Learner) begin(now time.Time) {
 	l.mu.Lock()
 	l.margins.advance(now)
 	l.announced.advance(now)
+	l.pattern.advance(now)
 	if l.closes.advance(now) {
-		l.learned(false)
+		l.learned(now)
 	}
 }
 
 // end unlocks the learner and reports what happened meanwhile.
 func (l *Learner) end() {
+	if watch := l.assumes() || l.closes.undecided(); watch != l.watching.Load() {
+		l.watching.Store(watch)
+	}
 	events := l.events
 	l.events = nil
 	l.mu.Unlock()
@@ -75,9 +88,21 @@ func (l *Learner) SawClose(c Close) {
 	}
 	l.begin(c.At)
 	defer l.end()
-	l.refutable.Store(true)
 	l.observed++
-	keepAlive, _ := l.knowledge().keepAlive()
+	l.beaten(c.Idle)
+	if l.pattern.observe(c) {
+		l.closes.disregard()
+		if !l.supported() {
+			l.closes.forget()
+		}
+	}
+	if !l.pattern.excludesTimeouts() {
+		l.evidence.retract(c.Idle)
+	}
+	if l.pattern.shown {
+		return
+	}
+	keepAlive, _ := l.knowledge(c.At).keepAlive()
 	l.closes.observe(c, keepAlive)
 }
 
@@ -89,39 +114,77 @@ func (l *Learner) Observed() int {
 	return l.observed
 }
 
-// SawOpen records that a connection was seen open after it had been idle for age.
-func (l *Learner) SawOpen(now time.Time, age time.Duration) {
-	if !l.refutable.Load() {
+// SawOpen records that a connection was seen open. What only silence shows
+// teaches nothing.
+func (l *Learner) SawOpen(s Sighting) {
+	if s.Proof == Silence || !l.watching.Load() {
 		return
 	}
-	l.begin(now)
+	l.begin(s.At)
 	defer l.end()
-	l.closes.refute(now, age)
-	l.refutable.Store(l.closes.undecided())
+	l.closes.refute(s.At, s.Idle)
+	if s.Idle >= freshEnough {
+		l.evidence.add(s)
+	}
 }
 
 // SensorOutlived records that a sensor reached the ceiling without being closed:
 // the upstream's timeout is at least that. A promise of more stands, or stands
-// again.
-func (l *Learner) SensorOutlived(now time.Time) {
-	l.begin(now)
-	defer l.end()
-	ceiling := l.config.Ceiling()
-	if promised, source := l.promise(); source != SourceAssumed && promised >= ceiling {
-		l.closes.forget()
+// again. Silence raises no limit.
+func (l *Learner) SensorOutlived(s Sighting) {
+	if s.Proof == Silence {
 		return
 	}
-	if l.closes.outlived(now, ceiling) {
-		l.learned(true)
+	l.begin(s.At)
+	defer l.end()
+	ceiling := l.config.Ceiling()
+	if promised, source := l.knowledge(s.At).promise(); source.promised() && promised >= ceiling {
+		if l.closes.mayRaise() {
+			l.closes.forget()
+		}
+		return
+	}
+	if l.closes.outlive(s.At, ceiling) {
+		l.learned(s.At)
 	}
 }
 
+// LostInSilence records that a request got no answer on a connection that had been
+// idle, and was used by that limit: what it sent was not acknowledged. The path
+// has lost the connection without a word. That caps the limit, but is no timeout
+// to be learned.
+func (l *Learner) LostInSilence(now time.Time, idle time.Duration, limit Limit) {
+	if idle < limit.Value/2 {
+		return
+	}
+	l.begin(now)
+	defer l.end()
+	keepAlive, _ := l.knowledge(now).keepAlive()
+	l.closes.cap(early{now, idle, BoundSilence}, keepAlive)
+}
+
+// EndedAtOnce records that the upstream ended a connection within [AtOnce] of its
+// first response, which had said nothing of that.
+func (l *Learner) EndedAtOnce(now time.Time) {
+	l.begin(now)
+	defer l.end()
+	l.ends.atOnce()
+}
+
+// Lasted records, once for each connection, that it did not end at once.
+func (l *Learner) Lasted(now time.Time) {
+	l.begin(now)
+	defer l.end()
+	l.ends.lasted()
+}
+
 // learned notes the event that there is a new learned value.
-func (l *Learner) learned(outlived bool) {
+func (l *Learner) learned(now time.Time) {
 	value, _ := l.closes.learned.Get()
-	e := Event{KeepAlive: value, Outlived: outlived}
-	promised, promise := l.promise()
-	if _, source := l.knowledge().keepAlive(); source == SourceLearned && promise != SourceAssumed {
+	e := Event{KeepAlive: value, Outlived: l.closes.outlived}
+	k := l.knowledge(now)
+	promised, promise := k.promise()
+	if _, source := k.keepAlive(); source == SourceLearned && promise.promised() {
 		e.Broken, e.Source = promised, promise
 	}
 	l.events = append(l.events, e)
@@ -155,14 +218,14 @@ func (l *Learner) Connected(now time.Time, d time.Duration) {
 func (l *Learner) Responded(now time.Time, d time.Duration) {
 	l.begin(now)
 	defer l.end()
-	l.margins.response.add(d)
+	l.margins.responded(d)
 }
 
 // Limit returns the idle limit of a connection; own is what it announced itself.
 func (l *Learner) Limit(now time.Time, own Optional) Limit {
 	l.begin(now)
 	defer l.end()
-	k := l.knowledge()
+	k := l.knowledge(now)
 	k.announced = own.or(k.announced)
 	return k.limit()
 }
@@ -171,7 +234,7 @@ func (l *Learner) Limit(now time.Time, own Optional) Limit {
 func (l *Learner) UnusedLimit(now time.Time) Limit {
 	l.begin(now)
 	defer l.end()
-	return l.knowledge().unusedLimit()
+	return l.knowledge(now).unusedLimit()
 }
 
 // StartSensor tells whether a connection that reached its limit is to be kept
@@ -180,7 +243,7 @@ func (l *Learner) UnusedLimit(now time.Time) Limit {
 func (l *Learner) StartSensor(now time.Time) bool {
 	l.begin(now)
 	defer l.end()
-	if !l.sensor.want(now, l.knowledge().limit(), &l.closes) {
+	if l.serial.known(now) || !l.sensor.want(now, l.knowledge(now).limit(), &l.closes) {
 		return false
 	}
 	l.sensor.out, l.sensor.startedAt = true, now
@@ -194,23 +257,39 @@ func (l *Learner) EndSensor() {
 	l.sensor.out = false
 }
 
-// knowledge gathers what the limit depends on.
-func (l *Learner) knowledge() knowledge {
-	k := knowledge{
-		Config:    l.config,
-		announced: l.announced.value(),
-		learned:   l.closes.learned,
-		races:     l.margins.raised,
-	}
+// knowledge gathers what the limit depends on. It lies in the learner and not on
+// the stack: limits are asked for on goroutines of which there are many.
+func (l *Learner) knowledge(now time.Time) *knowledge {
+	k := &l.known
+	k.Config = l.config
+	k.announced = l.announced.value()
+	k.learned = l.closes.learned
+	k.remembered = l.remembered
+	k.early = l.closes.early
+	k.atOnce = l.ends.useless()
 	k.connect, _ = l.margins.connect.value().Get()
 	k.response, _ = l.margins.response.value().Get()
-	if l.closes.early.Idle > 0 {
-		k.earlyClose = Known(l.closes.early.Idle)
+	k.races = l.margins.raised
+	k.seenOpen, k.noTimeout = 0, false
+	if l.assumes() {
+		k.seenOpen, k.noTimeout = l.evidence.age(now), l.pattern.excludesTimeouts()
 	}
 	return k
 }
 
-// promise returns what K would be if nothing had been learned.
-func (l *Learner) promise() (time.Duration, Source) {
-	return l.knowledge().promise()
+// assumes tells whether nobody knows K.
+func (l *Learner) assumes() bool {
+	return l.config.KeepAlive == 0 && l.closes.learned == (Optional{}) && l.remembered == (Optional{}) && l.announced.value() == (Optional{})
+}
+
+// supported tells whether half of the closes lately agree with what was learned.
+func (l *Learner) supported() bool {
+	learned, known := l.closes.learned.Get()
+	n := 0
+	for _, c := range l.pattern.seen {
+		if SameAge(c.Idle, learned) {
+			n++
+		}
+	}
+	return known && 2*n >= len(l.pattern.seen)
 }

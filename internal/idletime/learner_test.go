@@ -199,7 +199,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 			for _, age := range tc.restarts {
 				c.sawClose(l, age)
 				c.add(2 * time.Minute)
-				l.SawOpen(c.now, tc.survives)
+				l.SawOpen(Sighting{At: c.now, Idle: tc.survives, Proof: LivePath})
 			}
 			got := l.Limit(c.now, Optional{})
 			if got.KeepAlive != tc.want || got.Source != tc.source {
@@ -212,7 +212,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 		for range 2 {
 			c.sawClose(l, s)
 			c.add(5 * s)
-			l.SawOpen(c.now, 6*s)
+			l.SawOpen(Sighting{At: c.now, Idle: 6 * s, Proof: LivePath})
 		}
 		if got := l.Limit(c.now, Optional{}); got.Source != SourceLearned {
 			t.Errorf("limit = %v, want 1 s learned", got)
@@ -223,7 +223,7 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 		for range 2 {
 			c.sawClose(l, 100*ms)
 			c.add(200 * ms)
-			l.SawOpen(c.now, 200*ms)
+			l.SawOpen(Sighting{At: c.now, Idle: 200 * ms, Proof: LivePath})
 			c.add(time.Minute)
 		}
 		if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed {
@@ -318,7 +318,7 @@ func TestLearnerSensor(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		l.StartSensor(c.now)
 		c.add(2 * time.Minute)
-		l.SensorOutlived(c.now)
+		l.SensorOutlived(Sighting{At: c.now, Proof: LivePath})
 		l.EndSensor()
 		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 2*time.Minute || got.Source != SourceLearned {
 			t.Errorf("limit = %v, want at least 2 m learned", got)
@@ -344,8 +344,10 @@ func TestLearnerSensor(t *testing.T) {
 			}
 			c.add(time.Minute)
 			l.Announced(c.now, promised)
-			l.SensorOutlived(c.now)
+			l.SensorOutlived(Sighting{At: c.now, Proof: LivePath})
 			l.EndSensor()
+			c.add(memory) // the cap stays for its time
+			l.Announced(c.now, promised)
 			if got := l.Limit(c.now, Optional{}); got != want {
 				t.Errorf("promised %v: limit = %v, want %v as before", promised, got, want)
 			}
@@ -476,6 +478,101 @@ func TestLearnerReports(t *testing.T) {
 	if len(got) != 1 || got[0] != want {
 		t.Errorf("events = %+v, want once %+v", got, want)
 	}
+}
+
+// A connection that is dead without a close caps the limit, and teaches nothing.
+//
+// Checklist: P29.
+func TestLostInSilence(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	for _, tc := range []struct {
+		name  string
+		idle  []time.Duration // at which requests were lost, a minute apart
+		want  time.Duration   // the limit
+		bound Bound
+	}{
+		{"at 30 s", []time.Duration{30 * s}, 27 * s, BoundSilence},
+		{"below half of the limit it was something else", []time.Duration{20 * s}, 57 * s, BoundKeepAlive},
+		{"the lowest counts", []time.Duration{50 * s, 30 * s, 40 * s}, 27 * s, BoundSilence},
+		{"however often", []time.Duration{30 * s, 30 * s, 30 * s, 30 * s}, 27 * s, BoundSilence},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
+			met := l.Limit(c.now, Optional{})
+			for _, idle := range tc.idle {
+				l.LostInSilence(c.now, idle, met)
+				c.add(time.Minute)
+			}
+			if got := l.Limit(c.now, Optional{}); got.Value != tc.want || got.Bound != tc.bound || got.Source != SourceConfigured {
+				t.Errorf("limit = %v, want %v", got, tc.want)
+			}
+			c.add(memory)
+			if got := l.Limit(c.now, Optional{}); got.Value != 57*s {
+				t.Errorf("limit ten minutes later = %v, want 57 s", got)
+			}
+		})
+	}
+}
+
+// Silence raises no limit: a path that lost a connection looks like one that the
+// upstream keeps.
+//
+// Checklist: P29.
+func TestSilenceRaisesNoLimit(t *testing.T) {
+	for _, proof := range []Proof{Silence, LivePath} {
+		c, l := newClock(), newLearner(defaults)
+		l.SensorOutlived(Sighting{At: c.now, Idle: 2 * time.Minute, Opened: c.now.Add(-time.Hour), Proof: proof})
+		if got := l.Limit(c.now, Optional{}); (got.Source == SourceLearned) != (proof == LivePath) {
+			t.Errorf("proof %d: limit = %v", proof, got)
+		}
+	}
+}
+
+// An address may stand for servers with different timeouts: the shortest counts,
+// and a value that was confirmed is raised only when five connections outlived it.
+func TestMixedServersKeepTheShortestTimeout(t *testing.T) {
+	const s = time.Second
+	outlived := func(c *clock, l *Learner) {
+		l.SensorOutlived(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
+	}
+	for _, tc := range []struct {
+		name string
+		then []time.Duration // ages of closes, a minute apart; 0: a sensor outlived all
+		want time.Duration
+	}{
+		{"a sensor at the other server", []time.Duration{0}, 2 * s},
+		{"four of them", []time.Duration{0, 0, 0, 0}, 2 * s},
+		{"five, so the first is gone", []time.Duration{0, 0, 0, 0, 0}, 2 * time.Minute},
+		{"a close in between", []time.Duration{0, 0, 0, 0, 2 * s, 0, 0, 0, 0}, 2 * s},
+		{"closes of a longer timeout", []time.Duration{60 * s, 60 * s, 60 * s, 60 * s}, 2 * s},
+		{"five of them", []time.Duration{60 * s, 60 * s, 60 * s, 60 * s, 60 * s}, 60 * s},
+		{"an earlier close in between", []time.Duration{60 * s, 60 * s, 60 * s, 60 * s, s, 60 * s, 60 * s}, 2 * s},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(defaults)
+			for _, age := range append([]time.Duration{2 * s, 2 * s, 2 * s}, tc.then...) {
+				if age == 0 {
+					outlived(c, l)
+				} else {
+					c.sawClose(l, age)
+				}
+				c.add(time.Minute)
+			}
+			if got := l.Limit(c.now, Optional{}); got.KeepAlive != tc.want {
+				t.Errorf("limit = %v, want %v learned", got, tc.want)
+			}
+		})
+	}
+	t.Run("a cap outlives what is learned above it", func(t *testing.T) {
+		c, l := newClock(), newLearner(defaults)
+		for _, age := range []time.Duration{s, 5 * s, 5 * s} {
+			c.sawClose(l, age)
+			c.add(2 * s)
+		}
+		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 5*s || got.Value != 750*time.Millisecond {
+			t.Errorf("limit = %v, want 5 s learned, capped by the close after 1 s", got)
+		}
+	})
 }
 
 // BenchmarkLimit computes an idle limit, which every take-out does.

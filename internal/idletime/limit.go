@@ -28,8 +28,12 @@ const (
 	SourceConfigured Source = "configured" // upstream_keep_alive
 	SourceAnnounced  Source = "announced"  // a Keep-Alive field
 	SourceLearned    Source = "learned"    // observed and confirmed closes
+	SourceRemembered Source = "remembered" // learned by another process
 	SourceAssumed    Source = "assumed"    // the safe default, nothing is known
 )
+
+// promised tells whether somebody said so, rather than that it was observed.
+func (s Source) promised() bool { return s == SourceConfigured || s == SourceAnnounced }
 
 // A Limit is how long a connection may stay idle and still be used, and why.
 type Limit struct {
@@ -48,7 +52,8 @@ type Limit struct {
 
 	// What determined Value.
 	Bound Bound
-	// The idle age of the close that caps Value, with BoundEarlyClose.
+	// The idle age at which a connection ended that caps Value, with
+	// BoundEarlyClose and BoundSilence.
 	EarlyClose time.Duration
 	// Whether races raised Margin.
 	Raised bool
@@ -62,8 +67,10 @@ const (
 	BoundMaxIdle                  // max_idle_time
 	BoundReadTimeout              // our own read_timeout
 	BoundEarlyClose               // an unconfirmed close
+	BoundSilence                  // a connection that was dead without a close
 	BoundUnused                   // the connection has not carried a request
 	BoundTooShort                 // K is too short for any reuse
+	BoundAtOnce                   // nearly all connections end right after their response
 )
 
 // Config is what the configuration says about idle connections. Zero means unset,
@@ -89,7 +96,11 @@ type knowledge struct {
 	Config
 	announced  Optional
 	learned    Optional
-	earlyClose Optional // age of an early close that nothing has confirmed yet
+	remembered Optional
+	early      early         // what caps the limit, unconfirmed
+	seenOpen   time.Duration // an age at which enough connections were seen open
+	noTimeout  bool          // closes show that there is no idle timeout
+	atOnce     bool          // connections end right after their first response
 
 	connect  time.Duration // a round trip, by TCP
 	response time.Duration // a round trip and some work, by requests
@@ -99,22 +110,28 @@ type knowledge struct {
 // keepAlive returns K, when the upstream closes an idle connection, by the
 // most trusted source. What was observed twice beats any word that promises
 // more: by half of the margin, since neither timers nor clocks are exact.
-func (k knowledge) keepAlive() (time.Duration, Source) {
+func (k *knowledge) keepAlive() (time.Duration, Source) {
 	learned, known := k.learned.Get()
 	value, source := k.promise()
-	if known && (source == SourceAssumed || learned < value-k.margin(value)/2) {
+	switch {
+	case known && (!source.promised() || learned < value-k.margin(value)/2):
 		return learned, SourceLearned
+	case source == SourceAssumed && k.noTimeout:
+		return max(value, k.seenOpen), source
 	}
 	return value, source
 }
 
-// promise returns what K is if nothing was learned.
-func (k knowledge) promise() (time.Duration, Source) {
+// promise returns what K is if nothing was learned by this process.
+func (k *knowledge) promise() (time.Duration, Source) {
 	if k.KeepAlive > 0 {
 		return k.KeepAlive, SourceConfigured
 	}
 	if d, ok := k.announced.Get(); ok {
 		return d, SourceAnnounced
+	}
+	if d, ok := k.remembered.Get(); ok {
+		return d, SourceRemembered
 	}
 	return safeKeepAlive, SourceAssumed
 }
@@ -126,10 +143,15 @@ func (k knowledge) promise() (time.Duration, Source) {
 // Response times show a long way behind a proxy nearby, which TCP does not. But
 // they also hold the upstream's work, and one that always takes seconds to
 // answer must not lose its connections for that: they count up to K/8.
-func (k knowledge) margin(keepAlive time.Duration) time.Duration {
+func (k *knowledge) margin(keepAlive time.Duration) time.Duration {
 	if k.Margin > 0 {
 		return k.Margin
 	}
+	return k.adaptive(keepAlive)
+}
+
+// adaptive returns the margin where the configuration sets none.
+func (k *knowledge) adaptive(keepAlive time.Duration) time.Duration {
 	roundTrip := max(k.connect, min(k.response, keepAlive/8))
 	base := max(2*roundTrip+100*time.Millisecond, keepAlive/20)
 	if k.races <= 1 {
@@ -140,25 +162,28 @@ func (k knowledge) margin(keepAlive time.Duration) time.Duration {
 }
 
 // limit computes the idle limit of a connection that has carried a request.
-func (k knowledge) limit() Limit {
-	l := k.bounded()
+func (k *knowledge) limit() (l Limit) {
+	k.bound(&l)
 	l.Unreplayable = l.Value
 	if l.Source == SourceAssumed {
-		l.Unreplayable = min(l.Value, freshEnough)
+		l.Unreplayable = min(l.Value, max(freshEnough, k.seenOpen-l.Margin))
 	}
 	return l
 }
 
-// bounded computes min(max_idle_time, K - margin), and below that what our own
+// bound computes min(max_idle_time, K - margin), and below that what our own
 // read_timeout and an unconfirmed early close allow.
-func (k knowledge) bounded() Limit {
-	var l Limit
+func (k *knowledge) bound(l *Limit) {
 	l.KeepAlive, l.Source = k.keepAlive()
 	l.Margin = k.margin(l.KeepAlive)
 	l.Raised = k.Margin == 0 && k.races > 1
+	if k.atOnce {
+		l.Bound = BoundAtOnce
+		return
+	}
 	if l.KeepAlive < 2*l.Margin {
 		l.Bound = BoundTooShort
-		return l
+		return
 	}
 	l.Value = l.KeepAlive - l.Margin
 	if l.Value > k.MaxIdle {
@@ -168,21 +193,19 @@ func (k knowledge) bounded() Limit {
 	if k.ReadTimeout > 0 && l.Value > belowReadTimeout(k.ReadTimeout) {
 		l.Value, l.Bound = belowReadTimeout(k.ReadTimeout), BoundReadTimeout
 	}
-	if age, ok := k.earlyClose.Get(); ok {
-		if c := max(age-l.Margin, leastCap); c < l.Value {
-			l.Value, l.Bound, l.EarlyClose = c, BoundEarlyClose, age
+	if e := k.early; e.idle > 0 {
+		if c := max(e.idle-l.Margin, leastCap); c < l.Value {
+			l.Value, l.Bound, l.EarlyClose = c, e.bound, e.idle
 		}
 	}
-	return l
 }
 
 // unusedLimit computes the idle limit of a connection that has carried no request.
 // Keep-alive begins with the first response. Until then upstreams wait for a
 // request, by timeouts of which nobody tells us and often shorter ones.
-func (k knowledge) unusedLimit() Limit {
+func (k *knowledge) unusedLimit() Limit {
 	l := k.limit()
-	k.Margin = 0
-	if most := max(safeKeepAlive-k.margin(safeKeepAlive), 0); most < l.Value {
+	if most := max(safeKeepAlive-k.adaptive(safeKeepAlive), 0); most < l.Value {
 		l.Value, l.Bound = most, BoundUnused
 		l.Unreplayable = min(l.Unreplayable, most)
 	}
@@ -196,7 +219,8 @@ const DefaultMaxIdle = 2 * time.Minute
 // closes an idle connection after keepAlive, which may be 0, and that is
 // roundTrip away.
 func DefaultLimit(keepAlive, roundTrip time.Duration) Limit {
-	return knowledge{Config: Config{MaxIdle: DefaultMaxIdle}, announced: Known(keepAlive), connect: roundTrip}.limit()
+	k := knowledge{Config: Config{MaxIdle: DefaultMaxIdle}, announced: Known(keepAlive), connect: roundTrip}
+	return k.limit()
 }
 
 func belowReadTimeout(d time.Duration) time.Duration {
@@ -209,6 +233,7 @@ func (l Limit) String() string {
 		SourceConfigured: "configured upstream_keep_alive ",
 		SourceAnnounced:  "announced timeout ",
 		SourceLearned:    "learned timeout ",
+		SourceRemembered: "remembered timeout ",
 		SourceAssumed:    "assumed timeout ",
 	}[l.Source] + seconds(l.KeepAlive)
 	margin := "margin " + seconds(l.Margin)
@@ -218,12 +243,16 @@ func (l Limit) String() string {
 	switch l.Bound {
 	case BoundTooShort:
 		return fmt.Sprintf("not reused: %s is less than twice the %s", from, margin)
+	case BoundAtOnce:
+		return "not reused: the upstream closes nearly all connections right after their first response"
 	case BoundMaxIdle:
 		return fmt.Sprintf("idle limit %s: max_idle_time, below %s minus %s", seconds(l.Value), from, margin)
 	case BoundReadTimeout:
 		return fmt.Sprintf("idle limit %s: read_timeout, below %s minus %s", seconds(l.Value), from, margin)
 	case BoundEarlyClose:
 		return fmt.Sprintf("idle limit %s: unconfirmed close after %s minus %s, despite %s", seconds(l.Value), seconds(l.EarlyClose), margin, from)
+	case BoundSilence:
+		return fmt.Sprintf("idle limit %s: dead without a close after %s minus %s, despite %s", seconds(l.Value), seconds(l.EarlyClose), margin, from)
 	case BoundUnused:
 		return fmt.Sprintf("idle limit %s: never used, below %s minus %s", seconds(l.Value), from, margin)
 	default:

@@ -13,12 +13,22 @@ const (
 
 // margins is what decides how far below the upstream's timeout to stay.
 type margins struct {
-	connect  leastOf // round trips, by TCP
-	response leastOf // round trips and the upstream's work, by requests
+	connect  leastOf       // round trips, by TCP
+	response leastOf       // round trips and the upstream's work, by requests
+	usual    time.Duration // a smoothed mean of the latter
 
 	raised    float64 // factor by which races raised the margin; below 1 means 1
 	racedAt   time.Time
 	decayedAt time.Time
+}
+
+// responded notes the time a response took.
+func (m *margins) responded(d time.Duration) {
+	m.response.add(d)
+	if m.usual == 0 {
+		m.usual = d
+	}
+	m.usual += (d - m.usual) / 8
 }
 
 // raced raises the margin: a request met a connection which was being closed.

@@ -13,12 +13,14 @@ func (g *sensorGate) want(now time.Time, limit Limit, s *closes) bool {
 	switch {
 	case g.out:
 		return false
+	case limit.Bound == BoundAtOnce:
+		return now.Sub(g.startedAt) >= memory
 	case limit.Bound == BoundTooShort:
 		return limit.Source != SourceAnnounced && now.Sub(g.startedAt) >= memory
-	case limit.Source == SourceAssumed, s.early.Idle > 0:
+	case limit.Source == SourceAssumed, limit.Source == SourceRemembered, s.early.idle > 0:
 		return true
 	case limit.Source == SourceLearned:
-		return len(s.witnesses) > 0 || now.Sub(s.confirmedAt) >= memory
+		return len(s.witnesses) > 0 || s.outlivers > 0 || now.Sub(s.confirmedAt) >= memory
 	}
 	return false
 }

@@ -1,0 +1,61 @@
+package idletime
+
+import "time"
+
+const (
+	leastPatience = time.Second
+
+	// serialLife is how long an upstream counts as one that serves one
+	// connection at a time; yieldPause is the time between attempts to find out.
+	serialLife = time.Hour
+	yieldPause = memory
+)
+
+// serial is what is known of whether the upstream serves one connection at a time.
+// Such a server does not answer on a new connection while an idle one is open.
+// Closing the idle ones for it (yielding) shows whether that is so.
+type serial struct {
+	until    time.Time // it is, as far as is known
+	notTried time.Time // no yielding before that
+}
+
+// Patience is how long a request on a fresh connection waits for its first byte
+// before idle connections yield to it: longer than usual responses take.
+func (l *Learner) Patience(now time.Time) time.Duration {
+	l.begin(now)
+	defer l.end()
+	return max(leastPatience, 3*l.margins.usual)
+}
+
+// MayYield tells whether closing idle connections for a request that waits for its
+// first byte may be tried.
+func (l *Learner) MayYield(now time.Time) bool {
+	l.begin(now)
+	defer l.end()
+	return !now.Before(l.serial.notTried)
+}
+
+// YieldHelped records that a byte came right after idle connections were closed.
+func (l *Learner) YieldHelped(now time.Time) {
+	l.begin(now)
+	defer l.end()
+	l.serial.until = now.Add(serialLife)
+}
+
+// YieldFailed records that none came.
+func (l *Learner) YieldFailed(now time.Time) {
+	l.begin(now)
+	defer l.end()
+	l.serial.notTried = now.Add(yieldPause)
+}
+
+// Serial tells whether the upstream is known to serve one connection at a time:
+// there is no sensor then, and no second connection should be opened beside an
+// idle one.
+func (l *Learner) Serial(now time.Time) bool {
+	l.begin(now)
+	defer l.end()
+	return l.serial.known(now)
+}
+
+func (s *serial) known(now time.Time) bool { return now.Before(s.until) }
