@@ -21,12 +21,13 @@ type Snapshot struct {
 	guards        *guards
 	certificates  *certificates
 	hosts         *hosts
+	refusals      *refusals
 	strictSNIHost bool
 }
 
 func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
 	guards := newGuards(srv, registered)
-	return &Snapshot{
+	s := &Snapshot{
 		policies:      ps,
 		routes:        guards.main,
 		guards:        guards,
@@ -34,6 +35,10 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 		hosts:         newHosts(srv, guards),
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
 	}
+	s.policies.bySNI.share()
+	s.routes.byHost.share()
+	s.refusals = newRefusals(s)
+	return s
 }
 
 // SamePolicy tells whether the TLS connection policy of a connection with that

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func init() {
 	caddy.RegisterModule(testCloset{})
 }
 
-// testGuard is a guard that accepts only hosts equal to the SNI, or of its site.
+// testGuard is a guard as misdirected is one.
 type testGuard struct {
 	Name    string     `json:"name,omitempty"`
 	Lenient []string   `json:"lenient,omitempty"`
@@ -44,7 +45,16 @@ func (g *testGuard) Provision(ctx caddy.Context) error {
 	}
 	g.guard = &Guard{
 		Accepts: func(s *Snapshot, sni, host string) bool {
-			return sni == host || g.Scope == ScopeSite && s.SameSite(sni, host)
+			together := func(group []string) bool { return slices.Contains(group, sni) && slices.Contains(group, host) }
+			switch {
+			case sni == host || slices.ContainsFunc(g.Share, together):
+				return true
+			case g.Scope == ScopeSite:
+				return s.SameSite(sni, host) && s.SamePolicy(sni, host)
+			case g.Scope == ScopeCertificate:
+				return s.CertificateCovers(sni, host) && s.SamePolicy(sni, host)
+			}
+			return false
 		},
 		Scope:      g.Scope,
 		ReportOnly: g.ReportOnly,

@@ -2,9 +2,11 @@ package authority
 
 import (
 	"crypto/x509"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -37,18 +39,25 @@ type certificates struct {
 // certificate counts for connections that began under the one before it too.
 const freshFor = time.Second
 
-// presented is what can be presented for one SNI.
+// presented is what can be presented for one SNI, and what follows from it.
 type presented struct {
-	sni    string
 	leaves []*x509.Certificate
 	covers []*coverage // of each leaf
-	until  time.Time
+	// valid are all certificates in the cache that are valid for the name,
+	// presented for it or not.
+	valid []*x509.Certificate
+	until time.Time
+
+	// What [Snapshot.Refuses] and [Snapshot.RefusedElsewhere] say of the name.
+	refuses, refusedElsewhere atomic.Pointer[Refusal]
 }
 
 // coverage holds the names of one certificate: DNS names, wildcards as what
 // follows "*.", and addresses.
 type coverage struct {
 	names, parents, addrs map[string]struct{}
+	// The same in alphabetical order: names with addresses, and parents.
+	spelled, under []string
 }
 
 func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
@@ -104,9 +113,15 @@ func (cs *certificates) refresh(sni string) *presented {
 }
 
 func (cs *certificates) ask(sni string) *presented {
-	p := &presented{sni: sni, leaves: cs.candidates(sni), until: time.Now().Add(freshFor)}
+	found := cs.find(sni)
+	p := &presented{leaves: cs.candidates(sni, found), until: time.Now().Add(freshFor)}
 	for _, leaf := range p.leaves {
 		p.covers = append(p.covers, cs.coverage(leaf))
+	}
+	for _, cert := range found {
+		if cert.Leaf != nil && cs.coverage(cert.Leaf).has(sni) {
+			p.valid = append(p.valid, cert.Leaf)
+		}
 	}
 	return p
 }
@@ -127,12 +142,10 @@ func (cs *certificates) coverage(leaf *x509.Certificate) *coverage {
 //
 // It returns none where the cache does not tell: when a policy for the name
 // hands out a default certificate, or a certificate manager is asked.
-func (cs *certificates) candidates(sni string) (leaves []*x509.Certificate) {
-	if cs.managed(sni) {
-		return nil
-	}
-	found := cs.find(sni)
-	if len(found) == 0 {
+//
+// found are all certificates in the cache that match the name.
+func (cs *certificates) candidates(sni string, found []certmagic.Certificate) (leaves []*x509.Certificate) {
+	if len(found) == 0 || cs.managed(sni) {
 		return nil
 	}
 	c := cs.policies.find(sni)
@@ -221,6 +234,10 @@ func newCoverage(leaf *x509.Certificate) *coverage {
 			c.addrs[addr.Unmap().String()] = struct{}{}
 		}
 	}
+	c.spelled = slices.Sorted(maps.Keys(c.names))
+	c.spelled = slices.AppendSeq(c.spelled, maps.Keys(c.addrs))
+	slices.Sort(c.spelled[len(c.names):])
+	c.under = slices.Sorted(maps.Keys(c.parents))
 	return c
 }
 

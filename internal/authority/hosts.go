@@ -78,15 +78,23 @@ func newHosts(srv *caddyhttp.Server, gs *guards) *hosts {
 	return hs
 }
 
-// appendSite adds to b what the routes find for an SNI, if some guard there asks
-// for the site. Where none does, a guard that asks refuses every host of its own
-// site to that SNI, whichever it is.
-func (hs *hosts) appendSite(b []byte, rs *routes, sni string) []byte {
+// asksSite tells whether some guard in the routes of an SNI asks for its site; see
+// [sniClass].
+func (hs *hosts) asksSite(rs *routes, sni string) bool {
 	c := rs.byHost.find(sni)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if hs.guardedBySite[r.index] {
-			return appendFound(b, &rs.byHost, sni)
+			return true
 		}
+	}
+	return false
+}
+
+// appendSite adds to b what the routes find for an SNI, if some guard there asks
+// for its site.
+func (hs *hosts) appendSite(b []byte, rs *routes, sni string) []byte {
+	if hs.asksSite(rs, sni) {
+		return appendFound(b, &rs.byHost, sni)
 	}
 	return b
 }

@@ -1,7 +1,9 @@
 package authority
 
 import (
+	"encoding/binary"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -17,6 +19,8 @@ type table struct {
 	any   []ref
 	// ends tells of each entry whether the search is over once it matches.
 	ends []bool
+	// most is the most labels that a pattern has.
+	most int
 }
 
 // A shape holds the patterns that have equally many labels and wildcards in
@@ -45,6 +49,7 @@ func (t *table) add(pattern string, certain bool) {
 	if t.exact == nil {
 		t.exact = make(map[string][]ref)
 	}
+	t.most = max(t.most, strings.Count(pattern, ".")+1)
 	if !strings.Contains(pattern, "*") {
 		t.exact[pattern] = t.extend(t.exact[pattern], certain)
 		return
@@ -126,14 +131,52 @@ func (s *shape) mask(buf []byte, name string) []byte {
 }
 
 // labels returns the most labels that a pattern has.
-func (t *table) labels() (most int) {
-	for pattern := range t.exact {
-		most = max(most, strings.Count(pattern, ".")+1)
+func (t *table) labels() int { return t.most }
+
+// share lets equal lists of refs be the same one, once the table is complete.
+// It is what makes names with equal lists have one class.
+func (t *table) share() {
+	seen := make(map[string][]ref)
+	shared := func(refs []ref) []ref {
+		key := appendRefs(nil, refs)
+		if first, ok := seen[string(key)]; ok {
+			return first
+		}
+		seen[string(key)] = refs
+		return refs
+	}
+	for pattern, refs := range t.exact {
+		t.exact[pattern] = shared(refs)
 	}
 	for _, s := range t.wild {
-		most = max(most, s.labels)
+		for pattern, refs := range s.patterns {
+			s.patterns[pattern] = shared(refs)
+		}
 	}
-	return most
+}
+
+// appendRefs adds refs to b, so that equal lists give equal bytes.
+func appendRefs(b []byte, refs []ref) []byte {
+	for _, r := range refs {
+		b = strconv.AppendBool(binary.BigEndian.AppendUint32(b, uint32(r.index)), r.certain)
+	}
+	return b
+}
+
+// A class stands for what a table finds for a name: names of one class find the
+// same entries. It holds the lists that were found, as where they begin.
+type class [4]*ref
+
+// class returns the class of what a cursor is about to find. It returns false
+// if there are more lists than a class holds.
+func (c *cursor) class() (found class, ok bool) {
+	if c.n > len(found) {
+		return class{}, false
+	}
+	for i, refs := range c.lists[:c.n] {
+		found[i] = &refs[0]
+	}
+	return found, true
 }
 
 // A cursor walks through the entries found, in their order, up to the first
