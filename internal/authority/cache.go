@@ -27,9 +27,10 @@ type bucket[K comparable, V any] struct {
 	values [bucketSize]*V // newest first; nil ends the list
 }
 
-// newCache returns a cache for at least size keys.
+// newCache returns a cache for size keys. It never has more than four times as
+// many.
 func newCache[K comparable, V any](size int) *cache[K, V] {
-	n := 1 << bits.Len(uint(max(size, 1)*2/bucketSize))
+	n := 1 << bits.Len(uint(max(size*2/bucketSize, 1)-1))
 	return &cache[K, V]{seed: maphash.MakeSeed(), buckets: make([]atomic.Pointer[bucket[K, V]], n)}
 }
 

@@ -41,6 +41,7 @@ const freshFor = time.Second
 
 // presented is what can be presented for one SNI, and what follows from it.
 type presented struct {
+	name   string
 	leaves []*x509.Certificate
 	covers []*coverage // of each leaf
 	// valid are all certificates in the cache that are valid for the name,
@@ -64,8 +65,8 @@ func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
 	cs := &certificates{
 		policies: ps,
 		find:     caddytls.AllMatchingCertificates,
-		kept:     newCache[string, presented](4096),
-		read:     newCache[*x509.Certificate, coverage](1024),
+		kept:     newCache[string, presented](512),
+		read:     newCache[*x509.Certificate, coverage](256),
 	}
 	if tls.Automation != nil && slices.ContainsFunc(tls.Automation.Policies, func(p *caddytls.AutomationPolicy) bool { return len(p.Managers) > 0 }) {
 		cs.automation = tls.Automation.Policies
@@ -94,15 +95,17 @@ func (cs *certificates) present(sni string) *presented {
 	if old != nil && time.Now().Before(old.until) {
 		return old
 	}
-	p := cs.ask(sni)
+	// A name can be a small part of a large header, which must not be kept.
+	p := cs.ask(strings.Clone(sni))
 	// If this fails, somebody else was quicker. That may have been refresh: what
 	// it saw is newer than p and must stay.
-	cs.kept.swap(sni, old, p)
+	cs.kept.swap(p.name, old, p)
 	return p
 }
 
 // refresh returns what can be presented for sni now, and lets present know.
 func (cs *certificates) refresh(sni string) *presented {
+	sni = strings.Clone(sni)
 	for {
 		old := cs.kept.get(sni)
 		p := cs.ask(sni)
@@ -114,7 +117,7 @@ func (cs *certificates) refresh(sni string) *presented {
 
 func (cs *certificates) ask(sni string) *presented {
 	found := cs.find(sni)
-	p := &presented{leaves: cs.candidates(sni, found), until: time.Now().Add(freshFor)}
+	p := &presented{name: sni, leaves: cs.candidates(sni, found), until: time.Now().Add(freshFor)}
 	for _, leaf := range p.leaves {
 		p.covers = append(p.covers, cs.coverage(leaf))
 	}

@@ -54,7 +54,7 @@ func (s *Snapshot) Refuses(sni string) Refusal {
 	if sni == "" {
 		return Refusal{Answer: Unknown}
 	}
-	return s.refuses(sni, s.certificates.present(sni))
+	return s.refuses(s.certificates.present(sni))
 }
 
 // RefusedElsewhere tells whether a request for host is refused on a connection
@@ -68,17 +68,17 @@ func (s *Snapshot) RefusedElsewhere(host string) Refusal {
 	if known := p.refusedElsewhere.Load(); known != nil {
 		return *known
 	}
-	found := s.refusals.elsewhere(s, host, p)
+	found := s.refusals.elsewhere(s, p)
 	p.refusedElsewhere.Store(&found)
 	return found
 }
 
-// refuses is [Snapshot.Refuses] for what is presented for the SNI.
-func (s *Snapshot) refuses(sni string, p *presented) Refusal {
+// refuses is [Snapshot.Refuses] for what is presented for an SNI.
+func (s *Snapshot) refuses(p *presented) Refusal {
 	if known := p.refuses.Load(); known != nil {
 		return *known
 	}
-	found := s.refusals.onConnection(s, sni, p)
+	found := s.refusals.onConnection(s, p)
 	p.refuses.Store(&found)
 	return found
 }
@@ -145,50 +145,50 @@ type classRefusals struct {
 type shownName struct{ name, shown string }
 
 // onConnection answers [Snapshot.Refuses].
-func (rs *refusals) onConnection(s *Snapshot, sni string, p *presented) Refusal {
+func (rs *refusals) onConnection(s *Snapshot, p *presented) Refusal {
 	if len(p.leaves) == 0 {
 		return Refusal{Answer: Unknown}
 	}
-	key := refusalKey{s.sniClass(sni), rs.hash(p.leaves)}
+	key := refusalKey{s.sniClass(p.name), rs.hash(p.leaves)}
 	found := rs.byClass.get(key)
-	if r, ok := found.answer(sni, p); ok {
+	if r, ok := found.answer(p); ok {
 		return r
 	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	found = rs.byClass.get(key)
-	if r, ok := found.answer(sni, p); ok {
+	if r, ok := found.answer(p); ok {
 		return r
 	}
-	made := rs.find(s, sni, p)
+	made := rs.find(s, p)
 	if found != nil && slices.Equal(found.leaves, p.leaves) {
-		made = found.judge(s, sni, p)
+		made = found.judge(s, p)
 	}
 	rs.byClass.swap(key, found, made)
-	r, _ := made.answer(sni, p)
+	r, _ := made.answer(p)
 	return r
 }
 
-// answer returns what is known for an SNI of the class, and false if that is not
+// answer returns what is known for a name of the class, and false if that is not
 // enough.
-func (c *classRefusals) answer(sni string, p *presented) (Refusal, bool) {
+func (c *classRefusals) answer(p *presented) (Refusal, bool) {
 	if c == nil || !slices.Equal(c.leaves, p.leaves) {
 		return Refusal{}, false
 	}
 	for _, host := range c.hosts {
-		if host.name != sni {
-			return Refusal{Yes, sni, host.shown}, true
+		if host.name != p.name {
+			return Refusal{Yes, p.name, host.shown}, true
 		}
 	}
-	return Refusal{Answer: No}, c.judged || sni == c.first
+	return Refusal{Answer: No}, c.judged || p.name == c.first
 }
 
 // find looks for hosts that are refused on a connection.
-func (rs *refusals) find(s *Snapshot, sni string, p *presented) *classRefusals {
-	c := &classRefusals{leaves: p.leaves, first: sni}
+func (rs *refusals) find(s *Snapshot, p *presented) *classRefusals {
+	c := &classRefusals{leaves: p.leaves, first: p.name}
 	for _, cover := range p.covers {
 		rs.hosts(s, cover, func(host shownName) bool {
-			if s.refused(sni, host.name) && !slices.Contains(c.hosts, host) {
+			if s.refused(p.name, host.name) && !slices.Contains(c.hosts, host) {
 				c.hosts = append(c.hosts, host)
 			}
 			return len(c.hosts) < 2
@@ -198,11 +198,11 @@ func (rs *refusals) find(s *Snapshot, sni string, p *presented) *classRefusals {
 }
 
 // judge returns what is known with the first SNI judged as a host.
-func (c *classRefusals) judge(s *Snapshot, sni string, p *presented) *classRefusals {
+func (c *classRefusals) judge(s *Snapshot, p *presented) *classRefusals {
 	judged := *c
 	judged.judged = true
 	covered := slices.ContainsFunc(p.covers, func(cover *coverage) bool { return cover.has(c.first) })
-	if covered && s.refused(sni, c.first) {
+	if covered && s.refused(p.name, c.first) {
 		judged.hosts = append(slices.Clip(c.hosts), shownName{c.first, c.first})
 	}
 	return &judged
@@ -250,7 +250,8 @@ func (rs *refusals) unnamed(s *Snapshot, parent string) (names []shownName) {
 }
 
 // elsewhere answers [Snapshot.RefusedElsewhere].
-func (rs *refusals) elsewhere(s *Snapshot, host string, p *presented) Refusal {
+func (rs *refusals) elsewhere(s *Snapshot, p *presented) Refusal {
+	host := p.name
 	if len(p.valid) == 0 {
 		return Refusal{Answer: Unknown}
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -299,7 +300,7 @@ func BenchmarkRefuses(b *testing.B) {
 		}
 		b.Run(fmt.Sprintf("first/sites=%d", n), func(b *testing.B) {
 			for b.Loop() {
-				s.refusals.find(s, "site-1.w.test", s.certificates.present("site-1.w.test"))
+				s.refusals.find(s, s.certificates.present("site-1.w.test"))
 			}
 		})
 		b.Run(fmt.Sprintf("first_elsewhere/sites=%d", n), func(b *testing.B) {
@@ -315,4 +316,27 @@ func BenchmarkRefuses(b *testing.B) {
 			}
 		})
 	}
+}
+
+// A host is a part of its header, in memory as well. What is kept of a name must
+// not keep the header.
+func TestNamesAreKeptWithoutTheirHeaders(t *testing.T) {
+	_, s := server(t, `"tls_connection_policies":[{}],"routes":[`+hostRoute("*.w.test", guardFor(`,"scope":"certificate"`))+`]`)
+	fakeCertificates{{"*.w.test"}}.install(s)
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := inUse()
+	for i := range 500 {
+		header := strings.Repeat("x", 64<<10) + fmt.Sprintf("host-%d.w.test", i)
+		s.RefusedElsewhere(header[64<<10:])
+		s.Refuses(header[64<<10:])
+	}
+	if after := inUse(); after > before+8<<20 {
+		t.Errorf("%d KiB are in use after 500 names, %d before", after>>10, before>>10)
+	}
+	runtime.KeepAlive(s)
 }
