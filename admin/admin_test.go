@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
-	"flag"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -25,11 +24,10 @@ import (
 
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/golden"
 	"github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // A live is a running Caddy with testdata/Caddyfile.
 type live struct {
@@ -234,19 +232,7 @@ func TestEndpoints(t *testing.T) {
 			if status != test.status {
 				t.Errorf("%d, want %d: %s", status, test.status, got)
 			}
-			golden := filepath.Join("testdata", test.name+".json")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got %s\nwant %s", got, want)
-			}
+			golden.Check(t, filepath.Join("testdata", test.name+".json"), []byte(got))
 		})
 	}
 	l.t = t

@@ -1,33 +1,29 @@
 package admin
 
 import (
-	"os"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
+	"github.com/caddy-connreuse/connreuse/internal/test/docs"
 )
 
 // TestDocs: docs/admin.md names every endpoint, parameter and field.
 func TestDocs(t *testing.T) {
-	text, err := os.ReadFile("../docs/admin.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	docs := string(text)
+	page := docs.Page(t, "../docs/admin.md")
 	for _, e := range endpoints {
 		line := e.method + " " + base + e.path
 		if len(e.params) > 0 {
 			line += "?" + strings.Join(e.params, "=&") + "="
 		}
-		if !strings.Contains(docs, "`"+line+"`") {
+		if !strings.Contains(page, "`"+line+"`") {
 			t.Errorf("docs/admin.md lacks `%s`", line)
 		}
 	}
 	for _, answer := range []any{Upstreams{}, Drained{}, Origins{}, Misdirected{}, authority.Explanation{}} {
 		for _, field := range fields(reflect.TypeOf(answer)) {
-			if field != "pools" && !strings.Contains(docs, "`"+field+"`") {
+			if field != "pools" && !strings.Contains(page, "`"+field+"`") {
 				t.Errorf("docs/admin.md lacks the field `%s`", field)
 			}
 		}

@@ -3,11 +3,9 @@ package caddyfile
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -16,11 +14,11 @@ import (
 	adapter "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/docs"
+	"github.com/caddy-connreuse/connreuse/internal/test/golden"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 	_ "github.com/caddy-connreuse/connreuse/upstreampool"
 )
-
-var update = flag.Bool("update", false, "write what the Caddyfiles in testdata give into the files next to them")
 
 // adapt returns the JSON config of a Caddyfile.
 func adapt(text []byte) ([]byte, error) {
@@ -54,10 +52,10 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			config, err := adapt(text)
-			golden, other := strings.TrimSuffix(file, ".caddyfile")+".json", strings.TrimSuffix(file, ".caddyfile")+".error"
+			same, other := strings.TrimSuffix(file, ".caddyfile")+".json", strings.TrimSuffix(file, ".caddyfile")+".error"
 			var got bytes.Buffer
 			if err != nil {
-				golden, other = other, golden
+				same, other = other, same
 				got.WriteString(err.Error())
 			} else if err := json.Indent(&got, config, "", "\t"); err != nil {
 				t.Fatal(err)
@@ -65,28 +63,11 @@ func TestGolden(t *testing.T) {
 				t.Errorf("adapted, but not valid: %v", err)
 			}
 			got.WriteByte('\n')
-			if *update {
-				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				_ = os.Remove(other)
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatalf("got\n%s\nbut: %v (write it with -update)", &got, err)
-			}
-			if !bytes.Equal(got.Bytes(), want) {
-				t.Errorf("got\n%s\nwant\n%s", &got, want)
-			}
+			golden.Check(t, same, got.Bytes())
+			golden.Absent(t, other)
 		})
 	}
 }
-
-var (
-	fenced     = regexp.MustCompile("(?ms)^```caddyfile\n(.*?)^```")
-	fencedJSON = regexp.MustCompile("(?ms)^```json\n(.*?)^```")
-)
 
 // TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
 // README, the docs and the examples show, and validates the JSON there: that of a
@@ -122,19 +103,19 @@ func TestCaddyfilesOfDocs(t *testing.T) {
 			return err
 		}
 		if strings.HasSuffix(path, ".md") {
-			for _, match := range fenced.FindAllSubmatch(text, -1) {
-				check(path, match[1])
+			for _, block := range docs.Blocks(string(text), "caddyfile") {
+				check(path, []byte(block))
 			}
-			for _, match := range fencedJSON.FindAllSubmatch(text, -1) {
-				server := `"routes":[{"handle":[` + string(match[1]) + `]}]`
+			for _, block := range docs.Blocks(string(text), "json") {
+				server := `"routes":[{"handle":[` + block + `]}]`
 				switch {
-				case match[1][0] == '[':
-					server = `"listener_wrappers":` + string(match[1])
-				case bytes.Contains(match[1], []byte(`"protocol":`)):
-					server = `"routes":[{"handle":[{"handler":"reverse_proxy","transport":` + string(match[1]) + `}]}]`
+				case block[0] == '[':
+					server = `"listener_wrappers":` + block
+				case strings.Contains(block, `"protocol":`):
+					server = `"routes":[{"handle":[{"handler":"reverse_proxy","transport":` + block + `}]}]`
 				}
 				if err := validate(t, []byte(`{"apps":{"http":{"servers":{"srv0":{"listen":[":8443"],`+server+`}}}}}`)); err != nil {
-					t.Errorf("%s: %v in\n%s", path, err, match[1])
+					t.Errorf("%s: %v in\n%s", path, err, block)
 				}
 			}
 		} else if strings.Contains(entry.Name(), "Caddyfile") {

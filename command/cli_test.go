@@ -19,6 +19,7 @@ import (
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/golden"
 )
 
 // runCaddy prepares a run of the test binary as the caddy command.
@@ -50,16 +51,7 @@ func TestHelp(t *testing.T) {
 			t.Fatal(err)
 		}
 		file := filepath.Join("testdata", "help", strings.ReplaceAll(args, " ", "_")+".txt")
-		if *update {
-			if err := os.WriteFile(file, out, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		want, err := os.ReadFile(file)
-		if err != nil || !bytes.Equal(out, want) {
-			t.Errorf("%s: %v: got\n%s\nwant\n%s", args, err, out, want)
-		}
+		golden.Check(t, file, out)
 	}
 }
 

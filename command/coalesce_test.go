@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 )
 
 // A host is an HTTP/2 server over TLS that does exactly as told.
@@ -54,12 +56,11 @@ func (h host) serve(c net.Conn) {
 		script("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", time.Minute)(tc)
 		return
 	}
-	if _, err := io.ReadFull(tc, make([]byte, len(http2.ClientPreface))); err != nil {
+	f, err := h2.Server(tc, tc, http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
+	if err != nil {
 		return
 	}
-	f := http2.NewFramer(tc, tc)
 	f.ReadMetaHeaders = hpack.NewDecoder(0, nil) // a client must not count on more
-	_ = f.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
 	if h.origin {
 		var payload []byte
 		for _, o := range h.origins {
@@ -99,7 +100,7 @@ func (h host) serve(c net.Conn) {
 		if h.goAway == "before" {
 			_ = f.WriteGoAway(request.StreamID, http2.ErrCodeNo, nil)
 		}
-		h.answer(f, request.StreamID, status, tc.ConnectionState().ServerName, request.PseudoValue("authority"))
+		h.answer(f.Framer, request.StreamID, status, tc.ConnectionState().ServerName, request.PseudoValue("authority"))
 		if h.goAway == "behind" {
 			_ = f.WriteGoAway(request.StreamID, http2.ErrCodeNo, nil)
 		}

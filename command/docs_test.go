@@ -1,23 +1,19 @@
 package command
 
 import (
-	"bytes"
 	"fmt"
-	"os"
 	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/docs"
 )
 
 // TestDocs: no flag, exit code, JSON field or value of one is missing in
 // docs/command.md.
 func TestDocs(t *testing.T) {
-	text, err := os.ReadFile("../docs/command.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	keepAlive, coalesce, found := bytes.Cut(text, []byte("\n## coalesce\n"))
+	keepAlive, coalesce, found := strings.Cut(docs.Page(t, "../docs/command.md"), "\n## coalesce\n")
 	if !found {
 		t.Fatal("there is no section about coalesce")
 	}
@@ -57,17 +53,17 @@ func TestDocs(t *testing.T) {
 	}
 	// it says that the others are those of keepalive
 	for _, flag := range flags.FindAllString(coalesceCommand().Flags().FlagUsages(), -1) {
-		if !bytes.Contains(keepAlive, []byte("| `"+flag+"`")) {
+		if !strings.Contains(keepAlive, "| `"+flag+"`") {
 			want = append(want, "`"+flag+"`")
 		}
 	}
 	missing(t, coalesce, want)
 }
 
-func missing(t *testing.T, text []byte, want []string) {
+func missing(t *testing.T, text string, want []string) {
 	t.Helper()
 	for _, words := range want {
-		if !bytes.Contains(text, []byte(words)) {
+		if !strings.Contains(text, words) {
 			t.Errorf("%s is not in the docs", words)
 		}
 	}

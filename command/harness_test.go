@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -25,9 +24,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what Caddyfiles refer to
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/golden"
 )
-
-var update = flag.Bool("update", false, "write what the commands print into testdata")
 
 // asCaddy in the environment makes the test binary the caddy command.
 const asCaddy = "CONNREUSE_TEST_AS_CADDY"
@@ -118,19 +116,7 @@ func (s scene) golden(t *testing.T, name string, command func(context.Context, [
 		got = *bytes.NewBufferString(text)
 	}
 	file := filepath.Join("testdata", name, strings.ReplaceAll(s.name, " ", "_")+".txt")
-	if *update {
-		if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("got\n%s\nbut: %v (write it with -update)", &got, err)
-	}
-	if !bytes.Equal(got.Bytes(), want) {
-		t.Errorf("got\n%s\nwant\n%s", &got, want)
-	}
+	golden.Check(t, file, got.Bytes())
 }
 
 // A buffered connection is one end of a net.Pipe whose Write does not wait for

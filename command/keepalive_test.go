@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	_ "github.com/caddy-connreuse/connreuse/upstreampool" // what the command advises
 )
 
@@ -90,19 +91,17 @@ func serveHTTP(srv *http.Server) func(net.Conn) {
 // both sides and the request on stream 1.
 func serveFrames(handle func(c net.Conn, f *http2.Framer)) func(net.Conn) {
 	return func(c net.Conn) {
-		if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
+		p, err := h2.Server(c, c, http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0})
+		if err != nil {
 			return
 		}
-		f := http2.NewFramer(c, c)
 		for range 2 { // SETTINGS and HEADERS
-			if _, err := f.ReadFrame(); err != nil {
+			if _, err := p.ReadFrame(); err != nil {
 				return
 			}
 		}
-		if f.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0}) == nil {
-			if frame, err := f.ReadFrame(); err == nil && frame.(*http2.SettingsFrame).IsAck() {
-				handle(c, f)
-			}
+		if frame, err := p.ReadFrame(); err == nil && frame.(*http2.SettingsFrame).IsAck() {
+			handle(c, p.Framer)
 		}
 	}
 }

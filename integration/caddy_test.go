@@ -21,6 +21,7 @@ import (
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	"github.com/caddy-connreuse/connreuse/internal/test/output"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
@@ -156,7 +157,7 @@ func (c *caddy) run(file string, env ...string) {
 		}
 	})
 
-	c.eventually("Caddy to start", func() error {
+	poll.Succeed(c.t, "Caddy to start", func() error {
 		select {
 		case err := <-exited:
 			exited <- err
@@ -174,35 +175,13 @@ func (c *caddy) run(file string, env ...string) {
 func (c *caddy) certificates(addr string, names []string) {
 	c.t.Helper()
 	for _, name := range names {
-		c.eventually("a certificate for "+name, func() error {
+		poll.Succeed(c.t, "a certificate for "+name, func() error {
 			conn, err := tls.Dial("tcp", addr, clientTLS(name))
 			if err != nil {
 				return err
 			}
 			return conn.Close()
 		})
-	}
-}
-
-// eventually waits until f succeeds.
-func (c *caddy) eventually(what string, f func() error) {
-	c.t.Helper()
-	eventually(c.t, what, f)
-}
-
-// eventually waits until f succeeds.
-func eventually(t testing.TB, what string, f func() error) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waiting for %s: %v", what, err)
-		}
-		time.Sleep(20 * time.Millisecond) // polls another process
 	}
 }
 

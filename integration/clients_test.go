@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -19,7 +18,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
+
+	h2peer "github.com/caddy-connreuse/connreuse/internal/test/h2"
 )
 
 // An ask is one request, with everything chosen freely that ordinary clients
@@ -131,7 +131,7 @@ func (c *h1) raw(text, method string) answer {
 type h2 struct {
 	t      testing.TB
 	conn   *tls.Conn
-	framer *http2.Framer
+	peer   *h2peer.Peer
 	next   uint32
 	goAway bool
 	// extendedConnect: the server's SETTINGS allow it.
@@ -147,16 +147,11 @@ func dialH2(t testing.TB, addr string, config *tls.Config) client {
 	if got := conn.ConnectionState().NegotiatedProtocol; got != "h2" {
 		t.Fatalf("ALPN gave %q, want h2", got)
 	}
-	c := &h2{t: t, conn: conn, framer: http2.NewFramer(conn, conn), next: 1}
-	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	_, err := io.WriteString(conn, http2.ClientPreface)
-	if err == nil {
-		err = c.framer.WriteSettings()
-	}
+	peer, err := h2peer.Client(conn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
+	return &h2{t: t, conn: conn, peer: peer, next: 1}
 }
 
 func (c *h2) resumed() bool { return c.conn.ConnectionState().DidResume }
@@ -185,18 +180,14 @@ func (c *h2) send(fields [][2]string, body string) answer {
 	_ = c.conn.SetDeadline(time.Now().Add(20 * time.Second))
 	stream := c.next
 	c.next += 2
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	for _, field := range fields {
-		_ = encoder.WriteField(hpack.HeaderField{Name: strings.ToLower(field[0]), Value: field[1]})
-	}
 	tunnel := false
-	for _, field := range fields {
+	for i, field := range fields {
+		fields[i][0] = strings.ToLower(field[0])
 		tunnel = tunnel || field[0] == ":method" && field[1] == http.MethodConnect
 	}
-	err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: body == "" && !tunnel})
+	err := c.peer.Headers(stream, body == "" && !tunnel, fields...)
 	if err == nil && body != "" {
-		err = c.framer.WriteData(stream, true, []byte(body))
+		err = c.peer.WriteData(stream, true, []byte(body))
 	}
 	if err != nil {
 		return answer{reset: err.Error()}
@@ -204,17 +195,14 @@ func (c *h2) send(fields [][2]string, body string) answer {
 
 	var got answer
 	for {
-		frame, err := c.framer.ReadFrame()
+		frame, err := c.peer.Next()
 		if err != nil {
 			return answer{reset: err.Error()}
 		}
 		switch f := frame.(type) {
 		case *http2.SettingsFrame:
-			if !f.IsAck() {
-				if v, ok := f.Value(http2.SettingEnableConnectProtocol); ok && v == 1 {
-					c.extendedConnect = true
-				}
-				_ = c.framer.WriteSettingsAck()
+			if v, ok := f.Value(http2.SettingEnableConnectProtocol); ok && v == 1 {
+				c.extendedConnect = true
 			}
 		case *http2.UnknownFrame:
 			if f.Type != 0x0c {
@@ -228,10 +216,6 @@ func (c *h2) send(fields [][2]string, body string) answer {
 			}
 		case *http2.GoAwayFrame:
 			c.goAway = true
-		case *http2.PingFrame:
-			if !f.IsAck() {
-				_ = c.framer.WritePing(true, f.Data)
-			}
 		case *http2.RSTStreamFrame:
 			if f.StreamID != stream {
 				continue

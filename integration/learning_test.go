@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
@@ -133,7 +134,7 @@ func (l *learning) postsAroundTheClose() {
 		batch.Wait()
 		time.Sleep(l.server.Closes() + offset*time.Millisecond)
 	}
-	l.c.eventually("the server to note all POSTs", func() error {
+	poll.Succeed(l.c.t, "the server to note all POSTs", func() error {
 		done, err := l.server.Done()
 		if err != nil {
 			return err
@@ -242,7 +243,7 @@ func TestSensor(t *testing.T) {
 	}
 
 	burst()
-	c.eventually("a sensor", func() error {
+	poll.Succeed(c.t, "a sensor", func() error {
 		if n := c.connections(addr, "sensor"); n != 1 {
 			return fmt.Errorf("%d sensors", n)
 		}
@@ -266,7 +267,7 @@ func TestSensor(t *testing.T) {
 	}
 
 	// The server notes what it closes a moment later.
-	c.eventually("the upstream to close one connection, that of the sensor", func() error {
+	poll.Succeed(c.t, "the upstream to close one connection, that of the sensor", func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		sensors := 0

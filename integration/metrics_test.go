@@ -23,6 +23,7 @@ import (
 	"testing"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 const (
@@ -370,7 +371,7 @@ func (s *metricsSetup) traffic() {
 			s.t.Errorf("before and after the upstream closed its connections: %v", got)
 		}
 		s.upstream.CloseClientConnections()
-		s.eventually("the pool to see that the upstream closes", func() error {
+		poll.Succeed(s.t, "the pool to see that the upstream closes", func() error {
 			if line := idle.FindString(s.get("/metrics")); line != "" {
 				return errors.New(line)
 			}
@@ -617,7 +618,7 @@ func TestPrometheus(t *testing.T) {
 	for range 2 {
 		s.traffic()
 		want := lastCounted.FindStringSubmatch(s.get("/metrics"))[1]
-		s.eventually("Prometheus to see the last request", func() error {
+		poll.Succeed(s.t, "Prometheus to see the last request", func() error {
 			got, err := p.query(`caddy_misdirected_requests_total{outcome="direct", protocol="h1"}`)
 			if err == nil && (len(got) != 1 || got[0].Value[1] != want) {
 				err = fmt.Errorf("it has %v, want %s", got, want)
@@ -629,7 +630,7 @@ func TestPrometheus(t *testing.T) {
 	for _, q := range slices.Concat(pageQueries(t), dashboardQueries(t)) {
 		var got []series
 		// Where Prometheus got no answer in time, it has nothing until it asks again.
-		s.eventually(q.where, func() error {
+		poll.Succeed(s.t, q.where, func() error {
 			var err error
 			if got, err = p.query(q.concrete()); err != nil || len(got) == 0 {
 				return fmt.Errorf("%d series, %v:\n%s", len(got), err, q.text)
@@ -654,7 +655,7 @@ func TestPrometheus(t *testing.T) {
 		Labels, Annotations            map[string]string
 	}
 	var rules []rule
-	s.eventually("Prometheus to evaluate the rules", func() error {
+	poll.Succeed(s.t, "Prometheus to evaluate the rules", func() error {
 		var data struct{ Groups []struct{ Rules []rule } }
 		if err := p.api("/api/v1/rules?type=alert", &data); err != nil {
 			return err

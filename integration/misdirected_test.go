@@ -18,6 +18,7 @@ import (
 	"time"
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 const strictOff = `servers {
@@ -565,7 +566,7 @@ errors.x.test {
 		}
 	}
 	var lines []map[string]any
-	c.eventually("a log line for each of 9 refusals", func() error {
+	poll.Succeed(c.t, "a log line for each of 9 refusals", func() error {
 		if lines = c.logged("misdirected request"); len(lines) != 9 {
 			return fmt.Errorf("%d lines", len(lines))
 		}

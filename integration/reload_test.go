@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // TestReloads reloads the config 100 times under load, each time a little
@@ -91,7 +93,7 @@ o.y.test {
 			before = goroutines()
 		}
 		enough := asked.Load() + 100
-		c.eventually("some more requests", func() error {
+		poll.Succeed(c.t, "some more requests", func() error {
 			if asked.Load() < enough && !t.Failed() {
 				return fmt.Errorf("%d made, want %d", asked.Load(), enough)
 			}

@@ -26,9 +26,10 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	h2peer "github.com/caddy-connreuse/connreuse/internal/test/h2"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // TestSoak mixes everything for a while: clients of HTTP/1.1, 2 and 3, upstreams
@@ -91,7 +92,7 @@ func TestSoak(t *testing.T) {
 		for _, client := range clients {
 			client.close()
 		}
-		c.eventually("the pools to be empty", func() error {
+		poll.Succeed(c.t, "the pools to be empty", func() error {
 			for _, server := range servers {
 				if pool := c.samples("connections", server.addr); len(pool) > 0 {
 					return fmt.Errorf("%v", pool)
@@ -150,7 +151,7 @@ func TestSoak(t *testing.T) {
 		s.disturbed(from)
 		reloads++
 		// A handshake may still be of the config before.
-		c.eventually("the certificate that replaces the other", func() error {
+		poll.Succeed(c.t, "the certificate that replaces the other", func() error {
 			conn, err := tls.Dial("tcp", c.addr, clientTLS(replaced.name))
 			if err != nil {
 				return err
@@ -472,20 +473,10 @@ func (s *soak) hostile() {
 		return
 	}
 	// Requests for a host that is not for this connection, each reset at once.
-	_, _ = io.WriteString(client, http2.ClientPreface)
-	framer := http2.NewFramer(client, client)
-	_ = framer.WriteSettings()
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	for i := range 50 {
-		block.Reset()
-		for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", fmt.Sprintf("%d.soak.test", rand.IntN(1<<30))}, {":path", "/"}} {
-			_ = encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
-		}
-		stream := uint32(2*i + 1)
-		if framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}) != nil ||
-			framer.WriteRSTStream(stream, http2.ErrCodeCancel) != nil {
-			return
+	peer, err := h2peer.Client(client)
+	for stream := uint32(1); stream < 100 && err == nil; stream += 2 {
+		if err = peer.Get(stream, fmt.Sprintf("%d.soak.test", rand.IntN(1<<30))); err == nil {
+			err = peer.WriteRSTStream(stream, http2.ErrCodeCancel)
 		}
 	}
 }

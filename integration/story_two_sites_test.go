@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/test/browser"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 const (
@@ -71,7 +72,7 @@ func TestStoryTwoSites(t *testing.T) {
 		}
 	}
 	// Packets get into the file some time after they were seen.
-	eventually(t, "the exchanges in the captured packets", func() error {
+	poll.Succeed(t, "the exchanges in the captured packets", func() error {
 		exchanges, err := capture.exchanges(tabs.keys)
 		if err != nil {
 			return err
@@ -139,7 +140,7 @@ func startCapture(t *testing.T, ports ...string) capture {
 	for _, port := range ports {
 		c.args = append(c.args, "-d", "tcp.port=="+port+",tls")
 	}
-	eventually(t, "dumpcap to capture", func() error {
+	poll.Succeed(t, "dumpcap to capture", func() error {
 		if !log.contains("File: ") {
 			return fmt.Errorf("it has not said so: %s", log.String())
 		}
@@ -232,7 +233,7 @@ func openChromium(t *testing.T, c *caddy, url string) *tabs {
 func (o *tabs) title(url string) (title string) {
 	o.t.Helper()
 	opened := false
-	eventually(o.t, "a tab with "+url, func() error {
+	poll.Succeed(o.t, "a tab with "+url, func() error {
 		resp, err := (&http.Client{Timeout: 10 * time.Second}).Get(o.devtools + "/json/list")
 		if err != nil {
 			return err

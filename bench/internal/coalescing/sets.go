@@ -1,11 +1,9 @@
 package coalescing
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,10 +12,10 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
@@ -166,25 +164,15 @@ func connect(ctx context.Context, addr string) (got first, err error) {
 	defer conn.Close()
 	_ = conn.SetDeadline(started.Add(perDial))
 
-	var block, opening bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", asked}, {":path", "/"}} {
-		err = errors.Join(err, encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]}))
+	peer, err := h2.Client(conn)
+	if err == nil {
+		err = peer.Get(1, asked)
 	}
-	opening.WriteString(http2.ClientPreface)
-	framer := http2.NewFramer(&opening, conn)
-	err = errors.Join(err, framer.WriteSettings(), framer.WriteHeaders(http2.HeadersFrameParam{
-		StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true,
-	}))
 	if err != nil {
 		return got, err
 	}
-	if _, err := opening.WriteTo(conn); err != nil {
-		return got, err
-	}
-	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	for {
-		frame, err := framer.ReadFrame()
+		frame, err := peer.ReadFrame()
 		if err != nil {
 			return got, err
 		}

@@ -1,19 +1,14 @@
 package identity
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"time"
 
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
-
+	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 	"github.com/caddy-connreuse/connreuse/origin"
 )
@@ -96,17 +91,13 @@ func askAll(ctx context.Context, address, sni string) (told, refused int, err er
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return 0, 0, err
 	}
-	framer := http2.NewFramer(conn, conn)
-	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
-		return 0, 0, err
-	}
-	if err := framer.WriteSettings(); err != nil {
+	peer, err := h2.Client(conn)
+	if err != nil {
 		return 0, 0, err
 	}
 	var origins []string
 	for known := false; !known; {
-		frame, err := framer.ReadFrame()
+		frame, err := peer.ReadFrame()
 		if err != nil {
 			return 0, 0, err
 		}
@@ -114,29 +105,20 @@ func askAll(ctx context.Context, address, sni string) (told, refused int, err er
 			return 0, 0, err
 		}
 	}
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
 	for i, text := range origins {
 		u, err := url.Parse(text)
 		if err != nil {
 			return 0, 0, err
 		}
-		block.Reset()
-		for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", u.Host}, {":path", "/"}} {
-			if err := encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]}); err != nil {
-				return 0, 0, err
-			}
-		}
 		stream := uint32(2*i + 1)
-		err = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+		if err := peer.Get(stream, u.Host); err != nil {
+			return 0, 0, err
+		}
+		answer, err := peer.Response(stream)
 		if err != nil {
 			return 0, 0, err
 		}
-		status, err := answer(framer, stream)
-		if err != nil {
-			return 0, 0, err
-		}
-		if status == "421" {
+		if answer.PseudoValue("status") == "421" {
 			refused++
 		}
 	}
@@ -153,24 +135,6 @@ func dial(ctx context.Context, address, sni string) (*tls.Conn, error) {
 		}
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			return nil, err
-		}
-	}
-}
-
-// answer returns the status of the response on a stream.
-func answer(framer *http2.Framer, stream uint32) (string, error) {
-	for {
-		frame, err := framer.ReadFrame()
-		if err != nil {
-			return "", err
-		}
-		switch f := frame.(type) {
-		case *http2.MetaHeadersFrame:
-			if f.StreamID == stream {
-				return f.PseudoValue("status"), nil
-			}
-		case *http2.GoAwayFrame:
-			return "", errors.New("the server ends the connection")
 		}
 	}
 }
