@@ -265,7 +265,7 @@ func TestOwnNameIsNeverRefused(t *testing.T) {
 		for _, sni := range append(names, "other.test", "") {
 			for _, host := range append(names, "other.test") {
 				status, _ := answer(sni, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
-				accepted, advertised := s.Accepted(sni, host), s.Advertised(sni, host)
+				accepted, advertised := s.Accepted(sni, host), s.Advertised(authority.Listed, sni, host)
 				if advertised && sni != host {
 					counts["advertised"]++
 				}

@@ -1,57 +1,64 @@
 package origin
 
 import (
+	"cmp"
 	"fmt"
-	"net"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"slices"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
 
-// ExplainOrigins implements [authority.OriginExplainer], for a connection to the
-// first of the server's listeners that has TLS and a port.
-func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) authority.OriginExplanation {
-	e := authority.OriginExplanation{Origins: []string{}}
+// ExplainOrigins implements [authority.OriginExplainer]. Listeners whose connections
+// are told the same share one answer.
+func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) (answers []authority.OriginExplanation) {
+	for _, p := range l.board.withTLS() {
+		port := cmp.Or(l.choice.public, p.port)
+		at := slices.IndexFunc(answers, func(e authority.OriginExplanation) bool { return e.Port == port })
+		if at < 0 {
+			at = len(answers)
+			answers = append(answers, l.explain(serverName, port, leftOut))
+		}
+		if !p.h2 { // all of a server's listeners have it, or none
+			answers[at].Frame, answers[at].Origins, answers[at].Why = false, []string{}, "no frame is sent: the listener has no HTTP/2"
+		}
+		answers[at].Listeners = append(answers[at].Listeners, p.address)
+	}
+	return answers
+}
+
+// explain says what connections to a port are told.
+func (l *ListenerWrapper) explain(serverName string, port uint16, leftOut bool) authority.OriginExplanation {
+	e := authority.OriginExplanation{Port: port, Origins: []string{}}
 	if leftOut {
 		e.LeftOut, e.LeftOutCounts = []authority.LeftOut{}, make(map[string]int)
 	}
 	sni, err := hostname.ParseSNI(serverName)
-	switch {
-	case l.choice.none:
-		e.Why = "origins none: the frame is empty, only this host belongs on the connection"
-		return e
-	case err != nil:
-		e.Why = fmt.Sprintf("the frame is empty: without a valid server name there is nothing to judge by: %v", err)
-		return e
-	case l.choice.ports == nil:
-		e.Why = "origins auto: every exact name of the sites and of the certificate that belongs on the connection"
-	default:
-		e.Why = "the configured origins, as far as they belong on the connection"
+	if err != nil {
+		sni = ""
 	}
-	port := l.choice.port(firstPort(l.server, l.httpPort))
+	t := l.tell(sni, port)
+	e.Frame, e.Why = t.frame, l.why(t, err)
 	sent := make(map[origin]bool)
-	in, _ := l.choice.origins(sni, port, l.names(l.sets.Find(sni), port))
-	for _, o := range in {
-		sent[o] = true
-		e.Origins = append(e.Origins, o.String())
+	if t.frame {
+		for _, o := range t.in {
+			sent[o] = true
+			e.Origins = append(e.Origins, o.String())
+		}
 	}
-	if !leftOut {
+	if !leftOut || l.choice.none || sni == "" {
 		return e
 	}
 	l.sets.Judge(sni, func(name string, why authority.Absence) {
-		ports := l.choice.ports[name]
-		if l.choice.ports == nil {
-			ports = []uint16{port}
-		}
-		for _, p := range ports {
+		for _, p := range l.choice.of(name, port) {
 			switch o := (origin{name, p}); {
 			case sent[o] || name == sni && p == port:
 			case why != authority.Advertised:
 				e.LeaveOut(o.String(), why.String())
 			case p == 0:
 				e.LeaveOut(origin{name, httpsPort}.String(), noPort)
+			case !t.frame:
+				e.LeaveOut(o.String(), noFrame)
 			default:
 				e.LeaveOut(o.String(), overLimit)
 			}
@@ -60,13 +67,20 @@ func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) author
 	return e
 }
 
-// firstPort is where the server's first listener with TLS and a port is, nil if
-// there is none.
-func firstPort(srv *caddyhttp.Server, httpPort uint) net.Addr {
-	for i := range srv.Listen {
-		if port, ok := tlsPort(srv, i, httpPort); ok && port != 0 {
-			return &net.TCPAddr{Port: int(port)}
-		}
+// why says how the origins are chosen; err is about the server name.
+func (l *ListenerWrapper) why(t telling, err error) string {
+	switch {
+	case l.choice.none:
+		return "origins none: the frame is empty, only this host belongs on the connection"
+	case err != nil:
+		return fmt.Sprintf("the frame is empty: without a valid server name there is nothing to judge by: %v", err)
+	case !t.frame:
+		return "origins auto: " + noFrame
+	case l.choice.naming == authority.BySpelling:
+		return "origins auto: every exact name of the sites that the certificate spells out and that belongs on the connection"
+	case l.choice.naming == authority.BySites:
+		return "origins sites: every exact name of the sites that the certificate covers and that belongs on the connection"
+	default:
+		return "the configured origins, as far as they belong on the connection"
 	}
-	return nil
 }

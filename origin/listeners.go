@@ -2,7 +2,11 @@ package origin
 
 import (
 	"cmp"
+	"net"
+	"net/netip"
 	"slices"
+	"strconv"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -27,18 +31,92 @@ func protocols(srv *caddyhttp.Server, i int) []string {
 	return srv.Protocols
 }
 
-// tlsPort returns the first port of a server's i-th address on which Caddy opens
-// a listener with TLS, 0 where that has no port, and false if there is none. It
-// goes by the http app's Start: HTTP/3 has no listener, and the HTTP port no TLS.
-func tlsPort(srv *caddyhttp.Server, i int, httpPort uint) (port uint, ok bool) {
+// A place is where Caddy opens a listener of a server for HTTP over TCP or a socket.
+type place struct {
+	address string // with its network
+	port    uint16 // 0 where it has none
+	tls     bool
+	h2      bool
+}
+
+// places returns the places of a server in the order in which the http app's Start
+// opens them.
+func places(srv *caddyhttp.Server, httpPort uint) (list []place) {
+	for i := range srv.Listen {
+		list = append(list, placesOf(srv, i, httpPort)...)
+	}
+	return list
+}
+
+// placesOf returns the places of a server's i-th address, one for each port. HTTP/3
+// has no listener, and the HTTP port no TLS.
+func placesOf(srv *caddyhttp.Server, i int, httpPort uint) (list []place) {
 	addr, err := caddy.ParseNetworkAddress(srv.Listen[i])
-	listens := slices.ContainsFunc(protocols(srv, i), func(p string) bool { return p == "h1" || p == "h2" || p == "h2c" })
-	if err != nil || len(srv.TLSConnPolicies) == 0 || !listens {
-		return 0, false
+	if err != nil {
+		return nil
 	}
-	port = addr.StartPort
-	if port == httpPort {
-		port++
+	has := func(protocol string) bool { return slices.Contains(protocols(srv, i), protocol) }
+	for offset := range addr.PortRangeSize() {
+		port := addr.StartPort + offset
+		withTLS := len(srv.TLSConnPolicies) > 0 && port != httpPort
+		if has("h1") || has("h2") && withTLS || has("h2c") {
+			at := addr.At(offset)
+			text := caddy.JoinNetworkAddress(cmp.Or(at.Network, "tcp"), at.Host, portText(at))
+			list = append(list, place{address: text, port: uint16(port), tls: withTLS, h2: has("h2")})
+		}
 	}
-	return port, port <= addr.EndPort
+	return list
+}
+
+// portText is the port of an address, "" where it has none.
+func portText(addr caddy.NetworkAddress) string {
+	if addr.IsUnixNetwork() || addr.IsFdNetwork() {
+		return ""
+	}
+	return strconv.FormatUint(uint64(addr.StartPort), 10)
+}
+
+// A board says where the listeners of a server are. What the config leaves to the
+// system, a port or all of an inherited socket, is known once a listener is open.
+type board struct {
+	mu     sync.Mutex
+	places []place
+	next   int
+}
+
+// open is told of the listeners, in the order of places.
+func (b *board) open(addr net.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next == len(b.places) || addr == nil {
+		return
+	}
+	p := &b.places[b.next]
+	b.next++
+	p.address, p.port = addr.Network()+"/"+addr.String(), portOf(addr)
+}
+
+// withTLS returns the places with TLS.
+func (b *board) withTLS() (list []place) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.places {
+		if p.tls {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// portOf returns the port of an address, 0 where it has none.
+func portOf(addr net.Addr) uint16 {
+	switch addr := addr.(type) {
+	case *net.TCPAddr:
+		return uint16(addr.Port)
+	case nil:
+		return 0
+	default: // a unix socket has none
+		parsed, _ := netip.ParseAddrPort(addr.String())
+		return parsed.Port()
+	}
 }

@@ -92,6 +92,7 @@ type Server struct {
 	snapshot func() *Snapshot
 	guards   []*Guard
 	origins  OriginExplainer
+	sets     *OriginSets
 }
 
 // Name is its name in the config.

@@ -120,11 +120,11 @@ func (s *Snapshot) Accepted(sni, host string) bool {
 	return s.SamePolicy(sni, host) && s.CertificateCovers(sni, host)
 }
 
-// Advertised tells whether a client may be told that host belongs on a
-// connection with that SNI. It is always [Snapshot.Accepted] there, the
-// certificate covers it, and the TLS policy is the same, so nobody is led
-// across a client-certificate rule, not even by a share group. A site must be
-// there for it as well: a certificate may name hosts of other machines.
-func (s *Snapshot) Advertised(sni, host string) bool {
-	return s.absence(sni, host, s.CertificateCovers(sni, host)) == Advertised
+// Advertised tells whether a client may be told, by that rule, that host belongs on a
+// connection with that SNI. It is always [Snapshot.Accepted] there, the certificate
+// covers it, and the TLS policy is the same, so nobody is led across a
+// client-certificate rule, not even by a share group. A site must be there for it as
+// well: a certificate may name hosts of other machines.
+func (s *Snapshot) Advertised(by Naming, sni, host string) bool {
+	return s.absence(by, sni, host, s.presented(sni)) == Advertised
 }

@@ -100,7 +100,7 @@ func (s *Server) Explain(sni, host string) Explanation {
 		e.SameTLSPolicy = snap.SamePolicy(sniName, name)
 		e.AsksClientCertificate = snap.AsksClientCert(name)
 		e.CertificateCovers = snap.CertificateCovers(sniName, name)
-		absent := snap.absence(sniName, name, e.CertificateCovers)
+		absent := s.absence(sniName, name)
 		e.Advertised, e.AdvertisedWhy = absent == Advertised, absent.String()
 	}
 
@@ -137,92 +137,4 @@ func (s *Server) Explain(sni, host string) Explanation {
 		e.Answer, e.Why = "pass", "every guard that runs for this host lets it pass"
 	}
 	return e
-}
-
-// An OriginExplainer tells clients of origins.
-type OriginExplainer interface {
-	// ExplainOrigins says what a new connection with that SNI, as sent, is told,
-	// and if leftOut, what it is not.
-	ExplainOrigins(sni string, leftOut bool) OriginExplanation
-}
-
-// An OriginExplanation is what a connection is told, and what it is not.
-type OriginExplanation struct {
-	Server string `json:"server"`
-	SNI    string `json:"sni"`
-	// How the origins are chosen.
-	Why string `json:"why"`
-	// The origins in the ORIGIN frame, besides that of the SNI itself.
-	Origins []string `json:"origins"`
-	// The origins that are left out, and why: those listed, or else one for each
-	// exact name of the sites and of the certificate. At most 1000. Nil if not
-	// asked for.
-	LeftOut []LeftOut `json:"left_out,omitzero"`
-	// How many are left out, by reason. Nil if not asked for.
-	LeftOutCounts map[string]int `json:"left_out_counts,omitzero"`
-}
-
-// LeftOut is an origin that a connection is not told of.
-type LeftOut struct {
-	Origin string `json:"origin"`
-	Why    string `json:"why"`
-}
-
-// mostLeftOut is how many origins an explanation lists.
-const mostLeftOut = 1000
-
-// LeaveOut adds an origin that is left out.
-func (e *OriginExplanation) LeaveOut(origin, why string) {
-	e.LeftOutCounts[why]++
-	if len(e.LeftOut) < mostLeftOut {
-		e.LeftOut = append(e.LeftOut, LeftOut{origin, why})
-	}
-}
-
-// SendsOrigins tells whether the server sends ORIGIN frames.
-func (s *Server) SendsOrigins() bool { return s.origins != nil }
-
-// ExplainOrigins says what a new connection with that SNI, as sent, is told by
-// ORIGIN frames, and if leftOut, what it is not. The server must send some.
-func (s *Server) ExplainOrigins(sni string, leftOut bool) OriginExplanation {
-	e := s.origins.ExplainOrigins(sni, leftOut)
-	e.Server, e.SNI = s.Name(), sni
-	return e
-}
-
-// Names returns the exact names in the host matchers of the server's sites, in
-// alphabetical order. It is not to be changed.
-func (s *Server) Names() []string { return s.Snapshot().hosts.all }
-
-// Judge calls f with every name that the origin set for an SNI, canonical or "",
-// could have, and says why it has or has not: for each of list, or if that is nil
-// for each name of the certificate and of the sites, in alphabetical order.
-func (os *OriginSets) Judge(sni string, f func(name string, why Absence)) {
-	snap := os.server.Snapshot()
-	shown := new(presented)
-	if sni != "" {
-		shown = snap.certificates.present(sni)
-	}
-	names := os.list
-	if names == nil {
-		names = slices.Concat(snap.hosts.all, shown.names())
-		slices.Sort(names)
-		names = slices.Compact(names)
-	}
-	for _, name := range names {
-		f(name, snap.absence(sni, name, shown.cover(name)))
-	}
-}
-
-// names are the exact names in the certificates.
-func (p *presented) names() (names []string) {
-	for _, c := range p.covers {
-		for name := range c.names {
-			names = append(names, name)
-		}
-		for addr := range c.addrs {
-			names = append(names, addr)
-		}
-	}
-	return names
 }

@@ -28,6 +28,20 @@ type hosts struct {
 	shared map[string]struct{}
 	// all holds the names in host matchers.
 	all []string
+	// open holds those of them that any client may ask for.
+	open map[string]struct{}
+}
+
+// names tells whether a host matcher has that very name.
+func (hs *hosts) names(host string) bool {
+	_, found := slices.BinarySearch(hs.all, host)
+	return found
+}
+
+// isOpen tells whether any client may ask for an exact name.
+func (hs *hosts) isOpen(host string) bool {
+	_, ok := hs.open[host]
+	return ok
 }
 
 func newHosts(srv *caddyhttp.Server, gs *guards) *hosts {
@@ -37,6 +51,7 @@ func newHosts(srv *caddyhttp.Server, gs *guards) *hosts {
 		ofSite:        make(map[string][]string),
 		guardedBySite: make([]bool, len(rs.sites)),
 		shared:        make(map[string]struct{}),
+		open:          openNames(srv),
 	}
 	everywhere := slices.ContainsFunc(gs.anywhere, func(g *Guard) bool { return g.Scope == ScopeSite }) ||
 		gs.errors != nil && gs.errors.contents.scopes&scopeBit(ScopeSite) != 0

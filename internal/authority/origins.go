@@ -8,6 +8,20 @@ import (
 	"sync/atomic"
 )
 
+// A Naming is a rule by which origin sets name hosts.
+type Naming uint8
+
+const (
+	// BySpelling names the hosts that a host matcher of the server names exactly and
+	// openly, and that every certificate presented spells out: a stranger learns
+	// nothing that the handshake does not tell.
+	BySpelling Naming = iota
+	// BySites is BySpelling, and names those under a certificate's wildcard as well.
+	BySites
+	// Listed names the hosts of a list, whatever route is there for them.
+	Listed
+)
+
 // An Absence says why a name is not advertised. The list is closed.
 type Absence uint8
 
@@ -15,9 +29,13 @@ type Absence uint8
 const (
 	Advertised Absence = iota // it is
 	NotServed
+	NotNamed
+	NotOpen
 	NotCovered
 	OtherPolicy
 	Refused
+	// Withheld is the last one: but for it, the name would be advertised.
+	Withheld
 	absenceCount
 )
 
@@ -26,26 +44,40 @@ func (a Absence) String() string {
 	return [absenceCount]string{
 		Advertised:  "advertised",
 		NotServed:   "no site of this server is there for it",
+		NotNamed:    "no host matcher of this server names it exactly; another machine may serve it",
+		NotOpen:     "host matchers name it only inside 'not', or beside matchers such as remote_ip",
 		NotCovered:  "the certificate presented for the server name does not cover it",
 		OtherPolicy: "it has another TLS connection policy than the server name",
 		Refused:     "a request for it would be answered 421 on this connection",
+		Withheld:    "the certificate covers it by a wildcard only, and so does not tell of it; 'origins sites' does",
 	}[a]
 }
 
 // absence is the one definition of what a client may be told; see
-// [Snapshot.Advertised]. Covered: the certificate for the SNI covers the host.
-func (s *Snapshot) absence(sni, host string, covered bool) Absence {
+// [Snapshot.Advertised]. Shown is what is presented for the SNI.
+func (s *Snapshot) absence(by Naming, sni, host string, shown *presented) Absence {
 	switch {
 	case s.routes.of(host) == nil:
 		return NotServed
-	case !covered:
+	case by != Listed && !s.hosts.names(host):
+		return NotNamed
+	case by != Listed && !s.hosts.isOpen(host):
+		return NotOpen
+	case !shown.cover(host):
 		return NotCovered
 	case !s.SamePolicy(sni, host):
 		return OtherPolicy
 	case !s.Accepted(sni, host):
 		return Refused
+	case by == BySpelling && !shown.spell(host):
+		return Withheld
 	}
 	return Advertised
+}
+
+// spell tells whether every certificate has host itself among its names.
+func (p *presented) spell(host string) bool {
+	return len(p.covers) > 0 && !slices.ContainsFunc(p.covers, func(c *coverage) bool { return !c.lists(host) })
 }
 
 // An OriginSet is the set of exact names a client may be told of on a connection
@@ -57,6 +89,10 @@ type OriginSet struct {
 	// Absent are those that are not, by reason; a few of each.
 	Absent [absenceCount][]string
 
+	// unnamed are hosts of this server that a certificate covers and the set does
+	// not name, refused or not: two at most, since one may be the connection's own.
+	unnamed []string
+
 	key    string
 	leaves []*x509.Certificate
 	// alone is the SNI the set was made for, if it was left out since there
@@ -64,10 +100,20 @@ type OriginSet struct {
 	alone string
 }
 
+// Known tells whether it is known which certificates can be presented.
+func (set *OriginSet) Known() bool { return len(set.leaves) > 0 }
+
+// NamesAll tells whether a client with that SNI is told of every host of this server
+// that the certificate covers.
+func (set *OriginSet) NamesAll(sni string) bool {
+	return !slices.ContainsFunc(set.unnamed, func(name string) bool { return name != sni })
+}
+
 // OriginSets finds the origin set of a connection. It is safe for concurrent use.
 type OriginSets struct {
 	server *Server
-	list   []string // nil for automatic sets
+	naming Naming
+	list   []string // if Listed
 	listed map[string]struct{}
 	most   int
 
@@ -79,11 +125,12 @@ type OriginSets struct {
 	building sync.Mutex // so that a crowd of connections makes a set once
 }
 
-// NewOriginSets returns the origin sets of a server. Their names come from
-// list, canonical names, or if that is nil from what the server's certificates
-// and routes name. An automatic set has no more names than most.
-func NewOriginSets(server *Server, list []string, most int) *OriginSets {
-	os := &OriginSets{server: server, list: list, most: most, listed: make(map[string]struct{}), seed: maphash.MakeSeed()}
+// NewOriginSets returns the origin sets of a server. Their names come from list,
+// canonical names, if they are Listed, else from what the server's certificates and
+// routes name; then a set has no more names than most.
+func NewOriginSets(server *Server, naming Naming, list []string, most int) *OriginSets {
+	os := &OriginSets{server: server, naming: naming, list: list, most: most, listed: make(map[string]struct{}), seed: maphash.MakeSeed()}
+	server.sets = os
 	for _, name := range list {
 		os.listed[name] = struct{}{}
 	}
@@ -152,58 +199,148 @@ func (os *OriginSets) appendKey(b []byte, s *Snapshot, sni string) []byte {
 // key and certificates.
 func (os *OriginSets) build(s *Snapshot, sni, other string, shown *presented) *OriginSet {
 	set := new(OriginSet)
-	names := os.list
-	if names == nil {
-		names = s.candidates(sni, shown)
-	}
-	for _, name := range names {
+	for _, name := range os.candidates(s, sni, shown) {
 		by := sni
-		if name == sni && os.list == nil {
+		if name == sni && os.naming != Listed {
 			if other == "" || !slices.Equal(s.certificates.present(other).leaves, shown.leaves) {
 				set.alone = sni
 				continue
 			}
 			by = other
 		}
-		if os.list == nil && len(set.Names) == os.most {
+		if os.naming != Listed && len(set.Names) == os.most {
 			continue
 		}
-		switch absent := s.absence(by, name, shown.cover(name)); {
+		switch absent := s.absence(os.naming, by, name, shown); {
 		case absent == Advertised:
 			set.Names = append(set.Names, name)
 		case len(set.Absent[absent]) < mostNamed:
 			set.Absent[absent] = append(set.Absent[absent], name)
 		}
 	}
+	if os.naming == BySpelling {
+		set.unnamed = s.unnamed(sni, shown, set.Names)
+	}
 	return set
 }
 
-// candidates returns, in order, the exact names that the certificates may be
-// valid for: those in them, and those of the config under their wildcards, but
-// for names that another site than the SNI's has to itself. Whichever of several
-// certificates is presented must cover a name, so the names of the first will do.
-func (s *Snapshot) candidates(sni string, shown *presented) (names []string) {
+// candidates returns the names that a set may have, in order.
+func (os *OriginSets) candidates(s *Snapshot, sni string, shown *presented) []string {
+	switch os.naming {
+	case Listed:
+		return os.list
+	case BySites:
+		return s.covered(sni, shown)
+	}
+	if len(shown.covers) == 0 {
+		return nil
+	}
+	names := shown.covers[0].spelled()
+	slices.Sort(names)
+	return names
+}
+
+// covered returns, in order, the exact names that the certificates may be valid
+// for: those in them, and those of the config under their wildcards, but for names
+// that another site than the SNI's has to itself. Whichever of several certificates
+// is presented must cover a name, so the names of the first will do.
+func (s *Snapshot) covered(sni string, shown *presented) (names []string) {
 	if len(shown.covers) == 0 {
 		return nil
 	}
 	c := shown.covers[0]
+	names = c.spelled()
+	for parent := range c.parents {
+		names = append(names, s.hosts.under[parent]...)
+	}
+	if len(c.parents) > 0 {
+		names = append(names, s.ofOwnSite(sni, c)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// ofOwnSite returns the names that the SNI's site has to itself and that a
+// certificate covers.
+func (s *Snapshot) ofOwnSite(sni string, c *coverage) (names []string) {
+	if len(s.hosts.ofSite) == 0 {
+		return nil
+	}
+	var buf [256]byte
+	for _, name := range s.hosts.ofSite[string(appendFound(buf[:0], &s.routes.byHost, sni))] {
+		if c.has(name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// unnamed returns hosts of this server that some certificate covers and that are not
+// among names, at most two. A host that no host matcher names, but a wildcard in one
+// or a catch-all lets in, stands for all of its kind. Those that a guard lets through
+// on their own connection alone may be missing.
+func (s *Snapshot) unnamed(sni string, shown *presented, names []string) (found []string) {
+	add := func(list ...string) {
+		for _, name := range list {
+			if len(found) < 2 && s.routes.of(name) != nil && !slices.Contains(found, name) && !slices.Contains(names, name) {
+				found = append(found, name)
+			}
+		}
+	}
+	for _, c := range shown.covers {
+		add(c.spelled()...)
+		for parent := range c.parents {
+			add(nobody + parent)
+			add(s.hosts.under[parent]...)
+		}
+		add(s.ofOwnSite(sni, c)...)
+	}
+	return found
+}
+
+// nobody begins a name that no client can ask for, since it is no host name, and that
+// the wildcards in host matchers match.
+const nobody = "!."
+
+// spelled returns the names that the certificate itself has, wildcards aside.
+func (c *coverage) spelled() (names []string) {
 	for name := range c.names {
 		names = append(names, name)
 	}
 	for addr := range c.addrs {
 		names = append(names, addr)
 	}
-	for parent := range c.parents {
-		names = append(names, s.hosts.under[parent]...)
-	}
-	if len(s.hosts.ofSite) > 0 && len(c.parents) > 0 {
-		var buf [256]byte
-		for _, name := range s.hosts.ofSite[string(appendFound(buf[:0], &s.routes.byHost, sni))] {
-			if c.has(name) {
-				names = append(names, name)
+	return names
+}
+
+// Refuses tells whether something that the certificate presented for an SNI covers is
+// refused on a connection with it.
+func (os *OriginSets) Refuses(sni string) bool {
+	s := os.server.Snapshot()
+	shown := s.presented(sni)
+	for _, c := range shown.covers {
+		names := slices.Concat(c.spelled(), s.hosts.all)
+		for parent := range c.parents {
+			names = append(names, nobody+parent)
+		}
+		for _, name := range names {
+			if c.has(name) && name != sni && s.routes.of(name) != nil && !s.Accepted(sni, name) {
+				return true
 			}
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return false
+}
+
+// Withheld returns how many names the set for an SNI would have more if it named
+// those under a certificate's wildcard.
+func (os *OriginSets) Withheld(sni string) (n int) {
+	s := os.server.Snapshot()
+	shown := s.presented(sni)
+	for _, name := range s.covered(sni, shown) {
+		if name != sni && s.absence(BySpelling, sni, name, shown) == Withheld {
+			n++
+		}
+	}
+	return n
 }

@@ -79,31 +79,38 @@ func TestOriginSets(t *testing.T) {
 	w := "b.w.o1.test beside.o1.test nested.w.o1.test x.w.o1.test y.w.o1.test"
 
 	for _, test := range []struct {
-		name string
-		list []string
-		most int
-		sni  string
-		want string
-		left map[Absence]string
+		name   string
+		naming Naming
+		list   []string
+		most   int
+		sni    string
+		want   string
+		left   map[Absence]string
 	}{
-		{"exact names, and addresses", nil, 9, "a.o1.test", "10.1.1.1 2001:db8::1 b.o1.test", map[Absence]string{NotServed: "gone.o1.test"}},
-		{"under a wildcard, exact names of sites at any depth", nil, 9, "made-up.w.o1.test", w, map[Absence]string{Refused: "g.w.o1.test"}}, // Checklist: O4.
-		{"without itself", nil, 9, "x.w.o1.test", strings.Replace(w, " x.w.o1.test", "", 1), map[Absence]string{Refused: "g.w.o1.test"}},
-		{"the guard of the host decides", nil, 9, "g.w.o1.test", w, nil},
-		{"no more than that", nil, 2, "made-up.w.o1.test", "b.w.o1.test beside.o1.test", nil},                           // Checklist: O14.
-		{"both certificates must cover it", nil, 9, "both.o1.test", "", map[Absence]string{NotCovered: "one.o1.test"}},  // Checklist: O13.
-		{"another rule for client certificates", nil, 9, "n.o1.test", "", map[Absence]string{OtherPolicy: "m.o1.test"}}, // Checklist: O15.
-		{"the other way", nil, 9, "m.o1.test", "", map[Absence]string{OtherPolicy: "n.o1.test"}},                        // Checklist: O15.
-		{"no certificate", nil, 9, "else.test", "", nil},
-		{"no SNI", nil, 9, "", "", nil},
+		{"names that certificate and sites spell out, and addresses", BySpelling, nil, 9, "a.o1.test", "10.1.1.1 2001:db8::1 b.o1.test", map[Absence]string{NotServed: "gone.o1.test"}},
+		{"under a wildcard, what the certificate spells out", BySpelling, nil, 9, "made-up.w.o1.test", "beside.o1.test", map[Absence]string{}},
+		{"both certificates must spell it out", BySpelling, nil, 9, "both.o1.test", "", map[Absence]string{NotCovered: "one.o1.test"}},
+		{"no certificate spells out", BySpelling, nil, 9, "else.test", "", nil},
+		{"no SNI names any", BySpelling, nil, 9, "", "", nil},
 
-		{"a list, in its order", []string{"y.w.o1.test", "x.w.o1.test", "g.w.o1.test", "a.o1.test", "nowhere.test"}, 0, "x.w.o1.test", "y.w.o1.test x.w.o1.test",
+		{"exact names of sites, and addresses", BySites, nil, 9, "a.o1.test", "10.1.1.1 2001:db8::1 b.o1.test", map[Absence]string{NotServed: "gone.o1.test"}},
+		{"under a wildcard, exact names of sites at any depth", BySites, nil, 9, "made-up.w.o1.test", w, map[Absence]string{Refused: "g.w.o1.test"}}, // Checklist: O4.
+		{"without itself", BySites, nil, 9, "x.w.o1.test", strings.Replace(w, " x.w.o1.test", "", 1), map[Absence]string{Refused: "g.w.o1.test"}},
+		{"the guard of the host decides", BySites, nil, 9, "g.w.o1.test", w, nil},
+		{"no more than that", BySites, nil, 2, "made-up.w.o1.test", "b.w.o1.test beside.o1.test", nil},                           // Checklist: O14.
+		{"both certificates must cover it", BySites, nil, 9, "both.o1.test", "", map[Absence]string{NotCovered: "one.o1.test"}},  // Checklist: O13.
+		{"another rule for client certificates", BySites, nil, 9, "n.o1.test", "", map[Absence]string{OtherPolicy: "m.o1.test"}}, // Checklist: O15.
+		{"the other way", BySites, nil, 9, "m.o1.test", "", map[Absence]string{OtherPolicy: "n.o1.test"}},                        // Checklist: O15.
+		{"no certificate", BySites, nil, 9, "else.test", "", nil},
+		{"no SNI", BySites, nil, 9, "", "", nil},
+
+		{"a list, in its order", Listed, []string{"y.w.o1.test", "x.w.o1.test", "g.w.o1.test", "a.o1.test", "nowhere.test"}, 0, "x.w.o1.test", "y.w.o1.test x.w.o1.test",
 			map[Absence]string{NotCovered: "a.o1.test", Refused: "g.w.o1.test", NotServed: "nowhere.test"}},
-		{"a list, for no SNI", []string{"a.o1.test"}, 0, "", "", map[Absence]string{NotCovered: "a.o1.test"}},
-		{"a list may name what no route does", []string{"free.w.o1.test", "x.w.o1.test"}, 0, "free.w.o1.test", "free.w.o1.test x.w.o1.test", nil},
+		{"a list, for no SNI", Listed, []string{"a.o1.test"}, 0, "", "", map[Absence]string{NotCovered: "a.o1.test"}},
+		{"a list may name what no host matcher does", Listed, []string{"free.w.o1.test", "x.w.o1.test"}, 0, "free.w.o1.test", "free.w.o1.test x.w.o1.test", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			sets := NewOriginSets(server, test.list, test.most)
+			sets := NewOriginSets(server, test.naming, test.list, test.most)
 			set := sets.Find(test.sni)
 			if got := strings.Join(set.Names, " "); got != test.want {
 				t.Errorf("names\n%s, want\n%s", got, test.want)
@@ -130,9 +137,9 @@ func TestOriginSetsAreShared(t *testing.T) {
 	server := originServer(t, testcaddy.TLSApp(t, `{}`, []string{"*.o2.test", "own.o2.test"}), `"strict_sni_host":false,
 		"tls_connection_policies":[{"match":{"sni":["p.o2.test"]},"alpn":["h2"]},{}],"routes":[`+strings.Join([]string{
 		hostRoute("a.o2.test b.o2.test"), guarded("c.o2.test", ""), guarded("s.o2.test", `,"share":[["s.o2.test","t.o2.test"]]`),
-		hostRoute("p.o2.test"), hostRoute("*.o2.test"), presence,
+		hostRoute("p.o2.test"), hostRoute("own.o2.test"), hostRoute("*.o2.test"), presence,
 	}, ",")+`]`)
-	sets := NewOriginSets(server, nil, 9)
+	sets := NewOriginSets(server, BySites, nil, 9)
 	want := "a.o2.test b.o2.test own.o2.test"
 
 	first := sets.Find("c.o2.test") // refused by its own guard, for all others
@@ -161,7 +168,7 @@ func TestOriginSetsAreShared(t *testing.T) {
 			t.Errorf("%s has the set of the others", sni)
 		}
 	}
-	if NewOriginSets(server, []string{"a.o2.test"}, 0).Find("a.o2.test") == second {
+	if NewOriginSets(server, Listed, []string{"a.o2.test"}, 0).Find("a.o2.test") == second {
 		t.Error("a listed name has the set of others")
 	}
 }
@@ -177,7 +184,7 @@ func TestOriginSetsAreKept(t *testing.T) {
 	}
 	server := originServer(t, testcaddy.TLSApp(t, `{}`, []string{"*.o5.test"}, []string{"*.x.o5.test"}),
 		`"strict_sni_host":false,"tls_connection_policies":[{}],"routes":[`+strings.Join(append(routes, presence), ",")+`]`)
-	sets := NewOriginSets(server, nil, 1000)
+	sets := NewOriginSets(server, BySites, nil, 1000)
 
 	made := make(map[*OriginSet]int)
 	for range 3 {
@@ -217,7 +224,7 @@ func TestOriginSetsAreNeverStale(t *testing.T) {
 		cert.Leaf = leaf
 		return []certmagic.Certificate{cert}
 	}
-	sets := NewOriginSets(server, nil, 9)
+	sets := NewOriginSets(server, BySites, nil, 9)
 
 	issue("a.o3.test", "b.o3.test")
 	if got := sets.Find("a.o3.test").Names; !slices.Equal(got, []string{"b.o3.test"}) {
@@ -288,7 +295,7 @@ func BenchmarkOriginSets(b *testing.B) {
 		for i := range made {
 			made[i] = fmt.Sprintf("made-up-%d.%s", i, domain)
 		}
-		sets := NewOriginSets(server, nil, 32)
+		sets := NewOriginSets(server, BySites, nil, 32)
 		b.Run(fmt.Sprintf("kept/sites=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

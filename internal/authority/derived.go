@@ -1,0 +1,115 @@
+package authority
+
+import (
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/hostname"
+)
+
+// openMatchers are the matchers that say nothing about who may ask: a host that
+// stands beside them is there for everybody. The list is of what is allowed, since
+// a matcher that nobody here knows may look at the client's address.
+var openMatchers = []caddy.ModuleID{
+	"http.matchers.host", "http.matchers.protocol", "http.matchers.method", "http.matchers.path",
+	"http.matchers.path_regexp", "http.matchers.query", "http.matchers.file", "http.matchers.not",
+}
+
+// openNames returns the exact names in the host matchers of a server's routes that
+// any client may ask for. It leaves out those inside `not`, and those that stand
+// beside or below a matcher that asks who the client is: remote_ip, client_ip, vars,
+// expression, header. The operator keeps such names from strangers. It leaves out
+// those as well that no request can reach, since a route around them is for other
+// hosts.
+func openNames(srv *caddyhttp.Server) map[string]struct{} {
+	w := openWalk{named: srv.NamedRoutes, names: make(map[string]struct{})}
+	w.routes(srv.Routes, nil)
+	return w.names
+}
+
+// An openWalk walks through the routes that any client can reach.
+type openWalk struct {
+	named  map[string]*caddyhttp.Route
+	active []string // the named routes we are in
+	names  map[string]struct{}
+}
+
+// routes visits a list below routes with these host matchers.
+func (w *openWalk) routes(list caddyhttp.RouteList, outer []*table) {
+	for i := range list {
+		route := &list[i]
+		cond := hostCondition(route)
+		if cond.never {
+			continue
+		}
+		closed := false
+		for _, set := range route.MatcherSets {
+			if open(set) {
+				w.add(hostsOf(set), outer)
+			} else {
+				closed = true
+			}
+		}
+		if !closed {
+			w.handlers(route.Handlers, append(slices.Clip(outer), cond.table()))
+		}
+	}
+}
+
+func (w *openWalk) handlers(handlers []caddyhttp.MiddlewareHandler, outer []*table) {
+	for _, handler := range handlers {
+		switch h := handler.(type) {
+		case *caddyhttp.Subroute:
+			w.routes(h.Routes, outer)
+		case *caddyhttp.Invoke:
+			if named, ok := w.named[h.Name]; ok && !slices.Contains(w.active, h.Name) {
+				w.active = append(w.active, h.Name)
+				w.routes(caddyhttp.RouteList{*named}, outer)
+				w.active = w.active[:len(w.active)-1]
+			}
+		}
+	}
+}
+
+// add adds the patterns that are exact names and that the routes around let through.
+func (w *openWalk) add(patterns []string, outer []*table) {
+	for _, pattern := range patterns {
+		// A pattern that is not canonical never matches a canonical host.
+		if name, err := hostname.ParseName(pattern); err != nil || name != pattern {
+			continue
+		}
+		if !slices.ContainsFunc(outer, func(t *table) bool { _, ok := t.first(pattern); return !ok }) {
+			w.names[pattern] = struct{}{}
+		}
+	}
+}
+
+// open tells whether a matcher set has only matchers that say nothing about who may
+// ask; also inside `not`.
+func open(set caddyhttp.MatcherSet) bool {
+	return !slices.ContainsFunc(set, func(matcher any) bool {
+		module, ok := matcher.(caddy.Module)
+		if !ok || !slices.Contains(openMatchers, module.CaddyModule().ID) {
+			return true
+		}
+		not, ok := matcher.(*caddyhttp.MatchNot)
+		return ok && slices.ContainsFunc(not.MatcherSets, func(inner caddyhttp.MatcherSet) bool { return !open(inner) })
+	})
+}
+
+// hostsOf returns the host patterns of a matcher set.
+func hostsOf(set caddyhttp.MatcherSet) (patterns []string) {
+	for _, matcher := range set {
+		var hosts hostSet
+		switch m := matcher.(type) {
+		case *caddyhttp.MatchHost:
+			hosts.addHosts(*m, caddy.NewReplacer())
+		case caddyhttp.MatchHost: // in auto-HTTPS redirects
+			hosts.addHosts(m, caddy.NewReplacer())
+		}
+		patterns = append(patterns, hosts.patterns...)
+	}
+	return patterns
+}
