@@ -144,8 +144,9 @@ func noPool(upstream string) error {
 
 // Origins is the answer to GET /connreuse/origins.
 type Origins struct {
-	// One for the SNI asked for, which also says what is left out; else one for
-	// each of the first exact names of the sites of each server.
+	// Those with the SNI asked for, which also say what is left out; else some for
+	// each of the first exact names of the sites of each server. An SNI has one for
+	// each port that the server's listeners with TLS have.
 	Connections []authority.OriginExplanation `json:"connections"`
 	// How many names have none for want of room.
 	More int `json:"more"`
@@ -156,14 +157,14 @@ const mostSites = 20
 
 func origins(params url.Values) (any, error) {
 	answer := Origins{Connections: []authority.OriginExplanation{}}
-	servers := slices.DeleteFunc(authority.Active(), func(s *authority.Server) bool { return !s.SendsOrigins() })
+	servers := slices.DeleteFunc(authority.Active(), func(s *authority.Server) bool { return !s.SendsOrigins() || !s.HasTLS() })
 	if params.Get("server") != "" || params.Has("sni") {
-		server, err := find(params.Get("server"), servers, "an origin listener wrapper")
+		server, err := find(params.Get("server"), servers, "an origin listener wrapper and TLS")
 		if err != nil {
 			return nil, err
 		}
 		if params.Has("sni") {
-			answer.Connections = append(answer.Connections, server.ExplainOrigins(params.Get("sni"), true))
+			answer.Connections = append(answer.Connections, server.ExplainOrigins(params.Get("sni"), true)...)
 			return answer, nil
 		}
 		servers = []*authority.Server{server}
@@ -174,7 +175,7 @@ func origins(params url.Values) (any, error) {
 				answer.More += len(server.Names()) - mostSites
 				break
 			}
-			answer.Connections = append(answer.Connections, server.ExplainOrigins(name, false))
+			answer.Connections = append(answer.Connections, server.ExplainOrigins(name, false)...)
 		}
 	}
 	return answer, nil

@@ -71,7 +71,7 @@ func start(t *testing.T) *live {
 	})
 	l := &live{
 		t: t, admin: "http://127.0.0.1:" + ports["ADMIN_PORT"], https: "127.0.0.1:" + ports["HTTPS_PORT"],
-		normal: strings.NewReplacer(main, "main", other, "other", upstream.Listener.Addr().String(), "UPSTREAM", ":"+ports["HTTPS_PORT"], ":HTTPS"),
+		normal: strings.NewReplacer(main, "main", other, "other", upstream.Listener.Addr().String(), "UPSTREAM", ":"+ports["HTTPS_PORT"], ":HTTPS", `"port": `+ports["HTTPS_PORT"], `"port": "HTTPS"`),
 	}
 	// Certificates are made in the background.
 	for _, name := range []string{"shop", "blog", "lenient"} {

@@ -50,7 +50,7 @@ func TestManySitesAndUpstreams(t *testing.T) {
 	}
 	config := testcaddy.Config(t, `{`+testcaddy.TLSApp(t, `{}`, []string{"*.scale.test"})+fmt.Sprintf(`,"http":{"servers":{"scale":{
 		"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},"tls_connection_policies":[{}],
-		"listener_wrappers":[{"wrapper":"origin"}],"routes":%s}}}}`, port, text), "")
+		"listener_wrappers":[{"wrapper":"origin","origins":["sites"]}],"routes":%s}}}}`, port, text), "")
 	if err := caddy.Run(config); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -201,34 +200,6 @@ func TestPort(t *testing.T) {
 	} {
 		if got := (&choice{public: test.public}).port(test.local); got != test.want {
 			t.Errorf("public port %d on %v: %d, want %d", test.public, test.local, got, test.want)
-		}
-	}
-}
-
-// O6 RFC 8336 2.3: the port that origins are explained with is the listener's
-// whose connections are told of them.
-//
-// Checklist: O6.
-func TestExplainedPort(t *testing.T) {
-	apps := `{` + testcaddy.TLSApp(t, `{}`, []string{"a.explained.test", "b.explained.test"}) + `,"http":{"http_port":8080,"servers":{"srv0":{%s,"automatic_https":{"disable":true},
-		"tls_connection_policies":[{}],"routes":[{"handle":[{"handler":"test_probe","wrappers":[{}]}]}]}}}}`
-	for _, test := range []struct {
-		listen string
-		port   int
-	}{
-		{`"listen":["127.0.0.1:8080","127.0.0.1:443"]`, 443},
-		{`"listen":["127.0.0.1:8080-8082"]`, 8081},
-		{`"listen":["127.0.0.1:80","127.0.0.1:443"]`, 80},
-		{`"listen":["127.0.0.1:8444","127.0.0.1:8443"],"listen_protocols":[["h3"],["h1"]]`, 8443},
-		{`"listen":["udp/127.0.0.1:8444","127.0.0.1:8443"],"listen_protocols":[["h3"],null]`, 8443},
-		{`"listen":["unix//run/caddy.sock","fd/3","127.0.0.1:8443"]`, 8443},
-		{`"listen":["127.0.0.1:8080","unix//run/caddy.sock"]`, 0},
-	} {
-		srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, fmt.Sprintf(apps, test.listen), ""))
-		w := srv.Routes[0].Handlers[0].(*probe).Wrappers[0]
-		told := decode(t, w.frames("a.explained.test", &net.TCPAddr{Port: test.port}).bytes)[0]
-		if e := w.ExplainOrigins("a.explained.test", true); !slices.Equal(e.Origins, told) {
-			t.Errorf("%s: explained as %v, but a connection to port %d is told %v", test.listen, e.Origins, test.port, told)
 		}
 	}
 }

@@ -298,9 +298,8 @@ func (s *Snapshot) unnamed(sni string, shown *presented, names []string) (found 
 	return found
 }
 
-// nobody begins a name that no client can ask for, since it is no host name, and that
-// the wildcards in host matchers match.
-const nobody = "!."
+// nobody begins a name that nobody has, and that wildcards in host matchers match.
+const nobody = "no-site-has-this-name."
 
 // spelled returns the names that the certificate itself has, wildcards aside.
 func (c *coverage) spelled() (names []string) {

@@ -72,7 +72,7 @@ func HTTPServer(t testing.TB, ctx caddy.Context) *caddyhttp.Server {
 func Get(srv http.Handler, sni, host string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Host = host
-	r.TLS = &tls.ConnectionState{ServerName: sni}
+	r.TLS = &tls.ConnectionState{ServerName: sni, HandshakeComplete: true}
 	w := httptest.NewRecorder()
 	srv.ServeHTTP(w, r)
 	return w
