@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-connreuse/connreuse/internal/authority"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 

@@ -193,6 +193,24 @@ func (h *h2conn) origins() []string {
 	return decodeFrame(h.t, second)
 }
 
+// noOrigins asks for something, and finds no ORIGIN frame in front of the answer.
+func (h *h2conn) noOrigins(host string) {
+	h.t.Helper()
+	h.get(1, host)
+	for {
+		frame, err := h.ReadFrame()
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		switch frame.Header().Type {
+		case http2.FrameHeaders:
+			return
+		case frameType:
+			h.t.Fatalf("an ORIGIN frame: %v", decodeFrame(h.t, frame))
+		}
+	}
+}
+
 // backend is an upstream with large bodies and a WebSocket, or what looks like
 // one.
 func backend(t testing.TB) (address string) {

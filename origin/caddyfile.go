@@ -9,7 +9,7 @@ import (
 // UnmarshalCaddyfile sets up the wrapper from Caddyfile tokens. Syntax:
 //
 //	origin {
-//		origins     auto | none | <https origin...>
+//		origins     auto | sites | none | <https origin...>
 //		public_port <port>
 //		max_origins <n>
 //	}

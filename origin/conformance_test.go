@@ -24,6 +24,8 @@ func wrapped(port int, options, more string) string {
 
 const onePolicy = `"tls_connection_policies":[{}],`
 
+const noFrames = "no frame"
+
 // TestFramesOnTheWire: what a connection is told.
 //
 // Checklist: O1, O5, O6.
@@ -39,11 +41,14 @@ func TestFramesOnTheWire(t *testing.T) {
 		{"automatic", ``, "a.wire.test", "https://[2001:db8::1]:PORT https://b.wire.test:PORT"},
 		{"another server name", ``, "b.wire.test", "https://[2001:db8::1]:PORT https://a.wire.test:PORT"},
 		{"in capitals", ``, "B.WIRE.test", "https://[2001:db8::1]:PORT https://a.wire.test:PORT"},
-		{"under a wildcard", ``, "x.w.wire.test", "https://y.w.wire.test:PORT"},                           // Checklist: O4.
-		{"made up", ``, "made-up.w.wire.test", "https://x.w.wire.test:PORT https://y.w.wire.test:PORT"},   // Checklist: O4.
-		{"public port", `,"public_port":443`, "a.wire.test", "https://[2001:db8::1] https://b.wire.test"}, // Checklist: O6.
-		{"none", `,"origins":["none"]`, "a.wire.test", ""},                                                // Checklist: O5.
-		{"a limit", `,"max_origins":1`, "a.wire.test", "https://[2001:db8::1]:PORT"},                      // Checklist: O14.
+		{"under a wildcard", ``, "x.w.wire.test", noFrames},                                                                        // Checklist: O17, O19.
+		{"made up", ``, "made-up.w.wire.test", noFrames},                                                                           // Checklist: O17, O19.
+		{"sites under a wildcard", `,"origins":["sites"]`, "x.w.wire.test", "https://y.w.wire.test:PORT"},                          // Checklist: O4.
+		{"sites, made up", `,"origins":["sites"]`, "made-up.w.wire.test", "https://x.w.wire.test:PORT https://y.w.wire.test:PORT"}, // Checklist: O4.
+		{"public port", `,"public_port":443`, "a.wire.test", "https://[2001:db8::1] https://b.wire.test"},                          // Checklist: O6.
+		{"none", `,"origins":["none"]`, "a.wire.test", ""},                                                                         // Checklist: O5.
+		{"a limit", `,"origins":["sites"],"max_origins":1`, "a.wire.test", "https://[2001:db8::1]:PORT"},                           // Checklist: O14.
+		{"a limit, so that not all can be named", `,"max_origins":1`, "a.wire.test", noFrames},                                     // Checklist: O14, O19.
 		{"a list", `,"origins":["https://b.wire.test","https://b.wire.test:8443","https://a.wire.test"]`, "a.wire.test", "https://b.wire.test https://b.wire.test:8443 https://a.wire.test"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -51,6 +56,10 @@ func TestFramesOnTheWire(t *testing.T) {
 			start(t, tlsApp, wrapped(port, test.options, onePolicy+routes))
 			want := strings.ReplaceAll(test.want, "PORT", fmt.Sprint(port))
 			h := dialH2(t, port, test.sni)
+			if want == noFrames {
+				h.noOrigins(strings.ToLower(test.sni))
+				return
+			}
 			if got := strings.Join(h.origins(), " "); got != want {
 				t.Errorf("told %s, want %s", got, want)
 			}
@@ -193,7 +202,7 @@ func TestUpstreamFrameIsNotForwarded(t *testing.T) {
 func TestFrameComesBeforeHeaders(t *testing.T) {
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.order.test", "b.order.test"}), wrapped(port, "", onePolicy+
-		`"routes":[{"handle":[{"handler":"static_response","headers":{"X-Long":["`+strings.Repeat("x", 40_000)+`"]},"body":"short"}]}]`))
+		`"routes":[{"match":[{"host":["a.order.test","b.order.test"]}],"handle":[{"handler":"static_response","headers":{"X-Long":["`+strings.Repeat("x", 40_000)+`"]},"body":"short"}]}]`))
 	for range 20 {
 		c := dial(t, port, "a.order.test", "h2")
 		// preface, SETTINGS and requests in one write
@@ -244,7 +253,7 @@ func TestLongFramesAreSplitOnTheWire(t *testing.T) {
 	for i := range 400 {
 		names = append(names, fmt.Sprintf("a-name-that-is-not-short-at-all-%03d.large.test", i))
 	}
-	start(t, testcaddy.TLSApp(t, `{}`, names), wrapped(port, `,"max_origins":1000,"public_port":443`, onePolicy+`"routes":[{}]`))
+	start(t, testcaddy.TLSApp(t, `{}`, names), wrapped(port, `,"max_origins":1000,"public_port":443`, onePolicy+`"routes":[`+hostRoutes(names...)+`]`))
 	h := dialH2(t, port, names[0])
 	h.SetMaxReadFrameSize(16384)
 	first := h.origins()
@@ -347,9 +356,12 @@ func TestNothingElseChanges(t *testing.T) {
 // Checklist: O15.
 func TestOriginsHaveTheSameClientCertificateRule(t *testing.T) {
 	port := freePort(t)
-	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.mtls.test", "b.mtls.test", "m.mtls.test"}), wrapped(port, `,"public_port":443`,
-		`"tls_connection_policies":[{"match":{"sni":["m.mtls.test"]},"client_authentication":{"mode":"request"}},{}],"routes":[{"handle":[{"handler":"misdirected","share":[["a.mtls.test","m.mtls.test"]],"scope":"site"}]}]`))
-	for sni, want := range map[string]string{"a.mtls.test": "[https://b.mtls.test]", "b.mtls.test": "[https://a.mtls.test]", "m.mtls.test": "[]"} {
+	names := []string{"a.mtls.test", "b.mtls.test", "m.mtls.test", "c.mtls.test"}
+	start(t, testcaddy.TLSApp(t, `{}`, names), wrapped(port, `,"public_port":443`,
+		`"tls_connection_policies":[{"match":{"sni":["m.mtls.test"]},"client_authentication":{"mode":"request"}},{}],"routes":[
+		{"match":[{"host":["c.mtls.test"]}],"handle":[{"handler":"misdirected"}]},
+		{"match":[{"host":["a.mtls.test","b.mtls.test","m.mtls.test"]}],"handle":[{"handler":"misdirected","share":[["a.mtls.test","m.mtls.test"]],"scope":"site"}]}]`))
+	for sni, want := range map[string]string{"a.mtls.test": "[https://b.mtls.test]", "b.mtls.test": "[https://a.mtls.test]", "m.mtls.test": "[]", "c.mtls.test": "[]"} {
 		if got := fmt.Sprint(dialH2(t, port, sni).origins()); got != want {
 			t.Errorf("SNI %s: told %s, want %s", sni, got, want)
 		}
@@ -378,7 +390,7 @@ func TestReload(t *testing.T) {
 // No time is lost to waiting for anything.
 func TestFirstFrameAtOnce(t *testing.T) {
 	port := freePort(t)
-	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.fast.test", "b.fast.test"}), wrapped(port, "", onePolicy+`"routes":[{}]`))
+	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.fast.test", "b.fast.test"}), wrapped(port, "", onePolicy+`"routes":[`+hostRoutes("a.fast.test", "b.fast.test")+`]`))
 	for try := 1; ; try++ { // a busy machine may be late at times
 		start := time.Now()
 		if got := dialH2(t, port, "a.fast.test").origins(); len(got) != 1 {

@@ -54,7 +54,7 @@ func TestDocs(t *testing.T) {
 	}
 
 	want := []string{origin.OverLimit, origin.NoPort}
-	for reason := authority.NotServed; reason <= authority.Refused; reason++ {
+	for reason := authority.NotServed; reason <= authority.Withheld; reason++ {
 		want = append(want, reason.String())
 	}
 	for _, name := range []string{"frames", "advertised_origins", "frame_bytes", "cut_sets"} {

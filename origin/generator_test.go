@@ -134,7 +134,7 @@ func (g *generator) policies() string {
 }
 
 func (g *generator) config() generated {
-	c := generated{open: make(map[string]bool), most: 1 + g.rnd.IntN(8)}
+	c := generated{open: make(map[string]bool), most: 1 + g.rnd.IntN(3)}
 	var routes, list []string
 	for range g.rnd.IntN(6) {
 		routes = append(routes, g.site(c.open))

@@ -29,7 +29,7 @@ func TestHostile(t *testing.T) {
 	const name = "a.hostile.test"
 	port := freePort(t)
 	start(t, testcaddy.TLSApp(t, `{}`, []string{name, "b.hostile.test"}),
-		wrapped(port, "", `"read_header_timeout":"5s","idle_timeout":"5s",`+onePolicy+`"routes":[{"handle":[{"handler":"static_response","body":"ok"}]}]`))
+		wrapped(port, "", `"read_header_timeout":"5s","idle_timeout":"5s",`+onePolicy+`"routes":[`+hostRoutes(name, "b.hostile.test")+`]`))
 
 	connect := func() *net.TCPConn {
 		c, err := net.Dial("tcp", address(port))
@@ -154,7 +154,7 @@ func TestHostile(t *testing.T) {
 func TestLoad(t *testing.T) {
 	const name = "a.load.test"
 	port := freePort(t)
-	start(t, testcaddy.TLSApp(t, `{}`, []string{name, "*.w.load.test"}), wrapped(port, "", onePolicy+`"routes":[`+hostRoutes(name, "x.w.load.test", "y.w.load.test")+`]`))
+	start(t, testcaddy.TLSApp(t, `{}`, []string{name, "*.w.load.test"}), wrapped(port, `,"origins":["sites"]`, onePolicy+`"routes":[`+hostRoutes(name, "x.w.load.test", "y.w.load.test")+`]`))
 	var clients sync.WaitGroup
 	for i := range 8 {
 		clients.Go(func() {

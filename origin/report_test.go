@@ -56,8 +56,8 @@ func TestWarningsForListedOrigins(t *testing.T) {
 func TestNoWarningsForAutomaticOrigins(t *testing.T) {
 	port, socket := freePort(t), t.TempDir()+"/s"
 	names := []string{"a.quiet.test", "b.quiet.test", "c.quiet.test"}
-	log := start(t, testcaddy.TLSApp(t, `{}`, names), wrapped(port, "", onePolicy+`"routes":[{"handle":[{"handler":"misdirected"}]}]`),
-		`{"listen":["unix/`+socket+`"],"automatic_https":{"disable":true},"listener_wrappers":[{"wrapper":"origin"}],`+onePolicy+`"routes":[{}]}`)
+	log := start(t, testcaddy.TLSApp(t, `{}`, names), wrapped(port, "", onePolicy+`"routes":[{"match":[{"host":["a.quiet.test","b.quiet.test","c.quiet.test"]}],"handle":[{"handler":"misdirected"}]}]`),
+		`{"listen":["unix/`+socket+`"],"automatic_https":{"disable":true},"listener_wrappers":[{"wrapper":"origin"}],`+onePolicy+`"routes":[`+hostRoutes(names...)+`]}`)
 	if got := dialH2(t, port, "a.quiet.test").origins(); len(got) != 0 {
 		t.Errorf("told %v", got)
 	}
@@ -71,18 +71,58 @@ func TestNoWarningsForAutomaticOrigins(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	if got := openH2(t, tls.Client(raw, clientTLS("a.quiet.test", "h2"))).origins(); len(got) != 0 {
-		t.Errorf("over a unix socket, told %v", got)
-	}
+	// What cannot be named must not be taken away either.
+	openH2(t, tls.Client(raw, clientTLS("a.quiet.test", "h2"))).noOrigins("a.quiet.test")
 	lines = logged(t, log, "caddy.listeners.origin")
 	if last := lines[len(lines)-1]; last["level"] != "warn" || last["reason"] != noPort {
 		t.Errorf("log: %v", last)
 	}
 }
 
+// Where a frame keeps back names that only a wildcard covers, one line says how many,
+// and what would advertise them. Where there is no frame, nothing is kept back.
+//
+// Checklist: O17, O19.
+func TestWithheldNamesAreCountedOnce(t *testing.T) {
+	names := []string{"a.withheld.test", "b.withheld.test", "c.withheld.test"}
+	private := `,{"match":[{"host":["private.withheld.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}}],"handle":[{"handler":"static_response"}]}`
+	guarded := `,{"match":[{"host":["guarded.withheld.test"]}],"handle":[{"handler":"misdirected"}]}`
+	for _, test := range []struct {
+		name, options, routes string
+		frame                 bool
+		want                  string
+	}{
+		{"nothing is refused", ``, hostRoutes(names...) + private, false, "[]"},
+		{"something is refused", ``, hostRoutes(names...) + private + guarded, true, "[2 a.withheld.test]"},
+		{"all are advertised", `,"origins":["sites"]`, hostRoutes(names...) + private + guarded, true, "[]"},
+		{"all are refused", ``, `{"match":[{"host":["a.withheld.test","b.withheld.test"]}],"handle":[{"handler":"misdirected"}]}`, true, "[]"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			port := freePort(t)
+			log := start(t, testcaddy.TLSApp(t, `{}`, []string{"*.withheld.test"}), wrapped(port, test.options, onePolicy+`"routes":[`+test.routes+`]`))
+			for _, sni := range []string{"a.withheld.test", "b.withheld.test", "a.withheld.test"} {
+				if h := dialH2(t, port, sni); test.frame {
+					h.origins()
+				} else {
+					h.noOrigins(sni)
+				}
+			}
+			counted := []any{}
+			for _, line := range logged(t, log, "caddy.listeners.origin") {
+				if line["level"] == "info" {
+					counted = append(counted, line["names"], line["sni"])
+				}
+			}
+			if fmt.Sprint(counted) != test.want {
+				t.Errorf("counted %v, want %s", counted, test.want)
+			}
+		})
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	port := freePort(t)
-	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.metrics.test", "b.metrics.test", "c.metrics.test"}), wrapped(port, `,"public_port":443,"max_origins":1`, onePolicy+`"routes":[{}]`))
+	start(t, testcaddy.TLSApp(t, `{}`, []string{"a.metrics.test", "b.metrics.test", "c.metrics.test"}), wrapped(port, `,"public_port":443,"origins":["sites"],"max_origins":1`, onePolicy+`"routes":[`+hostRoutes("a.metrics.test", "b.metrics.test", "c.metrics.test")+`]`))
 	read := func() (values [4]float64) {
 		for i, vec := range []*prometheus.CounterVec{framesTotal, originsTotal, bytesTotal, cutTotal} {
 			values[i] = testutil.ToFloat64(vec.WithLabelValues("srv0"))

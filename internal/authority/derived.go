@@ -14,7 +14,7 @@ import (
 // a matcher that nobody here knows may look at the client's address.
 var openMatchers = []caddy.ModuleID{
 	"http.matchers.host", "http.matchers.protocol", "http.matchers.method", "http.matchers.path",
-	"http.matchers.path_regexp", "http.matchers.query", "http.matchers.file", "http.matchers.not",
+	"http.matchers.path_regexp", "http.matchers.url_pattern", "http.matchers.query", "http.matchers.file", "http.matchers.not",
 }
 
 // openNames returns the exact names in the host matchers of a server's routes that
@@ -24,37 +24,46 @@ var openMatchers = []caddy.ModuleID{
 // those as well that no request can reach, since a route around them is for other
 // hosts.
 func openNames(srv *caddyhttp.Server) map[string]struct{} {
-	w := openWalk{named: srv.NamedRoutes, names: make(map[string]struct{})}
+	w := openWalk{server: srv, repl: caddy.NewReplacer(), names: make(map[string]struct{}), invoked: make(map[string]bool)}
 	w.routes(srv.Routes, nil)
 	return w.names
 }
 
 // An openWalk walks through the routes that any client can reach.
 type openWalk struct {
-	named  map[string]*caddyhttp.Route
-	active []string // the named routes we are in
-	names  map[string]struct{}
+	server  *caddyhttp.Server
+	repl    *caddy.Replacer
+	names   map[string]struct{}
+	invoked map[string]bool // the named routes visited
 }
 
 // routes visits a list below routes with these host matchers.
 func (w *openWalk) routes(list caddyhttp.RouteList, outer []*table) {
 	for i := range list {
 		route := &list[i]
-		cond := hostCondition(route)
+		cond := hostCondition(route, w.repl)
 		if cond.never {
 			continue
 		}
 		closed := false
 		for _, set := range route.MatcherSets {
 			if open(set) {
-				w.add(hostsOf(set), outer)
+				w.add(w.hostsOf(set), outer)
 			} else {
 				closed = true
 			}
 		}
-		if !closed {
-			w.handlers(route.Handlers, append(slices.Clip(outer), cond.table()))
+		if closed || len(route.Handlers) == 0 {
+			continue
 		}
+		inner := outer
+		if cond.asksForHost() {
+			t := new(table)
+			t.addEntry(false)
+			cond.addTo(t)
+			inner = append(slices.Clip(outer), t)
+		}
+		w.handlers(route.Handlers, inner)
 	}
 }
 
@@ -64,10 +73,10 @@ func (w *openWalk) handlers(handlers []caddyhttp.MiddlewareHandler, outer []*tab
 		case *caddyhttp.Subroute:
 			w.routes(h.Routes, outer)
 		case *caddyhttp.Invoke:
-			if named, ok := w.named[h.Name]; ok && !slices.Contains(w.active, h.Name) {
-				w.active = append(w.active, h.Name)
-				w.routes(caddyhttp.RouteList{*named}, outer)
-				w.active = w.active[:len(w.active)-1]
+			// Once for all places that invoke it, so whichever hosts they are for.
+			if named, ok := w.server.NamedRoutes[h.Name]; ok && !w.invoked[h.Name] {
+				w.invoked[h.Name] = true
+				w.routes(caddyhttp.RouteList{*named}, nil)
 			}
 		}
 	}
@@ -100,14 +109,14 @@ func open(set caddyhttp.MatcherSet) bool {
 }
 
 // hostsOf returns the host patterns of a matcher set.
-func hostsOf(set caddyhttp.MatcherSet) (patterns []string) {
+func (w *openWalk) hostsOf(set caddyhttp.MatcherSet) (patterns []string) {
 	for _, matcher := range set {
 		var hosts hostSet
 		switch m := matcher.(type) {
 		case *caddyhttp.MatchHost:
-			hosts.addHosts(*m, caddy.NewReplacer())
+			hosts.addHosts(*m, w.repl)
 		case caddyhttp.MatchHost: // in auto-HTTPS redirects
-			hosts.addHosts(m, caddy.NewReplacer())
+			hosts.addHosts(m, w.repl)
 		}
 		patterns = append(patterns, hosts.patterns...)
 	}

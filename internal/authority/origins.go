@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"hash/maphash"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -321,6 +322,14 @@ func (os *OriginSets) Refuses(sni string) bool {
 		names := slices.Concat(c.spelled(), s.hosts.all)
 		for parent := range c.parents {
 			names = append(names, nobody+parent)
+		}
+		for i := range s.policies.list {
+			for _, pattern := range s.policies.list[i].patterns {
+				names = append(names, strings.ReplaceAll(pattern, "*.", nobody))
+			}
+		}
+		for name := range s.hosts.shared {
+			names = append(names, name)
 		}
 		for _, name := range names {
 			if c.has(name) && name != sni && s.routes.of(name) != nil && !s.Accepted(sni, name) {
