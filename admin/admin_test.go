@@ -290,7 +290,7 @@ func testPage(t *testing.T, l *live) {
 		`<th scope="row">UPSTREAM`,
 		"idle limit 99.5 s: configured upstream_keep_alive 100 s minus margin 500 ms",
 		`aria-label="idle limit 99.5 s of keep-alive 100 s (configured), 1 idle connections"`,
-		"(main): https://blog.admin.test:HTTPS<",
+		"(main, tcp/127.0.0.1:HTTPS): https://blog.admin.test:HTTPS<",
 		"&lt;img/src=x/onerror=alert(1)&gt;.admin.test",
 		"passed, 421 reported",
 		">other_host<",
