@@ -44,8 +44,8 @@ func TestBrokenHeadlines(t *testing.T) {
 		},
 		{
 			name: "ORIGIN frames with every name", file: "internal/authority/origins.go",
-			changes: []string{"func (s *Snapshot) absence(sni, host string, covered bool) Absence {\n",
-				"func (s *Snapshot) absence(sni, host string, covered bool) Absence {\n\tif covered {\n\t\treturn Advertised\n\t}\n"},
+			changes: []string{"func (s *Snapshot) absence(by Naming, sni, host string, shown *presented) Absence {\n",
+				"func (s *Snapshot) absence(by Naming, sni, host string, shown *presented) Absence {\n\tif shown.cover(host) {\n\t\treturn Advertised\n\t}\n"},
 			benchmark: "identity", claim: "identity/origin",
 		},
 	} {

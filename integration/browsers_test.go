@@ -139,7 +139,7 @@ func TestFirefox(t *testing.T) {
 	}{
 		{"hosts at different addresses, without frames", scenario{gate: "scope certificate", origin: "-", hosts: fourHosts, rounds: 2, apart: true},
 			func(v browser.Visit) bool { return len(v.Connections) == 4 && v.Statuses[421] == 0 }, "4 connections"},
-		{"hosts at different addresses, with frames", scenario{gate: "scope certificate", hosts: fourHosts, rounds: 2, apart: true},
+		{"hosts at different addresses, with frames", scenario{gate: "scope certificate", origin: "origins sites", hosts: fourHosts, rounds: 2, apart: true},
 			func(v browser.Visit) bool { return len(v.Connections) == 1 && v.Statuses[421] == 0 }, "1 connection"},
 		{"scope sni, without frames", scenario{gate: "scope sni", origin: "-", hosts: threeHosts, rounds: 6},
 			func(v browser.Visit) bool { return v.Statuses[421] >= 3 && len(v.Connections) > 3 }, "421s and more than 3 connections"},

@@ -24,7 +24,7 @@ func TestCommands(t *testing.T) {
 		{"stock", "", "", 0, "absent", "obeying ignoring", 200, "shared"},
 		{"misdirected", "", "misdirected", 0, "absent", "obeying ignoring", 421, "refused"},
 		{"misdirected and origin", "listener_wrappers {\n origin\n}", "misdirected", 0, "empty", "ignoring", 421, "refused"},
-		{"origin lists what the certificate covers", "listener_wrappers {\n origin\n}", "misdirected {\n scope certificate\n}", 0, "listed", "obeying ignoring", 200, "shared"},
+		{"origin lists what the certificate covers", "listener_wrappers {\n origin {\n origins sites\n }\n}", "misdirected {\n scope certificate\n}", 0, "listed", "obeying ignoring", 200, "shared"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := startCaddy(t, "servers {\n timeouts {\n idle 3s\n }\n"+test.options+"\n}",

@@ -290,6 +290,7 @@ func startForMetrics(t *testing.T) *metricsSetup {
 		strict_sni_host insecure_off
 		listener_wrappers {
 			origin {
+				origins sites
 				max_origins 1
 			}
 		}

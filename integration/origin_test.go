@@ -18,7 +18,9 @@ import (
 const withOrigin = `servers {
 		strict_sni_host insecure_off
 		listener_wrappers {
-			origin
+			origin {
+				origins sites
+			}
 		}
 	}
 	default_sni o.y.test`

@@ -98,7 +98,7 @@ func (os *OriginSets) Judge(sni string, f func(name string, why Absence)) {
 	if os.naming != Listed {
 		names = slices.Clone(snap.hosts.all)
 		for _, c := range shown.covers {
-			names = append(names, c.spelled()...)
+			names = append(names, c.spelled...)
 		}
 		slices.Sort(names)
 		names = slices.Compact(names)

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"hash/maphash"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -236,7 +235,7 @@ func (os *OriginSets) candidates(s *Snapshot, sni string, shown *presented) []st
 	if len(shown.covers) == 0 {
 		return nil
 	}
-	names := shown.covers[0].spelled()
+	names := slices.Clone(shown.covers[0].spelled)
 	slices.Sort(names)
 	return names
 }
@@ -250,7 +249,7 @@ func (s *Snapshot) covered(sni string, shown *presented) (names []string) {
 		return nil
 	}
 	c := shown.covers[0]
-	names = c.spelled()
+	names = slices.Clone(c.spelled)
 	for parent := range c.parents {
 		names = append(names, s.hosts.under[parent]...)
 	}
@@ -289,9 +288,11 @@ func (s *Snapshot) unnamed(sni string, shown *presented, names []string) (found 
 		}
 	}
 	for _, c := range shown.covers {
-		add(c.spelled()...)
+		add(c.spelled...)
 		for parent := range c.parents {
-			add(nobody + parent)
+			for _, name := range s.refusals.unnamed(s, parent) {
+				add(name.name)
+			}
 			add(s.hosts.under[parent]...)
 		}
 		add(s.ofOwnSite(sni, c)...)
@@ -299,45 +300,10 @@ func (s *Snapshot) unnamed(sni string, shown *presented, names []string) (found 
 	return found
 }
 
-// nobody begins a name that nobody has, and that wildcards in host matchers match.
-const nobody = "no-site-has-this-name."
-
-// spelled returns the names that the certificate itself has, wildcards aside.
-func (c *coverage) spelled() (names []string) {
-	for name := range c.names {
-		names = append(names, name)
-	}
-	for addr := range c.addrs {
-		names = append(names, addr)
-	}
-	return names
-}
-
 // Refuses tells whether something that the certificate presented for an SNI covers is
-// refused on a connection with it.
+// refused on a connection with it; see [Snapshot.Refuses].
 func (os *OriginSets) Refuses(sni string) bool {
-	s := os.server.Snapshot()
-	shown := s.presented(sni)
-	for _, c := range shown.covers {
-		names := slices.Concat(c.spelled(), s.hosts.all)
-		for parent := range c.parents {
-			names = append(names, nobody+parent)
-		}
-		for i := range s.policies.list {
-			for _, pattern := range s.policies.list[i].patterns {
-				names = append(names, strings.ReplaceAll(pattern, "*.", nobody))
-			}
-		}
-		for name := range s.hosts.shared {
-			names = append(names, name)
-		}
-		for _, name := range names {
-			if c.has(name) && name != sni && s.routes.of(name) != nil && !s.Accepted(sni, name) {
-				return true
-			}
-		}
-	}
-	return false
+	return os.server.Snapshot().Refuses(sni).Answer == Yes
 }
 
 // Withheld returns how many names the set for an SNI would have more if it named

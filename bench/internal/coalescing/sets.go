@@ -65,7 +65,7 @@ func originSets(ctx context.Context, result *report.Result, o report.Options, co
 				"routes": []any{map[string]any{"match": []any{map[string]any{"host": names}}, "handle": []any{map[string]any{"handler": "static_response", "body": "ok"}}}},
 			}
 			if i == 1 {
-				server["listener_wrappers"] = []any{map[string]any{"wrapper": "origin", "max_origins": maxOrigins}}
+				server["listener_wrappers"] = []any{map[string]any{"wrapper": "origin", "origins": []string{"sites"}, "max_origins": maxOrigins}}
 			}
 			servers[fmt.Sprintf("%d-%d", size, i)] = server
 		}

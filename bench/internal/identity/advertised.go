@@ -40,7 +40,7 @@ func advertised(ctx context.Context) (told, refused int, err error) {
 	stop, err := run(map[string]any{
 		"http": map[string]any{"servers": map[string]any{"identity": map[string]any{
 			"listen": []string{address}, "automatic_https": map[string]any{"disable_redirects": true}, "strict_sni_host": false,
-			"listener_wrappers": []any{map[string]any{"wrapper": "origin"}},
+			"listener_wrappers": []any{map[string]any{"wrapper": "origin", "origins": []string{"sites"}}},
 			"tls_connection_policies": []any{
 				map[string]any{"match": map[string]any{"sni": []string{"f.identity.test"}}, "client_authentication": map[string]any{"mode": "request"}},
 				map[string]any{"match": map[string]any{"sni": []string{"g.identity.test"}}, "protocol_min": "tls1.3"},

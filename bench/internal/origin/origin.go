@@ -27,7 +27,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Versions: []string{sidebyside.H2load()},
 	}
 	servers := map[string]map[string]any{
-		"origin":  {"listener_wrappers": []any{map[string]any{"wrapper": "origin"}}},
+		"origin":  {"listener_wrappers": []any{map[string]any{"wrapper": "origin", "origins": []string{"sites"}}}},
 		"without": {},
 	}
 	throughput := sidebyside.Table("origin", "without")
