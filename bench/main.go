@@ -1,11 +1,12 @@
 // Command bench measures what this project claims, side by side with its peers.
 //
-//	go run ./bench [-quick] [-write] [<benchmark>...]
+//	go -C bench run . [-quick] [-write] [<benchmark>...]
 //
 // Without names it runs all benchmarks. It names the claims that do not hold, and
 // fails then. With -write it puts the results into docs/results, and writes
 // docs/results.md and the table in README.md anew from all that are there; it must
-// run in the root of the repository then.
+// run in this folder then, as above. The folder is a module of its own, so that
+// plots are no part of the module that is measured.
 package main
 
 import (
@@ -57,7 +58,7 @@ func main() {
 	quick := flag.Bool("quick", false, "measure a sample only")
 	write := flag.Bool("write", false, "write docs/results, docs/results.md and the table in README.md")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "usage: go run ./bench [-quick] [-write] [%s]\n", strings.Join(names(), "] ["))
+		fmt.Fprintf(flag.CommandLine.Output(), "usage: go -C bench run . [-quick] [-write] [%s]\n", strings.Join(names(), "] ["))
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -82,7 +83,7 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 			return fmt.Errorf("there is no benchmark %q, only %s", name, strings.Join(names(), ", "))
 		}
 	}
-	book := report.Book{Root: ".", Names: names(), Headlines: headlines}
+	book := report.Book{Root: "..", Names: names(), Headlines: headlines}
 	var broken []error
 	for _, b := range benchmarks {
 		if len(chosen) > 0 && !slices.Contains(chosen, b.Name) {

@@ -22,7 +22,7 @@ type Book struct {
 
 // The headline table stands between these lines of the README.
 const (
-	tableBegins = "<!-- written by go run ./bench -write -->\n"
+	tableBegins = "<!-- written by go -C bench run . -write -->\n"
 	tableEnds   = "<!-- end -->\n"
 )
 
@@ -50,7 +50,7 @@ func (b Book) Write(r *Result) error {
 		return err
 	}
 	var page bytes.Buffer
-	fmt.Fprint(&page, "# Results\n\nWritten by `go run ./bench -write`; each section says when, with which versions, and whether it was a quick run.\n\n")
+	fmt.Fprint(&page, "# Results\n\nWritten by `go -C bench run . -write`; each section says when, with which versions, and whether it was a quick run.\n\n")
 	for _, one := range results {
 		one.Markdown(&page, "results")
 	}
