@@ -45,7 +45,7 @@ func exitCode(t *testing.T, err error) int {
 
 // TestHelp: the help texts, as Caddy prints them.
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"connreuse", "connreuse keepalive", "connreuse coalesce"} {
+	for _, args := range []string{"connreuse", "connreuse keepalive", "connreuse coalesce", "connreuse check"} {
 		out, err := runCaddy(t, append(strings.Fields(args), "--help")...).Output()
 		if err != nil {
 			t.Fatal(err)

@@ -41,12 +41,13 @@ func init() {
 		Long: `
 Shows from outside what decides whether a connection can be reused: when an
 upstream closes an idle one, and what becomes of a request on a connection that
-was opened for another host.
+was opened for another host. And says what is wrong with a configuration, before
+it runs.
 
-Neither command needs a running Caddy.
+None of the commands needs a running Caddy.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(keepAliveCommand(), coalesceCommand())
+			cmd.AddCommand(keepAliveCommand(), coalesceCommand(), checkCommand())
 		},
 	})
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -120,7 +121,7 @@ func (d *dialer) open(ctx context.Context, t target) (*connection, error) {
 	}
 	config := &tls.Config{
 		RootCAs: d.roots, InsecureSkipVerify: d.insecure,
-		ServerName: t.name, NextProtos: []string{"h2", "http/1.1"},
+		ServerName: cmp.Or(t.sni, t.name), NextProtos: []string{"h2", "http/1.1"},
 	}
 	conn := tls.Client(c.Conn, config)
 	if err := conn.HandshakeContext(ctx); err != nil {

@@ -31,6 +31,11 @@ func TestDocs(t *testing.T) {
 		codes = append(codes, fmt.Sprintf("| %d |", code))
 	}
 
+	coalesce, check, found := strings.Cut(coalesce, "\n## check\n")
+	if !found {
+		t.Fatal("there is no section about check")
+	}
+
 	want := append(fields(reflect.TypeFor[keepAliveJSON](), reflect.TypeFor[announcedJSON](), reflect.TypeFor[eventJSON](), reflect.TypeFor[caddyfileJSON]()), codes...)
 	for _, o := range []outcome{outcomeClosed, outcomeOpen, outcomeNotReusable, outcomeFailed, outcomeInterrupted} {
 		want = append(want, "`"+string(o)+"`")
@@ -58,6 +63,12 @@ func TestDocs(t *testing.T) {
 		}
 	}
 	missing(t, coalesce, want)
+
+	want = append(fields(reflect.TypeFor[checkReport](), reflect.TypeFor[finding]()), "| 0 |", "| 1 |")
+	for _, flag := range flags.FindAllString(checkCommand().Flags().FlagUsages(), -1) {
+		want = append(want, "| `"+flag+"`")
+	}
+	missing(t, check, want)
 }
 
 func missing(t *testing.T, text string, want []string) {

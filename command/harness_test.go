@@ -23,6 +23,9 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what Caddyfiles refer to
 
+	_ "github.com/caddy-connreuse/connreuse/caddyfile"
+	_ "github.com/caddy-connreuse/connreuse/upstreampool"
+
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/golden"
 )

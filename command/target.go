@@ -19,6 +19,7 @@ type target struct {
 	socket string // path of a Unix socket; empty for TCP
 	name   string // canonical host name or IP address
 	port   string
+	sni    string   // TLS server name; empty: name
 	url    *url.URL // its path and query are asked for
 }
 

@@ -82,6 +82,16 @@ func (app *App) Warnings() (all []Warning) {
 	return all
 }
 
+// Guarded tells whether a route of the server of that name has a guard.
+func (app *App) Guarded(server string) bool {
+	for srv, s := range app.servers {
+		if srv.Name() == server {
+			return s.Guarded()
+		}
+	}
+	return false
+}
+
 // Stop does nothing.
 func (App) Stop() error { return nil }
 
