@@ -99,12 +99,12 @@ func (p *pool) checkSensor(c *conn, now time.Time) {
 		p.doom(c, CloseSensor) // we were not there to see
 	case now.Before(p.lookAt):
 		p.arm(p.lookAt)
-	case age >= p.core.cfg.base.Ceiling():
-		c.learner.SensorOutlived(c.seen(now, age, idletime.LivePath))
-		p.doom(c, CloseSensor)
 	default:
 		c.alive = now
-		c.learner.SawOpen(c.seen(now, age, idletime.LivePath))
+		if c.learner.SensorSawOpen(c.seen(now, age, idletime.LivePath)) {
+			p.doom(c, CloseSensor)
+			return
+		}
 		p.arm(p.watch(c, now))
 	}
 }

@@ -22,8 +22,7 @@ const (
 	// servers announce by GOAWAY and a close after the last response.
 	leastTimeout = 50 * time.Millisecond
 
-	// maxWitnesses bounds the single closes remembered. It is small on
-	// purpose: of many random ages some two would always agree.
+	// maxWitnesses bounds the single closes remembered.
 	maxWitnesses = 4
 )
 
@@ -77,6 +76,29 @@ type early struct {
 	at    time.Time
 	idle  time.Duration
 	bound Bound // why
+
+	outlivers int       // connections that outlived it since
+	opened    time.Time // when the last of them was opened
+}
+
+// outlived notes a sighting and tells whether it shows that the cap's reason was no
+// timeout of all servers: the connection became idle after it, and was open for
+// clearly longer.
+func (e *early) outlived(s Sighting) bool {
+	if e.idle == 0 || s.At.Sub(e.at) < s.Idle || !clearlyLonger(s.Idle, e.idle) {
+		return false
+	}
+	if s.Opened.Sub(e.opened).Abs() >= openedApart {
+		e.outlivers, e.opened = e.outlivers+1, s.Opened
+	}
+	return true
+}
+
+// clearlyLonger tells whether a connection idle for age shows that a close after
+// idle was no timeout. The cap is never below leastCap, so it cannot protect
+// requests from timeouts shorter than that: there, anything longer will do.
+func clearlyLonger(age, idle time.Duration) bool {
+	return age > idle && (idle < leastCap || !SameAge(age, idle))
 }
 
 // A batch holds the closes of one restartWindow.
@@ -101,7 +123,7 @@ func (s *closes) observe(c Close, keepAlive time.Duration) {
 	c.Open = min(c.Open, c.Idle)
 	if s.batch.state == batchNone {
 		s.batch = batch{Close: c, state: batchAgrees, earlier: s.early}
-		s.cap(early{c.At, c.Idle, BoundEarlyClose}, keepAlive)
+		s.cap(early{at: c.At, idle: c.Idle, bound: BoundEarlyClose}, keepAlive)
 		return
 	}
 	if s.batch.state == batchMixed || !SameAge(c.Idle, s.batch.Idle) {
@@ -123,13 +145,13 @@ func (s *closes) cap(e early, keepAlive time.Duration) {
 }
 
 // advance judges a batch that is over and lets old caps end. It tells whether
-// there is a new learned value.
-func (s *closes) advance(now time.Time) (news bool) {
+// there is a new learned value. History holds the closes lately.
+func (s *closes) advance(now time.Time, history *pattern) (news bool) {
 	if s.batch.state != batchNone && now.Sub(s.batch.At) >= restartWindow {
 		b := s.batch
 		s.batch = batch{}
 		if b.state == batchAgrees {
-			news = s.judge(b.Close)
+			news = s.judge(b.Close, history)
 		}
 	}
 	if s.early.idle > 0 && now.Sub(s.early.at) >= memory {
@@ -138,62 +160,77 @@ func (s *closes) advance(now time.Time) (news bool) {
 	return news
 }
 
-// disregard drops all that closes say but for the learned value, since they turned
-// out to have another cause than a timeout.
+// disregard drops what closes say but for the learned value, since they turned out
+// to have another cause than a timeout.
 func (s *closes) disregard() {
 	s.witnesses, s.batch, s.early = s.witnesses[:0], batch{}, early{}
 }
 
-// undecided tells whether there are closes that a connection can refute.
-func (s *closes) undecided() bool {
-	return s.batch.state != batchNone || len(s.witnesses) > 0
+// disown forgets a learned value that nothing confirmed, or that is the age at which
+// connections end; maximum is that age, or 0.
+func (s *closes) disown(maximum time.Duration) {
+	learned, _ := s.learned.Get()
+	if s.confirmedAt.IsZero() || maximum > 0 && SameAge(learned, maximum) {
+		s.forget()
+	}
 }
 
-// refute takes back what closes say that a connection idle for age outlived: those
-// of a lesser age from before it became idle were restarts. They go on capping the
-// limit, to be on the safe side: an address may stand for several servers.
-//
-// The cap is never below leastCap, so it cannot protect requests from timeouts
-// shorter than that. There, outliving the age by anything refutes it.
-func (s *closes) refute(now time.Time, age time.Duration) {
-	refuted := func(c Close) bool {
-		return now.Sub(c.At) >= age && age > c.Idle && (c.Idle < leastCap || !SameAge(age, c.Idle))
-	}
+// undecided tells whether there are closes that a connection can refute.
+func (s *closes) undecided() bool {
+	return s.batch.state != batchNone || len(s.witnesses) > 0 || s.early.idle > 0
+}
+
+// refute takes back what closes say that a connection outlived: those of a lesser
+// age from before it became idle were restarts. It tells whether the sighting says
+// something about what caps the limit. The cap ends when as many connections
+// outlived it as are evidence, and not earlier, since an address may stand for
+// several servers.
+func (s *closes) refute(seen Sighting) (ofCap bool) {
+	refuted := func(c Close) bool { return seen.At.Sub(c.At) >= seen.Idle && clearlyLonger(seen.Idle, c.Idle) }
 	if s.batch.state == batchAgrees && refuted(s.batch.Close) {
 		s.batch.state = batchRefuted
 	}
 	s.witnesses = slices.DeleteFunc(s.witnesses, refuted)
+	ofCap = s.early.outlived(seen)
+	if s.early.outlivers >= enoughSeen {
+		s.early = early{}
+	}
+	return ofCap
 }
 
-// judge decides what one close, not part of a restart, means. It needs a witness.
-// To lower a value that is known it needs two: restarts may well meet two
-// connections of one age, and the cap keeps requests safe meanwhile.
-func (s *closes) judge(c Close) (news bool) {
-	s.refute(c.At, c.Open)
+// judge decides what one close, not part of a restart, means. It needs witnesses,
+// and more of them the more closes there were lately that do not agree: of many
+// ages by chance, some always do. To lower a value that is known it needs two:
+// restarts may well meet two connections of one age, and the cap keeps requests
+// safe meanwhile.
+func (s *closes) judge(c Close, history *pattern) (news bool) {
+	s.refute(Sighting{At: c.At, Idle: c.Open, Opened: c.Opened})
 	agree := []Close{c}
 	for _, w := range s.witnesses {
 		if SameAge(c.Idle, w.Idle) && c.At.Sub(w.At) < witnessLife {
 			agree = append(agree, w)
 		}
 	}
+	need := 2 + min(history.strays(c.Idle, s.learned)/2, 2)
 	learned, known := s.learned.Get()
-	confirms := known && SameAge(c.Idle, learned)
-	lowers := known && !confirms && c.Idle < learned
-	raises := known && !confirms && !lowers
-	if !raises {
+	switch {
+	case !known:
+	case SameAge(c.Idle, learned):
 		s.outlivers = 0
-	}
-	if raises && !s.mayRaise() {
+		// An earlier one needs a witness, too, or restarts would lower the value
+		// step by step.
+		if c.Idle >= learned {
+			return s.learn(c.At, learned)
+		}
+	case c.Idle < learned:
+		s.outlivers = 0
+		need = max(need, 3)
+	case !s.mayRaise():
 		s.remember(c)
 		return false
 	}
-	if len(agree) > 2 || len(agree) == 2 && !lowers {
+	if len(agree) >= need {
 		return s.learn(c.At, s.earliest(agree))
-	}
-	// An earlier one needs a witness, too, or restarts would lower the value
-	// step by step.
-	if confirms && c.Idle >= learned {
-		return s.learn(c.At, learned)
 	}
 	s.remember(c)
 	return false

@@ -47,8 +47,9 @@ func TestEvidenceOfOpenConnections(t *testing.T) {
 			c.sawClose(l, 3*s)
 			c.add(time.Minute)
 		}}, 500 * ms},
-		{"a close above takes nothing back", []func(*clock, *Learner){seen(5, 2*s), closed(3500 * ms)}, 1800 * ms},
-		{"what is seen after the close counts, below its cap", []func(*clock, *Learner){closed(2 * s), seen(5, 3*s)}, 1800 * ms},
+		{"a close above takes nothing back", []func(*clock, *Learner){seen(5, 2*s), closed(3500 * ms)}, 1825 * ms},
+		{"what is seen after the close counts, below its cap", []func(*clock, *Learner){closed(2 * s), seen(4, 3*s), seen(9, 1500*ms)}, 1400 * ms},
+		{"five that outlived it end the cap, too", []func(*clock, *Learner){closed(2 * s), seen(5, 3*s)}, 2800 * ms},
 		{"many connections of one burst are one", []func(*clock, *Learner){func(c *clock, l *Learner) {
 			for i := range 50 {
 				c.sighting(l, 3*s, 3*s+time.Duration(i)*ms)

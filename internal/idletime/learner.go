@@ -60,7 +60,7 @@ func (l *Learner) begin(now time.Time) {
 	l.margins.advance(now)
 	l.announced.advance(now)
 	l.pattern.advance(now)
-	if l.closes.advance(now) {
+	if l.closes.advance(now, &l.pattern) {
 		l.learned(now)
 	}
 }
@@ -90,16 +90,14 @@ func (l *Learner) SawClose(c Close) {
 	defer l.end()
 	l.observed++
 	l.beaten(c.Idle)
-	if l.pattern.observe(c) {
-		l.closes.disregard()
-		if !l.supported() {
-			l.closes.forget()
-		}
-	}
-	if !l.pattern.excludesTimeouts() {
+	l.pattern.observe(c)
+	if l.pattern.excludesTimeouts() {
+		l.closes.disown(l.pattern.life)
+	} else {
 		l.evidence.retract(c.Idle)
 	}
 	if l.pattern.shown {
+		l.closes.disregard()
 		return
 	}
 	keepAlive, _ := l.knowledge(c.At).keepAlive()
@@ -122,31 +120,40 @@ func (l *Learner) SawOpen(s Sighting) {
 	}
 	l.begin(s.At)
 	defer l.end()
-	l.closes.refute(s.At, s.Idle)
-	if s.Idle >= freshEnough {
-		l.evidence.add(s)
-	}
+	l.sawOpen(s)
 }
 
-// SensorOutlived records that a sensor reached the ceiling without being closed:
-// the upstream's timeout is at least that. A promise of more stands, or stands
-// again. Silence raises no limit.
-func (l *Learner) SensorOutlived(s Sighting) {
+// SensorSawOpen records that the sensor was seen open, and tells whether it has
+// seen enough and is to be closed. One that reaches the ceiling shows that the
+// upstream's timeout is at least that; a promise of more stands, or stands again.
+// Where a close caps the limit, a sensor that outlived it makes room for the next.
+func (l *Learner) SensorSawOpen(s Sighting) (enough bool) {
+	ceiling := l.config.Ceiling()
 	if s.Proof == Silence {
-		return
+		return s.Idle >= ceiling
 	}
 	l.begin(s.At)
 	defer l.end()
-	ceiling := l.config.Ceiling()
+	if s.Idle < ceiling {
+		return l.sawOpen(s)
+	}
+	l.sawOpen(s)
 	if promised, source := l.knowledge(s.At).promise(); source.promised() && promised >= ceiling {
 		if l.closes.mayRaise() {
 			l.closes.forget()
 		}
-		return
-	}
-	if l.closes.outlive(s.At, ceiling) {
+	} else if l.closes.outlive(s.At, ceiling) {
 		l.learned(s.At)
 	}
+	return true
+}
+
+// sawOpen tells whether the sighting says something about what caps the limit.
+func (l *Learner) sawOpen(s Sighting) (ofCap bool) {
+	if s.Idle >= freshEnough {
+		l.evidence.add(s)
+	}
+	return l.closes.refute(s)
 }
 
 // LostInSilence records that a request got no answer on a connection that had been
@@ -160,7 +167,7 @@ func (l *Learner) LostInSilence(now time.Time, idle time.Duration, limit Limit) 
 	l.begin(now)
 	defer l.end()
 	keepAlive, _ := l.knowledge(now).keepAlive()
-	l.closes.cap(early{now, idle, BoundSilence}, keepAlive)
+	l.closes.cap(early{at: now, idle: idle, bound: BoundSilence}, keepAlive)
 }
 
 // EndedAtOnce records that the upstream ended a connection within [AtOnce] of its
@@ -280,16 +287,4 @@ func (l *Learner) knowledge(now time.Time) *knowledge {
 // assumes tells whether nobody knows K.
 func (l *Learner) assumes() bool {
 	return l.config.KeepAlive == 0 && l.closes.learned == (Optional{}) && l.remembered == (Optional{}) && l.announced.value() == (Optional{})
-}
-
-// supported tells whether half of the closes lately agree with what was learned.
-func (l *Learner) supported() bool {
-	learned, known := l.closes.learned.Get()
-	n := 0
-	for _, c := range l.pattern.seen {
-		if SameAge(c.Idle, learned) {
-			n++
-		}
-	}
-	return known && 2*n >= len(l.pattern.seen)
 }

@@ -89,12 +89,12 @@ func TestLearnerLateCloses(t *testing.T) {
 func TestLearnerCapsAtOnce(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
 	c.sawClose(l, 2*time.Second)
-	if got := l.value(c); got != 1800*time.Millisecond {
-		t.Errorf("limit after one early close = %v, want 1.8s", got)
+	if got := l.value(c); got != 1900*time.Millisecond {
+		t.Errorf("limit after one early close = %v, want 1.9s", got)
 	}
 	c.add(memory - time.Millisecond)
-	if got := l.value(c); got != 1800*time.Millisecond {
-		t.Errorf("limit before the cap ends = %v, want 1.8s", got)
+	if got := l.value(c); got != 1900*time.Millisecond {
+		t.Errorf("limit before the cap ends = %v, want 1.9s", got)
 	}
 	c.add(time.Millisecond)
 	if got := l.value(c); got != 3800*time.Millisecond {
@@ -135,8 +135,8 @@ func TestLearnerRestart(t *testing.T) {
 		c.add(time.Minute)
 		c.sawClose(l, time.Second)
 		c.sawClose(l, 2*time.Second)
-		if got := l.value(c); got != 2800*time.Millisecond {
-			t.Errorf("limit = %v, want 2.8s", got)
+		if got := l.value(c); got != 2850*time.Millisecond {
+			t.Errorf("limit = %v, want 2.85s", got)
 		}
 	})
 	t.Run("of a busy upstream, whose connections are all idle for a short time", func(t *testing.T) {
@@ -236,8 +236,8 @@ func TestLearnerRestartsWithOneConnection(t *testing.T) {
 			c.sawClose(l, age)
 			c.add(2 * time.Minute)
 		}
-		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 55*s {
-			t.Errorf("limit = %v, want 55 s learned", got)
+		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 60*s {
+			t.Errorf("limit = %v, want 60 s learned", got)
 		}
 	})
 	t.Run("a later close counts as well", func(t *testing.T) {
@@ -318,7 +318,7 @@ func TestLearnerSensor(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		l.StartSensor(c.now)
 		c.add(2 * time.Minute)
-		l.SensorOutlived(Sighting{At: c.now, Proof: LivePath})
+		l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
 		l.EndSensor()
 		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 2*time.Minute || got.Source != SourceLearned {
 			t.Errorf("limit = %v, want at least 2 m learned", got)
@@ -344,7 +344,7 @@ func TestLearnerSensor(t *testing.T) {
 			}
 			c.add(time.Minute)
 			l.Announced(c.now, promised)
-			l.SensorOutlived(Sighting{At: c.now, Proof: LivePath})
+			l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
 			l.EndSensor()
 			c.add(memory) // the cap stays for its time
 			l.Announced(c.now, promised)
@@ -491,10 +491,10 @@ func TestLostInSilence(t *testing.T) {
 		want  time.Duration   // the limit
 		bound Bound
 	}{
-		{"at 30 s", []time.Duration{30 * s}, 27 * s, BoundSilence},
+		{"at 30 s", []time.Duration{30 * s}, 28500 * ms, BoundSilence},
 		{"below half of the limit it was something else", []time.Duration{20 * s}, 57 * s, BoundKeepAlive},
-		{"the lowest counts", []time.Duration{50 * s, 30 * s, 40 * s}, 27 * s, BoundSilence},
-		{"however often", []time.Duration{30 * s, 30 * s, 30 * s, 30 * s}, 27 * s, BoundSilence},
+		{"the lowest counts", []time.Duration{50 * s, 30 * s, 40 * s}, 28500 * ms, BoundSilence},
+		{"however often", []time.Duration{30 * s, 30 * s, 30 * s, 30 * s}, 28500 * ms, BoundSilence},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
@@ -521,7 +521,7 @@ func TestLostInSilence(t *testing.T) {
 func TestSilenceRaisesNoLimit(t *testing.T) {
 	for _, proof := range []Proof{Silence, LivePath} {
 		c, l := newClock(), newLearner(defaults)
-		l.SensorOutlived(Sighting{At: c.now, Idle: 2 * time.Minute, Opened: c.now.Add(-time.Hour), Proof: proof})
+		l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Opened: c.now.Add(-time.Hour), Proof: proof})
 		if got := l.Limit(c.now, Optional{}); (got.Source == SourceLearned) != (proof == LivePath) {
 			t.Errorf("proof %d: limit = %v", proof, got)
 		}
@@ -533,7 +533,7 @@ func TestSilenceRaisesNoLimit(t *testing.T) {
 func TestMixedServersKeepTheShortestTimeout(t *testing.T) {
 	const s = time.Second
 	outlived := func(c *clock, l *Learner) {
-		l.SensorOutlived(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
+		l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
 	}
 	for _, tc := range []struct {
 		name string
@@ -569,7 +569,7 @@ func TestMixedServersKeepTheShortestTimeout(t *testing.T) {
 			c.sawClose(l, age)
 			c.add(2 * s)
 		}
-		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 5*s || got.Value != 750*time.Millisecond {
+		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 5*s || got.Value != 900*time.Millisecond {
 			t.Errorf("limit = %v, want 5 s learned, capped by the close after 1 s", got)
 		}
 	})

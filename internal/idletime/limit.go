@@ -44,7 +44,8 @@ type Limit struct {
 	KeepAlive time.Duration
 	// Where KeepAlive comes from.
 	Source Source
-	// How far below KeepAlive the pool stays.
+	// How far below KeepAlive the pool stays, or below EarlyClose where that is
+	// what determines Value.
 	Margin time.Duration
 	// How old a connection may be for a request that cannot be replayed; at
 	// most Value.
@@ -194,8 +195,9 @@ func (k *knowledge) bound(l *Limit) {
 		l.Value, l.Bound = belowReadTimeout(k.ReadTimeout), BoundReadTimeout
 	}
 	if e := k.early; e.idle > 0 {
-		if c := max(e.idle-l.Margin, leastCap); c < l.Value {
-			l.Value, l.Bound, l.EarlyClose = c, e.bound, e.idle
+		margin := k.margin(e.idle)
+		if c := max(e.idle-margin, leastCap); c < l.Value {
+			l.Value, l.Bound, l.EarlyClose, l.Margin = c, e.bound, e.idle, margin
 		}
 	}
 }

@@ -29,7 +29,7 @@ func TestMemory(t *testing.T) {
 		{"and a close just below beats it", func(c *clock) Memory { return Memory{KeepAlive: 120 * s, AtLeast: true, SeenAt: c.now} },
 			func(c *clock, l *Learner) { c.sawClose(l, 115*s) }, safeKeepAlive, SourceAssumed},
 		{"a sensor that outlives all", nginx, func(c *clock, l *Learner) {
-			l.SensorOutlived(Sighting{At: c.now, Idle: 120 * s, Proof: LivePath})
+			l.SensorSawOpen(Sighting{At: c.now, Idle: 120 * s, Proof: LivePath})
 		}, 120 * s, SourceLearned},
 		{"no negative value", func(c *clock) Memory { return Memory{KeepAlive: -s, SeenAt: c.now} }, nil, safeKeepAlive, SourceAssumed},
 		{"no endless value", func(c *clock) Memory { return Memory{KeepAlive: 1 << 62, SeenAt: c.now} }, nil, safeKeepAlive, SourceAssumed},

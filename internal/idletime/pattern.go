@@ -8,7 +8,7 @@ import (
 const (
 	// patternLife is how long closes count for a pattern.
 	patternLife = time.Hour
-	maxPattern  = 16
+	maxPattern  = 32
 
 	// lifeSpread is how far the lives of connections may differ that end at one
 	// maximum age: gRPC servers vary theirs by 10 % either way.
@@ -27,8 +27,8 @@ const (
 	// timeouts of different servers behind one address.
 	moreThanTimeouts = 5
 
-	// aTimeoutAfterAll closes in a row of one idle age end a pattern.
-	aTimeoutAfterAll = 4
+	// aTimeoutAfterAll closes in a row of closely the same idle age end a pattern.
+	aTimeoutAfterAll = 5
 )
 
 // A pattern tells closes by other causes than an idle timeout: a maximum age of
@@ -37,14 +37,15 @@ const (
 type pattern struct {
 	seen     []Close // of different times, in their order
 	shown    bool
-	distinct int // how many of them have idle ages of which no two agree
+	random   bool          // by closes at random
+	life     time.Duration // the maximum age, where that is the pattern
+	distinct int           // how many of them have idle ages of which no two agree
 }
 
-// observe notes a close and tells whether it begins to show a pattern. Of closes
-// within a restartWindow the first counts.
-func (p *pattern) observe(c Close) (begins bool) {
+// observe notes a close. Of closes within a restartWindow the first counts.
+func (p *pattern) observe(c Close) {
 	if n := len(p.seen); n > 0 && c.At.Sub(p.seen[n-1].At) < restartWindow {
-		return false
+		return
 	}
 	if len(p.seen) == maxPattern {
 		p.seen = append(p.seen[:0], p.seen[1:]...)
@@ -53,9 +54,7 @@ func (p *pattern) observe(c Close) (begins bool) {
 	if p.repeats() {
 		p.seen = append(p.seen[:0], p.seen[len(p.seen)-aTimeoutAfterAll:]...)
 	}
-	before := p.shown
 	p.judge()
-	return p.shown && !before
 }
 
 // advance forgets old closes.
@@ -69,25 +68,38 @@ func (p *pattern) advance(now time.Time) {
 
 func (p *pattern) judge() {
 	p.distinct = p.countDistinct()
-	p.shown = p.distinct >= enoughAtRandom || p.byAge()
+	p.life = p.byAge()
+	p.random = p.distinct >= enoughAtRandom || p.random && p.distinct >= moreThanTimeouts
+	p.shown = p.random || p.life > 0
 }
 
 // excludesTimeouts tells whether there are so many different ages that not even
 // several servers with timeouts of their own explain them.
 func (p *pattern) excludesTimeouts() bool { return p.shown && p.distinct >= moreThanTimeouts }
 
-// repeats tells whether the last closes are of one idle age.
+// strays returns how many closes agree neither with idle nor with what is known.
+func (p *pattern) strays(idle time.Duration, known Optional) (n int) {
+	value, ok := known.Get()
+	for _, c := range p.seen {
+		if !SameAge(c.Idle, idle) && (!ok || !SameAge(c.Idle, value)) {
+			n++
+		}
+	}
+	return n
+}
+
+// repeats tells whether the last closes are of one idle age, and not just of one age
+// since opening, as those of connections that were used once.
 func (p *pattern) repeats() bool {
 	n := len(p.seen)
 	if n < aTimeoutAfterAll {
 		return false
 	}
-	for _, c := range p.seen[n-aTimeoutAfterAll:] {
-		if !SameAge(c.Idle, p.seen[n-1].Idle) {
-			return false
-		}
-	}
-	return true
+	last := p.seen[n-aTimeoutAfterAll:]
+	least, most := spread(last, func(c Close) time.Duration { return c.Idle })
+	shortest, longest := spread(last, Close.life)
+	return most-least <= max(50*time.Millisecond, most/10) &&
+		(shortest == 0 || float64(longest) > lifeSpread*float64(shortest))
 }
 
 // countDistinct returns the size of the largest set of idle ages of which no two
@@ -107,9 +119,9 @@ func (p *pattern) countDistinct() (n int) {
 	return n
 }
 
-// byAge tells whether nearly all connections lived for the same time and were idle
-// for different ones.
-func (p *pattern) byAge() bool {
+// byAge returns the age that nearly all connections reached, if they were idle for
+// different times, or 0.
+func (p *pattern) byAge() time.Duration {
 	byLife := slices.Clone(p.seen)
 	slices.SortFunc(byLife, func(a, b Close) int { return int(a.life() - b.life()) })
 	from, n := 0, 0 // the largest group of one life
@@ -123,11 +135,20 @@ func (p *pattern) byAge() bool {
 		}
 	}
 	if n < enoughByAge || 4*n < 3*len(p.seen) {
-		return false
+		return 0
 	}
-	least, most := byLife[from].Idle, byLife[from].Idle
-	for _, c := range byLife[from : from+n] {
-		least, most = min(least, c.Idle), max(most, c.Idle)
+	least, most := spread(byLife[from:from+n], func(c Close) time.Duration { return c.Idle })
+	if most < idleSpread*least {
+		return 0
 	}
-	return most >= idleSpread*least
+	return byLife[from+n/2].life()
+}
+
+// spread returns the least and the largest of a property of closes.
+func spread(closes []Close, of func(Close) time.Duration) (least, most time.Duration) {
+	least, most = of(closes[0]), of(closes[0])
+	for _, c := range closes[1:] {
+		least, most = min(least, of(c)), max(most, of(c))
+	}
+	return least, most
 }

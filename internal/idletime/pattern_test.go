@@ -29,7 +29,7 @@ func TestPatternOfCloses(t *testing.T) {
 		{"eight ages at random", []close{{s, 0}, {2 * s, 0}, {4 * s, 0}, {8 * s, 0}, {16 * s, 0}, {32 * s, 0}, {64 * s, 0}, {100 * s, 0}}, true},
 		{"eight, and some that agree", []close{{s, 0}, {2 * s, 0}, {2 * s, 0}, {4 * s, 0}, {8 * s, 0}, {16 * s, 0}, {s, 0}, {32 * s, 0}, {64 * s, 0}, {100 * s, 0}}, true},
 		{"servers of 1, 5, 20 and 75 s", []close{{s, 0}, {5 * s, 0}, {20 * s, 0}, {s, 0}, {75 * s, 0}, {5 * s, 0}, {s, 0}, {20 * s, 0}, {75 * s, 0}, {5 * s, 0}, {s, 0}}, false},
-		{"then a timeout after all", []close{{s, 30 * s}, {3 * s, 30 * s}, {2 * s, 30 * s}, {5 * s, 9 * s}, {5 * s, 70 * s}, {5 * s, 5 * s}, {5 * s, 8 * s}}, false},
+		{"then a timeout after all", []close{{s, 30 * s}, {3 * s, 30 * s}, {2 * s, 30 * s}, {5 * s, 9 * s}, {5 * s, 70 * s}, {5 * s, 5 * s}, {5 * s, 8 * s}, {5 * s, 20 * s}}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, l := newClock(), newLearner(defaults)
