@@ -1,18 +1,11 @@
 package authority
 
 import (
-	"cmp"
-	"crypto/tls"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 
 	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 )
 
 // A Warning is something in the config that an operator should know of before
@@ -121,51 +114,6 @@ func (s *Snapshot) clientAuthNames() map[string]string {
 	}
 	return names
 }
-
-// unguardedNames returns the names in the host matchers of a server without any
-// connreuse module, for which clients are asked for a certificate while
-// strict_sni_host is off. Its policies are provisioned, so they are asked.
-func unguardedNames(srv *caddyhttp.Server) (names []string) {
-	if srv.StrictSNIHost == nil || *srv.StrictSNIHost || !slices.ContainsFunc(srv.TLSConnPolicies, func(p *caddytls.ConnectionPolicy) bool {
-		return p.ClientAuthentication != nil && p.ClientAuthentication.Active()
-	}) {
-		return nil
-	}
-	ps := srv.TLSConnPolicies.TLSConfig(caddy.Context{})
-	ask := func(name string) (tls.ClientAuthType, bool) {
-		config, err := ps.GetConfigForClient(&tls.ClientHelloInfo{ServerName: name, Conn: somebody{}})
-		if err != nil || config == nil {
-			return tls.NoClientCert, false
-		}
-		return config.ClientAuth, true
-	}
-	differ := false
-	rs := newRoutes(srv.Routes)
-	for _, site := range rs.sites {
-		patterns, shown := site.patterns, ""
-		if patterns == nil {
-			patterns, shown = []string{unnamed(&rs.byHost)}, site.name
-		}
-		for _, pattern := range patterns {
-			auth, ok := ask(pattern)
-			differ = differ || ok && auth == tls.NoClientCert
-			if ok && auth != tls.NoClientCert {
-				names = append(names, cmp.Or(shown, pattern))
-			}
-		}
-	}
-	if !differ {
-		return nil
-	}
-	return names
-}
-
-// somebody is a connection between two addresses that nobody has (RFC 5737), for
-// matchers on them.
-type somebody struct{ net.Conn }
-
-func (somebody) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443} }
-func (somebody) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 1024} }
 
 // unnamed returns a name with more labels than any pattern in the tables: one
 // for the hosts that no pattern matches.
