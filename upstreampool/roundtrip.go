@@ -264,18 +264,13 @@ func keepResponse(resp *http.Response) (*http.Response, bool) {
 	return resp, true
 }
 
-// unavailable makes the errors of a full pool a 503 that lb_retries may take
-// elsewhere.
-func unavailable(err error) error {
-	if err == errQueueFull || err == errAcquireTimeout {
-		return caddyhttp.Error(http.StatusServiceUnavailable, reverseproxy.NewDialError(err))
-	}
-	return err
-}
-
 // opaque hides what err is, but for its status.
 func opaque(err error) error {
 	if he, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+		if full := fullCause(err); full != nil {
+			he.Err = full
+			return he
+		}
 		he.Err = errors.New(he.Err.Error())
 		return he
 	}

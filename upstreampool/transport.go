@@ -68,7 +68,10 @@ type Transport struct {
 
 	// How many requests may wait for a connection of a pool that is at
 	// `max_conns_per_host`. Any more are answered with 503, or tried elsewhere
-	// if `lb_retries` or `lb_try_duration` allow. Default (zero): 1000.
+	// if `lb_retries` or `lb_try_duration` allow. Where passive health checks
+	// count failures, that takes an expression in `lb_retry_match` as well, which
+	// looks for `Proxy-Status: Caddy; error=connection_limit_reached`. Default
+	// (zero): 1000.
 	MaxPending int `json:"max_pending,omitempty"`
 
 	// How long a request waits for a connection of a pool that is at
@@ -88,6 +91,10 @@ type Transport struct {
 	key    *coreKey
 	logger *zap.Logger
 	h3     bool
+
+	// answersWhenFull belongs to the reverse_proxy around the transport, so it is
+	// no part of the core, which several may share.
+	answersWhenFull bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -145,6 +152,9 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.h3 = len(t.Versions) == 1 && t.Versions[0] == "3"; t.h3 {
 		return nil
 	}
+	handler := enclosing(ctx)
+	t.answersWhenFull = countsFailures(handler)
+	t.warnOfPressure(handler, ctx.Logger())
 	if reg := ctx.GetMetricsRegistry(); reg != nil {
 		if err := registerMetrics(reg); err != nil {
 			return err
@@ -282,7 +292,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	return t.core.roundTrip(req, tg)
+	resp, err := t.core.roundTrip(req, tg)
+	if err != nil && t.answersWhenFull {
+		if full := refusal(req, err); full != nil {
+			return full, nil
+		}
+	}
+	return resp, err
 }
 
 // setScheme sets the scheme of the request's URL, as the embedded transport
