@@ -77,9 +77,17 @@ func TestProvisionErrors(t *testing.T) {
 		{`{"wrapper":"origin"},{"wrapper":"tls"}`, "origin must stand behind tls"},
 		{`{"wrapper":"origin"},{"wrapper":"origin"}`, "origin must be listed only once"},
 		{`{"wrapper":"http_redirect"},{"wrapper":"tls"},{"wrapper":"origin"}`, ""},
+		{`{"wrapper":"proxy_protocol"},{"wrapper":"http_redirect"},{"wrapper":"tls"},{"wrapper":"origin"}`, ""},
+		{`{"wrapper":"proxy_protocol"},{"wrapper":"origin"}`, "'proxy_protocol' must stand in front of tls, and tls in front of origin, as in 'proxy_protocol tls origin'"},
+		{`{"wrapper":"http_redirect"},{"wrapper":"origin"}`, "'http_redirect' must stand in front of tls"},
+		{`{"wrapper":"layer4"},{"wrapper":"origin"}`, "'layer4' must stand in front of tls"},
+		{`{"wrapper":"http_redirect"},{"wrapper":"tls"},{"wrapper":"proxy_protocol"},{"wrapper":"origin"}`, "'proxy_protocol' must stand in front of tls"},
+		{`{"wrapper":"http_redirect"},{"wrapper":"tls"},{"wrapper":"origin"},{"wrapper":"proxy_protocol"}`, "'proxy_protocol' must stand in front of tls"},
+		{`{"wrapper":"origin"},{"wrapper":"http_redirect"}`, "'http_redirect' must stand in front of tls"},
+		{`{"wrapper":"test_after"},{"wrapper":"origin"}`, ""},
 		{`{"wrapper":"origin","origins":[],"max_origins":0,"public_port":0}`, ""},
 	} {
-		_, err := caddy.ProvisionContext(testcaddy.Config(t, `{"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,"listener_wrappers":[`+test.wrappers+`]}}}}`, ""))
+		_, err := caddy.ProvisionContext(testcaddy.Config(t, `{"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,"tls_connection_policies":[{}],"listener_wrappers":[`+test.wrappers+`]}}}}`, ""))
 		switch {
 		case test.want == "" && err != nil:
 			t.Errorf("%s: %v", test.wrappers, err)

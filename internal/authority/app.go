@@ -79,7 +79,7 @@ func (app *App) Warnings() (all []Warning) {
 			all = append(all, w)
 		}
 	}
-	return all
+	return append(all, app.originWarnings(servers)...)
 }
 
 // Guarded tells whether a route of the server of that name has a guard.
