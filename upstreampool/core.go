@@ -1,16 +1,13 @@
 package upstreampool
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"sync/atomic"
 
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"go.uber.org/zap"
 )
 
@@ -21,7 +18,7 @@ type core struct {
 	h2Transport       *http.Transport // negotiates, or speaks h2c
 	h1Transport       *http.Transport // HTTP/1 only
 	tls               *tls.Config
-	identity          []string // hashes of the client certificates that Caddy manages
+	sessions          tls.ClientSessionCache
 	sniHasPlaceholder bool
 	proxy             func(*http.Request) (*url.URL, error)
 	loggers           []*zap.Logger              // of the configurations that use it, which end with them
@@ -126,48 +123,4 @@ func (c *core) Destruct() error {
 		p.drain()
 	}
 	return nil
-}
-
-// identity returns the hashes of the certificates that client_certificate_automate
-// chooses from.
-func identity(name string) []string {
-	if name == "" {
-		return nil
-	}
-	var hashes []string
-	for _, cert := range caddytls.AllMatchingCertificates(name) {
-		hashes = append(hashes, cert.Hash())
-	}
-	slices.Sort(hashes)
-	return hashes
-}
-
-// matches tells whether the TLS material of two cores is the same. Their JSON
-// is, but files and names in it may stand for other certificates than before.
-func (c *core) matches(other *core) bool {
-	if !slices.Equal(c.identity, other.identity) {
-		return false
-	}
-	a, b := c.tls, other.tls
-	if a == nil || b == nil {
-		return a == b
-	}
-	if (a.RootCAs == nil) != (b.RootCAs == nil) || a.RootCAs != nil && !a.RootCAs.Equal(b.RootCAs) {
-		return false
-	}
-	if len(a.Certificates) != len(b.Certificates) {
-		return false
-	}
-	for i := range a.Certificates {
-		x, y := a.Certificates[i].Certificate, b.Certificates[i].Certificate
-		if len(x) != len(y) {
-			return false
-		}
-		for j := range x {
-			if !bytes.Equal(x[j], y[j]) {
-				return false
-			}
-		}
-	}
-	return true
 }

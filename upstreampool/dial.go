@@ -141,6 +141,7 @@ func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, e
 		cfg := c.tls.Clone()
 		if a.tg.proxyURL == nil {
 			cfg.ServerName = a.tg.sni
+			cfg.ClientSessionCache = c.sessionsOf(a.tg.certificate)
 			if a.tg.h1 {
 				cfg.NextProtos = nil
 			}

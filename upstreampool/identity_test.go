@@ -23,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
@@ -268,33 +269,88 @@ func TestReloadAfterFilesChanged(t *testing.T) {
 	}
 }
 
-// So does the certificate that client_certificate_automate stands for.
-func TestClientCertificateOfAName(t *testing.T) {
-	const name = "client.test"
+// A client certificate that Caddy manages appears at the upstream as soon as it is
+// renewed, without a reload: neither connections nor TLS sessions of the one before
+// are used any more.
+//
+// Checklist: P16.
+func TestRenewedClientCertificate(t *testing.T) {
+	const name, lifetime = "client.test", 8 * time.Second
+	type shown struct {
+		serial  string
+		expires time.Time
+		resumed bool
+	}
+	seen := make(chan shown, 1)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TLS.PeerCertificates) == 0 {
+			http.Error(w, "no certificate", http.StatusForbidden)
+			return
+		}
+		leaf := r.TLS.PeerCertificates[0]
+		seen <- shown{leaf.SerialNumber.String(), leaf.NotAfter, r.TLS.DidResume}
+	}))
+	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	srv.StartTLS()
+	defer srv.Close()
 	stopCaddy(t)
-	load := func() *core {
-		cert, key := selfSigned(t, name)
-		loader, err := json.Marshal([]map[string]string{{"certificate": cert, "key": key}})
-		if err != nil {
-			t.Fatal(err)
+	port := freePort(t)
+	storage, err := json.Marshal(map[string]string{"module": "file_system", "root": t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},"storage":%s,
+		"logging":{"logs":{"default":{"level":"PANIC"}}},
+		"apps":{
+			"pki":{"certificate_authorities":{"local":{"install_trust":false}}},
+			"tls":{"automation":{"renew_interval":"200ms","policies":[{"subjects":[%q],"issuers":[{"module":"internal","lifetime":%d}]}]}},
+			"http":{"servers":{"s":{"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},
+				"routes":[{"handle":[{"handler":"reverse_proxy","upstreams":[{"dial":%q}],
+					"transport":{"protocol":"upstreampool","max_requests":2,"tls":{"client_certificate_automate":%q,"insecure_skip_verify":true}}}]}]}}}}}`,
+		storage, name, lifetime, port, srv.Listener.Addr().String(), name)
+	var cfg caddy.Config
+	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Run(&cfg); err != nil {
+		t.Fatal(err)
+	}
+	serials := make(map[string]bool)
+	resumed := 0
+	for end := time.Now().Add(2 * lifetime); time.Now().Before(end) && len(serials) < 3; time.Sleep(20 * time.Millisecond) {
+		before := managedLeaf(name)
+		req, _ := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+		resp, _ := fetch(t, client(t, false), req)
+		if resp.StatusCode != http.StatusOK {
+			continue // the first certificate is on its way
 		}
-		err = caddy.Run(&caddy.Config{
-			Admin:   &caddy.AdminConfig{Disabled: true},
-			Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "PANIC"}}}},
-			AppsRaw: caddy.ModuleMap{"tls": []byte(`{"certificates":{"load_pem":` + string(loader) + `}}`)},
-		})
-		if err != nil {
-			t.Fatal(err)
+		s := <-seen
+		if late := time.Since(s.expires); late > 0 {
+			t.Fatalf("a certificate was shown %s after it expired", late)
 		}
-		return &core{identity: identity(name)}
+		if s.serial != before && s.serial != managedLeaf(name) {
+			t.Fatalf("the certificate %s was shown (resumed: %v), although %s was there", s.serial, s.resumed, before)
+		}
+		serials[s.serial] = true
+		if s.resumed {
+			resumed++
+		}
 	}
-	first, same, second := load(), &core{identity: identity(name)}, load()
-	if len(first.identity) == 0 || !first.matches(same) {
-		t.Errorf("%v does not match %v", first.identity, same.identity)
+	if len(serials) < 2 {
+		t.Errorf("%d certificates in %s, want a renewed one: the test shows nothing", len(serials), 2*lifetime)
 	}
-	if first.matches(second) {
-		t.Errorf("%v matches %v", first.identity, second.identity)
+	if resumed == 0 {
+		t.Error("no session was resumed: the test shows nothing")
 	}
+}
+
+// managedLeaf returns the serial number of the certificate that Caddy has for a
+// name.
+func managedLeaf(name string) string {
+	for _, cert := range caddytls.AllMatchingCertificates(name) {
+		return cert.Leaf.SerialNumber.String()
+	}
+	return ""
 }
 
 // writeCA writes a new self-signed certificate.

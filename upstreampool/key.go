@@ -21,13 +21,15 @@ import (
 // connection only if every part is the same. Client certificate, ALPN list and
 // trust belong to the whole transport.
 type key struct {
-	scheme  string         // http or https
-	network string         // as in net.Dial
-	addr    string         // likewise
-	sni     string         // TLS server name; empty for http
-	h1      bool           // HTTP/2 is not negotiated
-	proxy   string         // URL of the forward proxy, if any
-	source  netip.AddrPort // announced by PROXY protocol, if enabled
+	scheme  string // http or https
+	network string // as in net.Dial
+	addr    string // likewise
+	sni     string // TLS server name; empty for http
+	// certificate tells apart the client certificates that Caddy manages.
+	certificate string
+	h1          bool           // HTTP/2 is not negotiated
+	proxy       string         // URL of the forward proxy, if any
+	source      netip.AddrPort // announced by PROXY protocol, if enabled
 }
 
 // upstream returns the part of the key that learned state belongs to.
@@ -76,6 +78,9 @@ func (t *Transport) target(req *http.Request) (target, error) {
 	}
 	if tg.scheme == "https" {
 		tg.sni = t.serverName(req, di)
+		if t.TLS != nil && t.TLS.ClientCertificateAutomate != "" {
+			tg.certificate = managedCertificate(t.TLS.ClientCertificateAutomate)
+		}
 	}
 	// Only HTTP/1 can change protocols by Upgrade; h2c is by prior knowledge.
 	tg.h1 = upgrades(req.Header)

@@ -82,13 +82,15 @@ func (p *pool) answered(c *conn, resp *http.Response) {
 type PoolState struct {
 	// The address that is dialed, as in the configuration.
 	Upstream string `json:"upstream"`
-	// What else makes a pool: scheme, TLS server name, HTTP/1 only, forward
-	// proxy and PROXY protocol source.
-	Scheme      string `json:"scheme"`
-	ServerName  string `json:"server_name,omitempty"`
-	HTTP1Only   bool   `json:"http1_only,omitempty"`
-	Proxy       string `json:"proxy,omitempty"`
-	ProxySource string `json:"proxy_source,omitempty"`
+	// What else makes a pool: scheme, TLS server name, the hash of a client
+	// certificate that Caddy manages, HTTP/1 only, forward proxy and PROXY
+	// protocol source.
+	Scheme            string `json:"scheme"`
+	ServerName        string `json:"server_name,omitempty"`
+	ClientCertificate string `json:"client_certificate,omitempty"`
+	HTTP1Only         bool   `json:"http1_only,omitempty"`
+	Proxy             string `json:"proxy,omitempty"`
+	ProxySource       string `json:"proxy_source,omitempty"`
 
 	// "http/1.1" or "h2", as the upstream last spoke.
 	Protocol string `json:"protocol"`
@@ -159,7 +161,7 @@ func Drain(upstream string) (pools, connections int) {
 }
 
 func (s PoolState) order() string {
-	return strings.Join([]string{s.Upstream, s.Scheme, s.ServerName, s.Proxy, s.ProxySource, s.Protocol}, "\x00")
+	return strings.Join([]string{s.Upstream, s.Scheme, s.ServerName, s.ClientCertificate, s.Proxy, s.ProxySource, s.Protocol}, "\x00")
 }
 
 // protocolName is how the protocol of a pool reads in state and metrics.
@@ -176,7 +178,7 @@ func (p *pool) state(now time.Time) PoolState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := PoolState{
-		Upstream: p.name, Scheme: p.key.scheme, ServerName: p.key.sni, HTTP1Only: p.key.h1, Proxy: redacted(p.key.proxy),
+		Upstream: p.name, Scheme: p.key.scheme, ServerName: p.key.sni, ClientCertificate: p.key.certificate, HTTP1Only: p.key.h1, Proxy: redacted(p.key.proxy),
 		Protocol:  protocolName(h2),
 		IdleLimit: limit.Value.Seconds(), KeepAlive: limit.KeepAlive.Seconds(), Source: limit.Source,
 		Margin: limit.Margin.Seconds(), Why: limit.String(),

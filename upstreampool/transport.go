@@ -113,8 +113,8 @@ var pools = caddy.NewUsagePool()
 // loggers of a core change.
 var provisioning sync.Mutex
 
-// coreKey says which transports share a core: those of equal JSON, as long as
-// the files it names have not changed, which makes another generation.
+// coreKey says which transports share a core: those of equal settings, as long as
+// they trust the same certificates. Others make another generation.
 type coreKey struct {
 	config     [sha256.Size]byte
 	generation int
@@ -163,7 +163,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	fresh := t.newCore(cfg)
 	provisioning.Lock()
 	defer provisioning.Unlock()
-	k := keyFor(sha256.Sum256(settings), fresh)
+	k := keyFor(settingsHash(settings, fresh.tls), fresh)
 	v, _, err := pools.LoadOrNew(k, func() (caddy.Destructor, error) { return fresh, nil })
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func keyFor(config [sha256.Size]byte, fresh *core) coreKey {
 	match, found := free, false
 	pools.Range(func(used, v any) bool {
 		if k := used.(coreKey); k.config == config {
-			match, found = k, v.(*core).matches(fresh)
+			match, found = k, sameRoots(v.(*core).tls.RootCAs, fresh.tls.RootCAs)
 			free.generation = max(free.generation, k.generation+1)
 		}
 		return !found
@@ -201,9 +201,6 @@ func (t *Transport) newCore(cfg config) *core {
 		sniHasPlaceholder: t.TLS != nil && strings.Contains(t.TLS.ServerName, "{"),
 		proxy:             tr.Proxy,
 	}
-	if t.TLS != nil {
-		c.identity = identity(t.TLS.ClientCertificateAutomate)
-	}
 	c.upstreams.make = c.newUpstream
 
 	// The pool limits connections, and closes them. net/http would panic as it
@@ -217,7 +214,7 @@ func (t *Transport) newCore(cfg config) *core {
 		tr.TLSClientConfig = new(tls.Config)
 	}
 	// Connections are retired early and often, so they had better be cheap.
-	tr.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(256)
+	c.sessions = tls.NewLRUClientSessionCache(256)
 	c.tls = tr.TLSClientConfig
 	tr.Proxy = proxyOf
 	dial := c.dialer(tr.DialContext)
