@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,6 +117,16 @@ func onlyPool(t testing.TB, tr *Transport) *pool {
 }
 
 func (p *pool) snapshot() PoolState { return p.state(time.Now()) }
+
+// needsSocketLook skips what only a look into the socket can tell: bytes that no
+// goroutine has read yet. Systems other than Unix give none, nor does the build tag
+// nosocket, with which their code is tested here.
+func needsSocketLook(t *testing.T) {
+	t.Helper()
+	if reflect.TypeFor[socket]().Size() == 0 {
+		t.Skip("this build cannot look into sockets")
+	}
+}
 
 // eventually waits until ok holds.
 func eventually(t testing.TB, what string, ok func() bool) {

@@ -200,6 +200,7 @@ func (c *lateConn) Read(p []byte) (int, error) {
 //
 // Checklist: P4.
 func TestSurplusBytesOnTheirWay(t *testing.T) {
+	needsSocketLook(t)
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for readRequest(r) != nil {
 			respond(c, strconv.FormatInt(n, 10))

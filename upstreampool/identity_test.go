@@ -425,6 +425,7 @@ func TestForwardProxy(t *testing.T) {
 	})
 	// HTTP/1 all the same: taken for HTTP/2, surplus bytes were the next answer.
 	t.Run("h2c, over TLS to the proxy", func(t *testing.T) {
+		needsSocketLook(t)
 		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: srv.TLS.Certificates})
 		if err != nil {
 			t.Fatal(err)

@@ -4,10 +4,8 @@ package upstreampool
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
@@ -16,32 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
-
-// child is a process that can be stopped: it sends the requests that it is told
-// to, "GET" or "POST", and prints what came of them.
-func child() {
-	addr := os.Getenv("UPSTREAMPOOL_CHILD")
-	host, port, _ := net.SplitHostPort(addr)
-	tr := &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)}
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	defer cancel()
-	if err := tr.Provision(ctx); err != nil {
-		fmt.Println(err)
-		return
-	}
-	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		rctx := context.WithValue(context.Background(), caddyhttp.VarsCtxKey, map[string]any{})
-		rctx = context.WithValue(rctx, dialInfoKey, reverseproxy.DialInfo{Network: "tcp", Address: addr, Host: host, Port: port})
-		req, _ := http.NewRequestWithContext(rctx, in.Text(), "http://"+addr+"/", strings.NewReader("x"))
-		_, body, err := send(tr, req)
-		fmt.Println("answer", body, err)
-	}
-}
 
 // The process stands still for longer than the upstream keeps the connection.
 // Timers that were due and the close that was missed must not matter: what
