@@ -2,6 +2,7 @@ package authority
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -21,6 +22,10 @@ type policies struct {
 	// policy with matchers on more than SNI may or may not be selected, and so
 	// may those behind it.
 	bySNI table
+	// unlisted is a name that no list of names has.
+	unlisted string
+	// asksAnybody: a policy asks for client certificates.
+	asksAnybody bool
 	// unmatched are the wildcards with client authentication in SNI lists that
 	// Caddy can never match.
 	unmatched []string
@@ -29,12 +34,20 @@ type policies struct {
 // A policy is what two names must have in common for a connection to be right
 // for both. Equal numbers mean equal settings.
 type policy struct {
-	settings   int // everything but the matchers
+	// settings is everything but the matchers, and default_sni: that acts on
+	// connections without SNI alone, which have no name to compare.
+	// fallback_sni is no part of it either; see fallback.
+	settings int
+	// fallback is settings and fallback_sni, which acts on names without a
+	// certificate.
+	fallback   int
 	unnamed    int // settings, what chooses a certificate by name aside
 	clientAuth int // client authentication; 0 is none
-	selection  *caddytls.CustomCertSelectionPolicy
-	patterns   []string // the SNI list
-	drop       bool     // no request ever comes over such a connection
+	// requires: a connection that shows no client certificate is refused.
+	requires  bool
+	selection *caddytls.CustomCertSelectionPolicy
+	patterns  []string // the SNI list
+	drop      bool     // no request ever comes over such a connection
 }
 
 // copyPolicies must be called before the policies are provisioned, since that
@@ -58,21 +71,25 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	for i, original := range from {
 		p := policy{selection: original.CertSelection, drop: original.Drop}
 		settings := *original
-		settings.MatchersRaw = nil
-		var err error
-		if p.settings, err = number(&settings); err != nil {
-			return nil, fmt.Errorf("reading TLS connection policy %d: %v", i, err)
+		settings.MatchersRaw, settings.DefaultSNI = nil, ""
+		var errs [4]error
+		if auth := settings.ClientAuthentication; auth != nil && auth.Active() {
+			p.clientAuth, errs[0] = number(auth)
+			p.requires = requires(auth)
+			ps.asksAnybody = true
+		} else {
+			settings.ClientAuthentication = nil
 		}
-		settings.CertSelection, settings.DefaultSNI, settings.FallbackSNI = nil, "", ""
-		if p.unnamed, err = number(&settings); err != nil {
+		p.fallback, errs[1] = number(&settings)
+		settings.FallbackSNI = ""
+		p.settings, errs[2] = number(&settings)
+		settings.CertSelection = nil
+		p.unnamed, errs[3] = number(&settings)
+		if err := errors.Join(errs[:]...); err != nil {
 			return nil, fmt.Errorf("reading TLS connection policy %d: %v", i, err)
-		}
-		if auth := original.ClientAuthentication; auth != nil && auth.Active() {
-			if p.clientAuth, err = number(auth); err != nil {
-				return nil, fmt.Errorf("reading client authentication of TLS connection policy %d: %v", i, err)
-			}
 		}
 		var unmatched []string
+		var err error
 		if p.patterns, unmatched, err = ps.index(original.MatchersRaw); err != nil {
 			return nil, fmt.Errorf("reading matchers of TLS connection policy %d: %v", i, err)
 		}
@@ -81,7 +98,19 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		}
 		ps.list = append(ps.list, p)
 	}
+	ps.unlisted = unnamed(&ps.bySNI)
 	return ps, nil
+}
+
+// requires tells whether an active client authentication refuses connections
+// that show no certificate. Without a mode it does (caddytls
+// ConfigureTLSConfig).
+func requires(auth *caddytls.ClientAuthentication) bool {
+	switch auth.Mode {
+	case "request", "verify_if_given":
+		return false
+	}
+	return true
 }
 
 // index adds a policy to bySNI and returns its SNI list, apart from what can
@@ -147,8 +176,16 @@ func (ps *policies) find(sni string) cursor {
 type field func(*policy) int
 
 func (p *policy) bySettings() int   { return p.settings }
+func (p *policy) byFallback() int   { return p.fallback }
 func (p *policy) byUnnamed() int    { return p.unnamed }
 func (p *policy) byClientAuth() int { return p.clientAuth }
+
+func (p *policy) byRequires() int {
+	if p.requires {
+		return 1
+	}
+	return 0
+}
 
 // agree is a running answer to whether all policies seen have one field equal.
 type agree struct {
@@ -206,6 +243,40 @@ func (ps *policies) clientAuth(host string) bool {
 	var a agree
 	ps.ofHost(&a, (*policy).byClientAuth, host)
 	return a.differ || a.value != 0
+}
+
+// requiresClientCert tells whether each connection for host has shown a client
+// certificate, also one of a client that sends an address as its server name.
+func (ps *policies) requiresClientCert(host string) bool {
+	var a agree
+	ps.ofSNI(&a, (*policy).byRequires, host)
+	if hostname.IsIP(host) {
+		ps.ofSNI(&a, (*policy).byRequires, "")
+	}
+	return a.seen && !a.differ && a.value == 1
+}
+
+// dropped tells whether a proper connection for host may not come about: it has
+// no policy, or one that may drop it.
+func (ps *policies) dropped(host string) bool {
+	if hostname.IsIP(host) {
+		host = ""
+	}
+	c, seen := ps.find(host), false
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		if ps.list[r.index].drop {
+			return true
+		}
+		seen = true
+	}
+	return !seen
+}
+
+// keepsClientAuth tells whether a request for host on a connection with that SNI
+// leads around no client-certificate rule: a proper connection for host comes
+// about, and is asked for no certificate, or in the same way as this one.
+func (ps *policies) keepsClientAuth(sni, host string) bool {
+	return !ps.dropped(host) && (!ps.clientAuth(host) || ps.same((*policy).byClientAuth, sni, host))
 }
 
 // clientAuthDiffers tells whether some connections are asked for a client

@@ -72,7 +72,16 @@ func TestPolicies(t *testing.T) {
 		{
 			name:     "inactive client authentication is none",
 			policies: `[{"match":{"sni":["a.test"]},"client_authentication":{}},{}]`,
-			pairs:    []pair{{"a.test", "b.test", false, false, true}},
+			pairs:    []pair{{"a.test", "b.test", true, true, true}},
+		},
+		{
+			name:     "default_sni acts without a name alone, and the adapter puts it into one of several equal policies",
+			policies: `[{"match":{"sni":["a.test",""]},"default_sni":"a.test"},{"match":{"sni":["m.test"]},"default_sni":"a.test",` + mtls + `},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", true, true, true},
+				{"", "b.test", true, true, true},
+				{"m.test", "b.test", false, false, false},
+			},
 		},
 		{
 			name:     "a policy that may be selected counts for both names",
@@ -158,6 +167,85 @@ func TestPolicies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A client-certificate rule is kept where a proper connection for the host is asked
+// for nothing, or in the same way.
+func TestKeepsClientAuth(t *testing.T) {
+	const policies = `[
+		{"match":{"sni":["m.test"]},"client_authentication":{"mode":"require"}},
+		{"match":{"sni":["r.test"]},"client_authentication":{"mode":"request"}},
+		{"match":{"sni":["v.test"]},"client_authentication":{"mode":"verify_if_given"}},
+		{"match":{"sni":["ca.test"]},"client_authentication":{"trusted_ca_certs":["x"]}},
+		{"match":{"sni":["rv.test"]},"client_authentication":{"mode":"require_and_verify"}},
+		{"match":{"sni":["some.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}},"client_authentication":{"mode":"require"}},
+		{"match":{"sni":["d.test"]},"drop":true},
+		{"match":{"sni":["e.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}},"drop":true},
+		{"match":{"sni":["127.0.0.1"]},"client_authentication":{"mode":"require"}},
+		{"match":{"sni":["*.test",""]}}]`
+	ps, err := copyPolicies(readPolicies(t, policies))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		host     string
+		open     bool // keepsClientAuth from any other name
+		own      bool // keepsClientAuth on its own connection
+		requires bool
+	}{
+		{"a.test", true, true, false},
+		{"m.test", false, true, true},
+		{"r.test", false, true, false},
+		{"v.test", false, true, false},
+		{"ca.test", false, true, true},
+		{"rv.test", false, true, true},
+		{"some.test", false, false, false}, // it is asked or not
+		{"d.test", false, false, false},    // dropped
+		{"e.test", false, false, false},    // perhaps dropped
+		{"no.policy.example", false, false, false},
+		{"127.0.0.1", false, false, false}, // no client sends it
+		{"127.0.0.2", true, true, false},
+	} {
+		own := test.host
+		if strings.HasPrefix(own, "127.") {
+			own = ""
+		}
+		s := &Snapshot{policies: ps}
+		if got := s.KeepsClientAuth("b.test", test.host); got != test.open {
+			t.Errorf("%s on another connection keeps the rule: %t, want %t", test.host, got, test.open)
+		}
+		if got := s.Open(test.host); got != test.open {
+			t.Errorf("%s is open: %t, want %t", test.host, got, test.open)
+		}
+		if got := s.KeepsClientAuth(own, test.host); got != test.own {
+			t.Errorf("%s on its own connection keeps the rule: %t, want %t", test.host, got, test.own)
+		}
+		if got := s.RequiresClientCert(test.host); got != test.requires {
+			t.Errorf("%s requires a certificate: %t, want %t", test.host, got, test.requires)
+		}
+	}
+}
+
+// fallback_sni acts on names that have no certificate, and is a setting for these.
+func TestFallbackSNIIsASettingWithoutCertificate(t *testing.T) {
+	snap := originServer(t, testcaddy.TLSApp(t, `{}`, []string{"a.f.test", "b.f.test"}), `"tls_connection_policies":[
+		{"match":{"sni":["a.f.test","x.f.test"]},"fallback_sni":"a.f.test"},{}],"routes":[`+oneGuard+`]`).Snapshot()
+	for _, test := range []struct {
+		sni, host string
+		want      bool
+	}{
+		{"a.f.test", "b.f.test", true},
+		{"b.f.test", "a.f.test", true},
+		{"x.f.test", "b.f.test", false},
+		{"b.f.test", "x.f.test", false},
+		{"a.f.test", "y.f.test", false},
+		{"a.f.test", "x.f.test", true}, // one policy
+		{"b.f.test", "y.f.test", true},
+	} {
+		if got := snap.SamePolicy(test.sni, test.host); got != test.want {
+			t.Errorf("SNI %s and host %s have the same policy: %t, want %t", test.sni, test.host, got, test.want)
+		}
 	}
 }
 
