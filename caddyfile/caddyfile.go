@@ -1,24 +1,6 @@
-// Package caddyfile registers what the connreuse modules need in the Caddyfile
-// and no module type provides: directives and their order.
+// Package caddyfile brings what Caddyfiles need of the connreuse modules. Each
+// directive and its order stand beside the handler that it configures; the tests of
+// this package show what Caddyfiles with all of them become.
 package caddyfile
 
-import (
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-connreuse/connreuse/misdirected"
-)
-
-func init() {
-	httpcaddyfile.RegisterHandlerDirective("misdirected", parseMisdirected)
-	// before everything that answers, changes the request or sets a header
-	httpcaddyfile.RegisterDirectiveOrder("misdirected", httpcaddyfile.Before, "header")
-}
-
-func parseMisdirected(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	handler := new(misdirected.Handler)
-	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
-		return nil, err
-	}
-	return handler, nil
-}
+import _ "github.com/caddy-connreuse/connreuse/misdirected" // its directive

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/test/docs"
 	"github.com/caddy-connreuse/connreuse/internal/test/golden"
+	_ "github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 	_ "github.com/caddy-connreuse/connreuse/upstreampool"
 )

@@ -1,53 +1,42 @@
 package misdirected
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 )
 
-// steps are the rules of the decision, by their number.
-var steps = [...]string{
-	1: "no TLS, or a request to a forward proxy: passes",
-	2: "the peer is one of trusted_gateways: passes",
-	3: "the host is missing, invalid, ambiguous or oddly spelled: 400",
-	4: "no SNI: as missing_sni says",
-	5: "host and SNI are equal: passes",
-	6: "one share group has both: passes",
-	7: "else as scope says",
-}
-
-// explain says what the gate would do with a request for host on a TLS connection
-// with that SNI, both as they would be sent, by a client that is no trusted
-// gateway, rule by rule. It asks the decision itself.
+// explain says what the gate would do with a request for host on a new TLS
+// connection with that SNI, both as they would be sent, rule by rule. It asks the
+// rules themselves.
 func (h *Handler) explain(s *authority.Snapshot, sni, host string) authority.Verdict {
-	peer := h.gate
-	peer.gateways = nil
-	reason, _ := peer.decide(s, &request{tls: true, sni: sni, host: host})
-	decided := reasons[reason]
-
-	v := authority.Verdict{
-		Status:     reason.Status(),
-		Reason:     reason.String(),
-		ReportOnly: h.ReportOnly,
-		Options:    h.options(),
-	}
-	for step := 1; step < len(steps); step++ {
-		rule := authority.Rule{Step: step, Rule: steps[step]}
-		switch {
-		case step < decided.step:
-			rule.Outcome = "does not apply"
-		case step > decided.step:
-			rule.Outcome = "not reached"
-		case decided.status == 0:
-			rule.Outcome = "passes: " + decided.meaning
-		default:
-			rule.Outcome = fmt.Sprintf("refused with %d: %s", decided.status, decided.meaning)
+	a := suppose(s, sni, host)
+	v := authority.Verdict{Options: h.options(), AltSvc: h.explainAltSvc(s, a)}
+	found := undecided
+	for i, step := range steps {
+		rule := authority.Rule{Step: i + 1, Rule: step.rule, Outcome: "not reached"}
+		if found == undecided {
+			found = step.judge(&h.gate, s, a)
+			rule.Outcome = found.outcome()
 		}
 		v.Rules = append(v.Rules, rule)
 	}
+	v.Status, v.Reason = found.Status(), found.String()
+	v.ReportOnly = h.ReportOnly && found != TLSHidden
 	return v
+}
+
+// outcome is what a rule comes to that finds a reason, in words.
+func (r Reason) outcome() string {
+	switch {
+	case r == undecided:
+		return "does not apply"
+	case r.Status() == 0:
+		return "passes: " + reasons[r].meaning
+	}
+	return fmt.Sprintf("refused with %d: %s", r.Status(), reasons[r].meaning)
 }
 
 // options is the configuration in one line, defaults included, as a Caddyfile
@@ -57,11 +46,17 @@ func (h *Handler) options() string {
 	for _, group := range h.Share {
 		parts = append(parts, "share "+strings.Join(group, " "))
 	}
-	if len(h.TrustedGateways) > 0 {
-		parts = append(parts, "trusted_gateways "+strings.Join(h.TrustedGateways, " "))
+	if gateways := describeGateways(h.TrustedGatewaysRaw); gateways != "" {
+		parts = append(parts, "trusted_gateways "+gateways)
 	}
-	if h.ReportOnly {
-		parts = append(parts, "report_only")
+	parts = append(parts, "alt_svc "+string(cmp.Or(h.AltSvc, AltSvcAuto)))
+	for _, flag := range []struct {
+		name string
+		set  bool
+	}{{"error_routes", h.ErrorRoutes}, {"close", h.Close}, {"report_only", h.ReportOnly}} {
+		if flag.set {
+			parts = append(parts, flag.name)
+		}
 	}
 	return strings.Join(parts, ", ")
 }

@@ -39,8 +39,8 @@ func TestHostileNames(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	for i := range 1000 {
-		ask(i)
+	for i := range 20_000 { // as many as fill what is kept
+		ask(1_000_000 + i)
 	}
 	memory, metrics := inUse(), series()
 	for i := range 100_000 {

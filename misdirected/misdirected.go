@@ -3,11 +3,8 @@
 package misdirected
 
 import (
-	"errors"
-	"fmt"
+	"encoding/json"
 	"net/http"
-	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -16,7 +13,6 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
-	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
 
 func init() {
@@ -30,17 +26,18 @@ func init() {
 // 9113 section 9.1.1), though the server may have chosen a TLS policy, a
 // client-certificate rule or a backend by SNI.
 //
-// A host that equals the SNI always passes. Requests that no other connection
-// could help either (no host, an invalid one, two different ones) get 400.
-// Refusals go through Caddy's error handling, so `handle_errors` sees them; they
-// carry `Cache-Control: no-store`, no `Alt-Svc`, and leave the connection open.
+// A host that equals the SNI passes, unless it requires a client certificate and
+// the connection shows none. Requests that no other connection could help either
+// (no host, an invalid one, two different ones) get 400. A refusal has a short
+// text, `Cache-Control: no-store` and no `Alt-Svc`, and leaves the connection
+// open.
 //
 // Caddy's own `strict_sni_host`, which Caddy turns on by itself as soon as a TLS
 // policy of the server asks for client certificates, answers before any handler
 // runs: set it to `insecure_off` on servers where this handler is to decide.
 //
-// These placeholders are available to the handlers behind it and to error
-// routes:
+// These placeholders are available to the handlers behind it, to error routes and
+// to access logs:
 //
 // Placeholder | Description
 // ------------|-------------
@@ -65,8 +62,9 @@ type Handler struct {
 
 	// Groups of exact host names. On a connection for one name of a group,
 	// requests for the others pass, whatever the scope. This may cross from one
-	// TLS policy to another, which is warned about at start. A name may be in
-	// one group only. Default: none.
+	// TLS policy to another, which is warned about at start; it never leads to a
+	// host that requires a client certificate on a connection that shows none. A
+	// name may be in one group only. Default: none.
 	Share [][]string `json:"share,omitempty"`
 
 	// What to do with connections without SNI, such as those of health checks
@@ -75,19 +73,48 @@ type Handler struct {
 	// `same_policy` lets requests pass whose host has the TLS connection policy
 	// that the connection got; what selects a certificate by name is set aside.
 	//
-	// `accept` lets all pass, `reject` none.
+	// `accept` lets all pass, but for hosts that require a client certificate the
+	// connection does not show; `reject` none.
 	//
 	// Default: `same_policy`.
 	MissingSNI MissingSNI `json:"missing_sni,omitempty"`
 
-	// IP addresses or CIDR ranges of gateways that are trusted to send each
-	// request over a connection of their choice (RFC 9110 section 7.4). What
-	// counts is the other end of the TLS connection, never a header field.
+	// The IP source, a module of `http.ip_sources`, of the gateways that are
+	// trusted to send each request over a connection of their choice (RFC 9110
+	// section 7.4), such as `{"source": "static", "ranges": ["10.0.0.0/8"]}`. What
+	// counts is the other end of the TLS connection, never a header field, and only
+	// once the handshake is complete: early data over QUIC has no valid address
+	// (RFC 9001 section 9.2). It never leads around a client-certificate rule.
 	// Default: none.
-	TrustedGateways []string `json:"trusted_gateways,omitempty"`
+	TrustedGatewaysRaw json.RawMessage `json:"trusted_gateways,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
-	// Decide, count and log the same, but let every request pass. Default:
-	// false.
+	// What becomes of `Alt-Svc` in responses to requests that pass.
+	//
+	// `auto` sends `Alt-Svc: clear` (RFC 7838 section 4) where HTTP/3 leads clients
+	// into refusals: where requests for the host would be refused on a connection
+	// for another host whose certificate covers it, and where the certificate of
+	// the request's own connection covers a host that would be refused there.
+	// Browsers pool QUIC connections by certificate, and come back to them after a
+	// 421.
+	//
+	// `keep` leaves the field as it is.
+	//
+	// Default: `auto`.
+	AltSvc AltSvc `json:"alt_svc,omitempty"`
+
+	// Hand refusals to the server's error routes (`handle_errors`), which may then
+	// change them, instead of answering at once. Whoever turns a refusal into
+	// another status, or lets an upstream answer it, breaks clients that would ask
+	// again; this is warned about at start. Default: false.
+	ErrorRoutes bool `json:"error_routes,omitempty"`
+
+	// Close the connection after a 421 (HTTP/1.1: `Connection: close`, HTTP/2:
+	// GOAWAY), for clients that never ask again by themselves: their next request
+	// begins a new connection. HTTP/3 connections stay. Default: false.
+	Close bool `json:"close,omitempty"`
+
+	// Decide, count and log the same, but let every request pass, apart from those
+	// over a TLS connection that a listener wrapper hides. Default: false.
 	ReportOnly bool `json:"report_only,omitempty"`
 
 	gate     gate
@@ -105,26 +132,6 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Scope is a value of [Handler.Scope].
-type Scope string
-
-// The scopes.
-const (
-	ScopeSNI         Scope = "sni"
-	ScopeSite        Scope = "site"
-	ScopeCertificate Scope = "certificate"
-)
-
-// MissingSNI is a value of [Handler.MissingSNI].
-type MissingSNI string
-
-// What to do with connections without SNI.
-const (
-	MissingSNISamePolicy MissingSNI = "same_policy"
-	MissingSNIAccept     MissingSNI = "accept"
-	MissingSNIReject     MissingSNI = "reject"
-)
-
 // Provision checks the configuration, all of it, and sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
@@ -135,89 +142,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.server, err = authority.ForServer(ctx); err != nil {
 		return err
 	}
+	if h.gate.gateways, err = h.loadGateways(ctx); err != nil {
+		return err
+	}
 	h.guard = &authority.Guard{
-		Accepts:    h.gate.accepts,
-		Scope:      authority.Scope(h.gate.scope),
-		ReportOnly: h.ReportOnly,
-		Lenient:    h.lenient(),
-		Share:      h.Share,
-		Explain:    h.explain,
+		Accepts:           h.gate.accepts,
+		Scope:             h.gate.scope,
+		ReportOnly:        h.ReportOnly,
+		AcceptsMissingSNI: h.gate.missing == MissingSNIAccept,
+		Share:             h.Share,
+		Explain:           h.explain,
 	}
 	h.server.AddGuard(h.guard)
 	h.counters, err = newCounters(ctx.GetMetricsRegistry(), h.server.Name())
 	return err
-}
-
-// compile reads the configuration and returns all that is wrong with it.
-func (h *Handler) compile() (gate, error) {
-	g := gate{scope: h.Scope, missing: h.MissingSNI, groups: make(map[string]int)}
-	var errs []error
-	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-
-	switch g.scope {
-	case "":
-		g.scope = ScopeSNI
-	case ScopeSNI, ScopeSite, ScopeCertificate:
-	default:
-		fail("reading scope '%s': must be sni, site or certificate", g.scope)
-	}
-	switch g.missing {
-	case "":
-		g.missing = MissingSNISamePolicy
-	case MissingSNISamePolicy, MissingSNIAccept, MissingSNIReject:
-	default:
-		fail("reading missing_sni '%s': must be same_policy, accept or reject", g.missing)
-	}
-	for i, group := range h.Share {
-		if len(group) < 2 {
-			fail("reading share group %v: must have at least two names", group)
-		}
-		for _, text := range group {
-			name, err := hostname.ParseName(text)
-			switch {
-			case err != nil:
-				fail("reading share name '%s': must be an exact host name: %v", text, err)
-			case g.groups[name] == i+1:
-				fail("reading share name '%s': it is in its group twice", text)
-			case g.groups[name] != 0:
-				fail("reading share name '%s': it is in another group too", text)
-			default:
-				g.groups[name] = i + 1
-			}
-		}
-	}
-	for _, text := range h.TrustedGateways {
-		prefix, err := caddyhttp.CIDRExpressionToPrefix(text)
-		if err != nil {
-			fail("reading trusted_gateways '%s': must be an IP address or a CIDR range: %v", text, err)
-			continue
-		}
-		g.gateways = append(g.gateways, unmapped(prefix))
-	}
-	return g, errors.Join(errs...)
-}
-
-// unmapped turns a range of IPv4-mapped addresses into the IPv4 range, since
-// that is what peers are compared as.
-func unmapped(p netip.Prefix) netip.Prefix {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p
-}
-
-// lenient names the options that let requests pass whatever their TLS policy.
-func (h *Handler) lenient() (options []string) {
-	if h.ReportOnly {
-		options = append(options, "report_only")
-	}
-	if len(h.TrustedGateways) > 0 {
-		options = append(options, "trusted_gateways")
-	}
-	if h.MissingSNI == MissingSNIAccept {
-		options = append(options, "missing_sni accept")
-	}
-	return options
 }
 
 // Guard is for package authority.
@@ -227,37 +165,55 @@ func (h *Handler) Guard() *authority.Guard { return h.guard }
 // stack, for that stays in use while the next handler runs: each HTTP/2 request
 // begins with a small one, and to grow it costs more than the decision.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if err := h.judge(w, r); err != nil {
+	if refused, err := h.judge(w, r); refused {
 		return err
 	}
 	return next.ServeHTTP(w, r)
 }
 
-// judge decides on a request, makes that known, and returns the error to refuse
-// it with, if any.
-func (h *Handler) judge(w http.ResponseWriter, r *http.Request) error {
-	req := read(r)
-	reason, host := h.gate.decide(h.server.Snapshot(), &req)
-	refused := reason.Status() != 0
+// judge decides on a request and makes that known. A refused one it answers, or
+// returns the error to refuse it with.
+func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (refused bool, err error) {
+	s := h.server.Snapshot()
+	a := read(s, h.server, r)
+	reason := h.gate.decide(s, a)
+	status := reason.Status()
+	reportOnly := h.ReportOnly && reason != TLSHidden
 
 	out := reasons[reason].outcome
-	if refused && h.ReportOnly {
+	if status != 0 && reportOnly {
 		out = reported
 	}
 	h.counters.count(r.ProtoMajor, out)
 
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	v := verdict{req.sni, host, reason}
+	v := verdict{a.sni.sent, a.decidedOn(), reason}
 	repl.Map(v.placeholder)
-	if !refused {
-		return nil
+	if status == 0 {
+		h.setAltSvc(w, s, a)
+		return false, nil
 	}
 	// Another guard may have passed the request before; this goes before that.
 	for _, key := range placeholders {
 		value, _ := v.placeholder(key)
 		repl.Set(key, value)
 	}
-	h.log(r, v)
+	h.report(r, v, reportOnly)
+	if reportOnly {
+		h.setAltSvc(w, s, a)
+		return false, nil
+	}
+	return true, h.refuse(w, r, v)
+}
+
+// report makes a refusal known to the operator.
+func (h *Handler) report(r *http.Request, v verdict, reportOnly bool) {
+	if v.reason == TLSHidden && h.server.First("tls_hidden") {
+		h.logger.Error("a listener wrapper hides the TLS connections of this server, so every request is refused: "+
+			"in listener_wrappers, put 'tls' behind the wrappers that do not show ConnectionState()",
+			zap.String("server", h.server.Name()), zap.String("host", v.host), zap.String("remote_addr", r.RemoteAddr))
+	}
+	h.log(r, v, reportOnly)
 	recent.add(Refusal{
 		Time:       time.Now(),
 		Server:     h.server.Name(),
@@ -265,23 +221,15 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) error {
 		Host:       v.host,
 		RemoteAddr: r.RemoteAddr,
 		Protocol:   protocols[protocol(r.ProtoMajor)],
-		Reason:     reason.String(),
-		Status:     reason.Status(),
-		ReportOnly: h.ReportOnly,
+		Reason:     v.reason.String(),
+		Status:     v.reason.Status(),
+		ReportOnly: reportOnly,
 	})
-	if h.ReportOnly {
-		return nil
-	}
-	// RFC 7540 section 9.1.2 let caches keep a 421, and an alternative service
-	// would lead the client back here (RFC 7838 section 6).
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Del("Alt-Svc")
-	return caddyhttp.Error(reason.Status(), fmt.Errorf("host '%s' over a connection with SNI '%s': %s", host, req.sni, reason))
 }
 
 // log logs a refusal. Anyone can cause these, as many as they like: at debug
 // level a flood of them fills no disk unless somebody asked for it.
-func (h *Handler) log(r *http.Request, v verdict) {
+func (h *Handler) log(r *http.Request, v verdict, reportOnly bool) {
 	if c := h.logger.Check(zapcore.DebugLevel, "misdirected request"); c != nil {
 		c.Write(
 			zap.String("sni", v.sni),
@@ -291,33 +239,9 @@ func (h *Handler) log(r *http.Request, v verdict) {
 			zap.Stringer("reason", v.reason),
 			zap.Int("status", v.reason.Status()),
 			zap.String("site", h.server.Snapshot().Site(v.host)),
-			zap.Bool("report_only", h.ReportOnly),
+			zap.Bool("report_only", reportOnly),
 		)
 	}
-}
-
-// read takes from a request what the decision looks at.
-func read(r *http.Request) request {
-	req := request{
-		tls:        r.TLS != nil,
-		host:       r.Host,
-		remoteAddr: r.RemoteAddr,
-		http10:     r.ProtoMajor == 1 && r.ProtoMinor == 0,
-	}
-	if r.TLS != nil {
-		req.sni = r.TLS.ServerName
-	}
-	if r.ProtoMajor > 1 { // net/http has compared the fields of HTTP/1 itself
-		req.hostField = r.Header["Host"]
-	}
-	if r.Method == http.MethodConnect {
-		// Extended CONNECT (RFC 8441, RFC 9220) is no request to a proxy. The
-		// :protocol is a field in x/net, and the protocol itself in quic-go.
-		req.forward = len(r.Header[":protocol"]) == 0 && strings.HasPrefix(r.Proto, "HTTP/")
-	} else {
-		req.forward = r.ProtoMajor == 1 && r.URL.IsAbs()
-	}
-	return req
 }
 
 // A verdict is what placeholders show of a decision.

@@ -32,10 +32,18 @@ func serve(t testing.TB, handlers, log string) *caddyhttp.Server {
 	return testcaddy.HTTPServer(t, testcaddy.Provision(t, `{"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,"strict_sni_host":false,
 		"tls_connection_policies":[{}],
 		"routes":[{"handle":[`+handlers+`,{"handler":"static_response","body":"`+shown+`"}]}],
-		"errors":{"routes":[{"handle":[{"handler":"static_response","status_code":"{http.error.status_code}","body":"error: `+shown+`"}]}]}
+		"errors":{"routes":[{"handle":[{"handler":"static_response","status_code":599,"body":"error: `+shown+` {http.error.status_code}"}]}]}
 	}}}}`, log))
 }
 
+const (
+	refused421 = "421 Misdirected Request: this connection is not the right one for the host. Ask again on a new connection.\n"
+	refused400 = "400 Bad Request: the host is missing, invalid or ambiguous.\n"
+)
+
+// The error routes of the server answer 599 if they are asked.
+//
+// Checklist: M25.
 func TestHandler(t *testing.T) {
 	for _, test := range []struct {
 		name      string
@@ -46,12 +54,13 @@ func TestHandler(t *testing.T) {
 		noStore   bool
 	}{
 		{"passes", `{"handler":"misdirected"}`, "A.test", "a.test:443", 200, "A.test a.test same_host", false},
-		{"refuses", `{"handler":"misdirected"}`, "a.test", "B.test:443", 421, "error: a.test b.test other_host", true}, // Checklist: M19.
-		{"refuses for good", `{"handler":"misdirected"}`, "a.test", "b..test", 400, "error: a.test b..test invalid_host", true},
+		{"refuses", `{"handler":"misdirected"}`, "a.test", "B.test:443", 421, refused421, true}, // Checklist: M19.
+		{"refuses for good", `{"handler":"misdirected"}`, "a.test", "b..test", 400, refused400, true},
+		{"hands refusals to error routes", `{"handler":"misdirected","error_routes":true}`, "a.test", "B.test:443", 599, "error: a.test b.test other_host 421", true},
 		{"reports only", `{"handler":"misdirected","report_only":true}`, "a.test", "b.test", 200, "a.test b.test other_host", false},
 		{"reports only what would be refused for good", `{"handler":"misdirected","report_only":true}`, "a.test", "b..test", 200, "a.test b..test invalid_host", false},
-		{"the second refuses", `{"handler":"misdirected","scope":"site"},{"handler":"misdirected"}`, "a.test", "b.test", 421, "error: a.test b.test other_host", true},
-		{"the first refuses", `{"handler":"misdirected"},{"handler":"misdirected","scope":"site"}`, "a.test", "b.test", 421, "error: a.test b.test other_host", true},
+		{"the second refuses", `{"handler":"misdirected","scope":"site"},{"handler":"misdirected","error_routes":true}`, "a.test", "b.test", 599, "error: a.test b.test other_host 421", true},
+		{"the first refuses", `{"handler":"misdirected","error_routes":true},{"handler":"misdirected","scope":"site"}`, "a.test", "b.test", 599, "error: a.test b.test other_host 421", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := testcaddy.Get(serve(t, test.handlers, ""), test.sni, test.host)
@@ -80,24 +89,38 @@ func TestRefusalHasNoAltSvc(t *testing.T) {
 
 // What the decision looks at is read from the request that came.
 func TestRead(t *testing.T) {
+	server := sites(t)
+	s := server.Snapshot()
+	a, b := name{valid, "a.test", "a.test"}, name{valid, "B.test", "b.test"}
+	shown := &tls.ConnectionState{ServerName: "B.test", PeerCertificates: someCert}
 	for _, test := range []struct {
 		name string
 		r    http.Request
-		want request
+		want asked
 	}{
-		{"plain", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1, RemoteAddr: "192.0.2.1:1"}, request{host: "a.test", remoteAddr: "192.0.2.1:1"}},
-		{"TLS", http.Request{Host: "a.test", ProtoMajor: 2, TLS: &tls.ConnectionState{ServerName: "B.test"}}, request{tls: true, sni: "B.test", host: "a.test"}},
-		{"HTTP/1.0", http.Request{ProtoMajor: 1}, request{http10: true}},
-		{"Host next to :authority", http.Request{Host: "a.test", ProtoMajor: 2, Header: http.Header{"Host": {"b.test"}}}, request{host: "a.test", hostField: []string{"b.test"}}},
-		{"CONNECT", http.Request{Method: "CONNECT", Host: "a.test:443", Proto: "HTTP/2.0", ProtoMajor: 2}, request{host: "a.test:443", forward: true}},
-		{"extended CONNECT, HTTP/2", http.Request{Method: "CONNECT", Host: "a.test", Proto: "HTTP/2.0", ProtoMajor: 2, Header: http.Header{":protocol": {"websocket"}}}, request{host: "a.test"}}, // Checklist: M21.
-		{"extended CONNECT, HTTP/3", http.Request{Method: "CONNECT", Host: "a.test", Proto: "websocket", ProtoMajor: 3}, request{host: "a.test"}},                                                 // Checklist: M21.
-		{"absolute-form, HTTP/1.1", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1, RequestURI: "http://a.test/"}, request{host: "a.test", forward: true}},
-		{"absolute-form is not for HTTP/2", http.Request{Host: "a.test", ProtoMajor: 2, RequestURI: "http://a.test/"}, request{host: "a.test"}},
+		{"hidden TLS", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1}, asked{layer: hiddenTLS, host: name{sent: "a.test"}}},
+		{"TLS", http.Request{Host: "a.test", ProtoMajor: 2}, asked{sni: b, host: a}},
+		{"HTTP/1.0", http.Request{ProtoMajor: 1}, asked{sni: b, http10: true}},
+		{"a Host that is none", http.Request{ProtoMajor: 2, Host: "a b"}, asked{sni: b, host: name{kind: invalid, sent: "a b"}}},
+		{"an odd spelling", http.Request{ProtoMajor: 2, Host: "a.d1.test."}, asked{sni: b, host: name{valid, "a.d1.test.", "a.d1.test"}, odd: true}},
+		{"Host next to :authority", http.Request{Host: "a.test", ProtoMajor: 2, Header: http.Header{"Host": {"b.test"}}}, asked{sni: b, host: a, two: true}},
+		{"the same Host next to :authority", http.Request{Host: "a.test", ProtoMajor: 2, Header: http.Header{"Host": {"A.test:443"}}}, asked{sni: b, host: a}},
+		{"CONNECT, HTTP/1.1", http.Request{Method: "CONNECT", Host: "a.test", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, RequestURI: "//a.test"}, asked{sni: b, host: a, forward: true}},
+		{"CONNECT, HTTP/2", http.Request{Method: "CONNECT", Host: "a.test", Proto: "HTTP/2.0", ProtoMajor: 2, RequestURI: "//a.test"}, asked{sni: b, host: a, forward: true}},
+		{"extended CONNECT, HTTP/2", http.Request{Method: "CONNECT", Host: "a.test", Proto: "HTTP/2.0", ProtoMajor: 2, RequestURI: "//a.test", Header: http.Header{":protocol": {"websocket"}}}, asked{sni: b, host: a}}, // Checklist: M21.
+		{"extended CONNECT, HTTP/3", http.Request{Method: "CONNECT", Host: "a.test", Proto: "websocket", ProtoMajor: 3, RequestURI: "//a.test"}, asked{sni: b, host: a}},                                                 // Checklist: M21.
+		{"absolute-form, HTTP/1.1", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1, RequestURI: "http://a.test/"}, asked{sni: b, host: a, forward: true}},
+		{"opaque form, HTTP/1.1", http.Request{Host: "a.test", ProtoMajor: 1, ProtoMinor: 1, RequestURI: "x:y"}, asked{sni: b, host: a}},
+		{"absolute-form is not for HTTP/2", http.Request{Host: "a.test", ProtoMajor: 2, RequestURI: "http://a.test/"}, asked{sni: b, host: a}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			test.r.URL, _ = url.Parse(test.r.RequestURI)
-			if got := read(&test.r); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", test.want) {
+			r := &test.r
+			r.URL, _ = url.Parse(r.RequestURI)
+			test.want.r = r
+			if test.want.layer != hiddenTLS {
+				r.TLS = shown
+			}
+			if got := read(s, server, r); got != test.want {
 				t.Errorf("= %+v, want %+v", got, test.want)
 			}
 		})
@@ -169,6 +192,8 @@ func TestProvisionErrors(t *testing.T) {
 	for _, test := range []struct{ handler, want string }{
 		{`{"handler":"misdirected","scope":"host"}`, "reading scope 'host'"},
 		{`{"handler":"misdirected","scopes":"sni"}`, "unknown field"},
+		{`{"handler":"misdirected","trusted_gateways":["10.0.0.0/8"]}`, `write {"ranges":["10.0.0.0/8"],"source":"static"}`},
+		{`{"handler":"misdirected","trusted_gateways":{"source":"none"}}`, `loading trusted_gateways '{"source":"none"}': `},
 	} {
 		_, err := caddy.ProvisionContext(testcaddy.Config(t, `{"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,"routes":[{"handle":[`+test.handler+`]}]}}}}`, ""))
 		if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -252,7 +277,7 @@ func TestOwnNameIsNeverRefused(t *testing.T) {
 			if err != nil {
 				t.Fatalf("test request %q: %v", text, err)
 			}
-			r.TLS = &tls.ConnectionState{ServerName: sni}
+			r.TLS = testcaddy.Connection(srv, sni)
 			w := httptest.NewRecorder()
 			srv.ServeHTTP(w, r)
 			counts[fmt.Sprintf("answered %d", w.Code)]++

@@ -103,6 +103,9 @@ type Server struct {
 	guards   []*Guard
 	origins  OriginExplainer
 	sets     *OriginSets
+	tls      tlsListeners
+	sources  map[string]caddyhttp.IPRangeSource // by their JSON
+	said     sync.Map
 }
 
 // Name is its name in the config.
@@ -133,7 +136,7 @@ func ForServer(ctx caddy.Context) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &Server{http: srv}
+	server := &Server{http: srv, tls: findTLSListeners(srv, httpPort(ctx)), sources: make(map[string]caddyhttp.IPRangeSource)}
 	server.snapshot = sync.OnceValue(func() *Snapshot { return newSnapshot(srv, ps, app.tls, server.guards) })
 	app.servers[srv] = server
 	return server, nil
@@ -142,6 +145,13 @@ func ForServer(ctx caddy.Context) (*Server, error) {
 // AddGuard makes a guard known. It is for Provision only.
 func (s *Server) AddGuard(g *Guard) {
 	s.guards = append(s.guards, g)
+}
+
+// First tells whether this is the first time that something is said of the server:
+// what each request could say again is logged once.
+func (s *Server) First(what string) bool {
+	_, said := s.said.LoadOrStore(what, true)
+	return !said
 }
 
 // SetOrigins makes known what tells clients of origins. It is for Provision only.

@@ -43,10 +43,14 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 
 // SamePolicy tells whether the TLS connection policy of a connection with that
 // SNI is the one that a proper connection for host has: all settings are
-// equal. Where a matcher on more than SNI is in play, every policy that could
-// be selected for either name must be equal.
+// equal. What selects the policy is no setting, nor is default_sni, which acts
+// without an SNI alone. A different fallback_sni counts unless both names have a
+// certificate, for it acts on names that have none. Where a matcher on more than
+// SNI is in play, every policy that could be selected for either name must be
+// equal.
 func (s *Snapshot) SamePolicy(sni, host string) bool {
-	return s.policies.same((*policy).bySettings, sni, host)
+	return s.policies.same((*policy).bySettings, sni, host) &&
+		(s.policies.same((*policy).byFallback, sni, host) || s.CertificateCovers(sni, sni) && s.CertificateCovers(host, host))
 }
 
 // SamePolicyWithoutSNI is [Snapshot.SamePolicy] for a connection without SNI.
@@ -65,6 +69,38 @@ func (s *Snapshot) AsksClientCert(host string) bool {
 // certificate in the same way as a proper connection for host.
 func (s *Snapshot) SameClientAuth(sni, host string) bool {
 	return s.policies.same((*policy).byClientAuth, sni, host)
+}
+
+// KeepsClientAuth tells whether a request for host on a connection with that SNI
+// leads around no client-certificate rule: a proper connection for host is asked
+// for no certificate, or in the same way as this one. A host without TLS policy,
+// or with one that drops its connections, has no proper connection.
+func (s *Snapshot) KeepsClientAuth(sni, host string) bool {
+	return s.policies.keepsClientAuth(sni, host)
+}
+
+// Open tells whether a proper connection for host is asked for no client
+// certificate. A host without TLS policy, or with one that drops its connections,
+// has no proper connection.
+func (s *Snapshot) Open(host string) bool {
+	return !s.policies.dropped(host) && !s.policies.clientAuth(host)
+}
+
+// AsksAnybody tells whether a TLS policy of the server asks for client
+// certificates.
+func (s *Snapshot) AsksAnybody() bool { return s.policies.asksAnybody }
+
+// RequiresClientCert tells whether each proper connection for host has shown a
+// client certificate: the only TLS policy for it requires one.
+func (s *Snapshot) RequiresClientCert(host string) bool {
+	return s.policies.requiresClientCert(host)
+}
+
+// UnnamedPolicy tells whether a connection with that SNI has the TLS policy of a
+// name that no policy lists, and that of a connection without SNI: such a
+// connection is right for a request that names no host.
+func (s *Snapshot) UnnamedPolicy(sni string) bool {
+	return s.SamePolicyWithoutSNI(sni) && s.SamePolicy(sni, s.policies.unlisted)
 }
 
 // SameSite tells whether Caddy routes both names to the same site.

@@ -25,10 +25,11 @@ func init() {
 
 // testGuard is a guard as misdirected is one.
 type testGuard struct {
-	Name    string     `json:"name,omitempty"`
-	Lenient []string   `json:"lenient,omitempty"`
-	Share   [][]string `json:"share,omitempty"`
-	Scope   Scope      `json:"scope,omitempty"`
+	Name string `json:"name,omitempty"`
+	// AcceptsMissingSNI as in Guard.
+	AcceptsMissingSNI bool       `json:"accepts_missing_sni,omitempty"`
+	Share             [][]string `json:"share,omitempty"`
+	Scope             Scope      `json:"scope,omitempty"`
 	// ReportOnly as in Guard.
 	ReportOnly bool `json:"report_only,omitempty"`
 	guard      *Guard
@@ -56,10 +57,10 @@ func (g *testGuard) Provision(ctx caddy.Context) error {
 			}
 			return false
 		},
-		Scope:      g.Scope,
-		ReportOnly: g.ReportOnly,
-		Lenient:    g.Lenient,
-		Share:      g.Share,
+		Scope:             g.Scope,
+		ReportOnly:        g.ReportOnly,
+		AcceptsMissingSNI: g.AcceptsMissingSNI,
+		Share:             g.Share,
 	}
 	guardNames[g.guard] = g.Name
 	server.AddGuard(g.guard)

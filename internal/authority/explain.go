@@ -38,6 +38,9 @@ type Verdict struct {
 	Reason string `json:"reason"`
 	// The request would pass all the same.
 	ReportOnly bool `json:"report_only"`
+	// What it makes of Alt-Svc in the response if the request passes: "clear" or
+	// "kept", and why.
+	AltSvc string `json:"alt_svc"`
 	// The guard's configuration.
 	Options string `json:"options"`
 	// The decision, rule by rule, in order.

@@ -21,9 +21,9 @@ type Guard struct {
 	Scope Scope
 	// ReportOnly: the guard lets pass what Accepts is false for.
 	ReportOnly bool
-	// Lenient names the options by which it may let requests pass that it
-	// would otherwise refuse, whatever their TLS policy.
-	Lenient []string
+	// AcceptsMissingSNI: on connections without SNI every host passes that does not
+	// require a client certificate.
+	AcceptsMissingSNI bool
 	// Share lists its groups of names.
 	Share [][]string
 	// Explain says what it does with a request for host on a connection with

@@ -55,8 +55,11 @@ func (s *Snapshot) warnings() (found []Warning) {
 			guarded := false
 			s.guards.each(name, func(g *Guard, certain bool) bool {
 				guarded = guarded || certain
-				for _, option := range g.Lenient {
-					lenient[option] = append(lenient[option], shown)
+				if g.ReportOnly {
+					lenient["report_only"] = append(lenient["report_only"], shown)
+				}
+				if g.AcceptsMissingSNI && !s.RequiresClientCert(name) {
+					lenient["missing_sni accept"] = append(lenient["missing_sni accept"], shown)
 				}
 				return true
 			})
@@ -108,7 +111,9 @@ func (s *Snapshot) clientAuthNames() map[string]string {
 	for _, p := range s.policies.list {
 		if p.clientAuth != 0 {
 			for _, pattern := range p.patterns {
-				add(pattern, pattern)
+				if pattern != "" { // no SNI is nobody's name
+					add(pattern, pattern)
+				}
 			}
 		}
 	}

@@ -77,7 +77,7 @@ func TestWarnings(t *testing.T) {
 		},
 		{
 			name:   "the whole server asks for the same certificate",
-			server: `"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],` + off + `,"routes":[{"match":[{"path":["/x"]}],"handle":[{"handler":"test_guard","lenient":["report_only"]}]}]`,
+			server: `"tls_connection_policies":[{"client_authentication":{"mode":"require"}}],` + off + `,"routes":[{"match":[{"path":["/x"]}],"handle":[{"handler":"test_guard","report_only":true}]}]`,
 		},
 		{
 			name:   "a wildcard that Caddy never matches",
@@ -86,9 +86,20 @@ func TestWarnings(t *testing.T) {
 		},
 		{
 			name: "lenient options on a site that asks for client certificates, and not on others",
-			server: mtls + `,` + off + `,"routes":[` + site("m.test", `{"handler":"test_guard","lenient":["report_only","trusted_gateways"]}`) + `,` +
-				site("*.m.test", guard) + `,` + site("a.test", `{"handler":"test_guard","lenient":["missing_sni accept"]}`) + `]`,
-			want: []string{"option|report_only|m.test", "option|trusted_gateways|m.test"},
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", `{"handler":"test_guard","report_only":true,"accepts_missing_sni":true}`) + `,` +
+				site("*.m.test", guard) + `,` + site("a.test", `{"handler":"test_guard","accepts_missing_sni":true}`) + `]`,
+			want: []string{"option|report_only|m.test"}, // on connections without SNI it requires its certificate all the same
+		},
+		{
+			name: "missing_sni accept on a site that requests client certificates without requiring them",
+			server: strings.Replace(mtls, "require", "request", 1) + `,` + off + `,"routes":[` + site("m.test", `{"handler":"test_guard","accepts_missing_sni":true}`) + `,` +
+				site("*.m.test", guard) + `]`,
+			want: []string{"option|missing_sni accept|m.test"},
+		},
+		{
+			name: "no SNI is no site: the adapter lists it where default_sni is",
+			server: `"tls_connection_policies":[{"match":{"sni":["127.0.0.1",""]},"default_sni":"127.0.0.1","client_authentication":{"mode":"require"}},{}],` +
+				off + `,"routes":[` + site("127.0.0.1", guard) + `]`,
 		},
 		{
 			name: "share groups that cross from one policy to another",

@@ -5,8 +5,9 @@ package caddy
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
-	"net/http"
+	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -68,15 +69,37 @@ func HTTPServer(t testing.TB, ctx caddy.Context) *caddyhttp.Server {
 	return app.(*caddyhttp.App).Servers["srv0"]
 }
 
-// Get asks a server for / as if over a TLS connection with that SNI.
-func Get(srv http.Handler, sni, host string) *httptest.ResponseRecorder {
+// Get asks a server for / as if over a TLS connection with that SNI. The client
+// shows a certificate if it must.
+func Get(srv *caddyhttp.Server, sni, host string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("GET", "/", nil)
-	r.Host = host
-	r.TLS = &tls.ConnectionState{ServerName: sni, HandshakeComplete: true}
+	r.Host, r.TLS = host, Connection(srv, sni)
 	w := httptest.NewRecorder()
 	srv.ServeHTTP(w, r)
 	return w
 }
+
+// Connection is the state of a TLS connection with that SNI, whose client showed a
+// certificate if the server's policy requires one.
+func Connection(srv *caddyhttp.Server, sni string) *tls.ConnectionState {
+	state := &tls.ConnectionState{ServerName: sni, HandshakeComplete: true}
+	if len(srv.TLSConnPolicies) == 0 {
+		return state
+	}
+	hello := &tls.ClientHelloInfo{ServerName: sni, Conn: somebody{}}
+	config, err := srv.TLSConnPolicies.TLSConfig(caddy.Context{}).GetConfigForClient(hello)
+	if err == nil && config != nil && (config.ClientAuth == tls.RequireAnyClientCert || config.ClientAuth == tls.RequireAndVerifyClientCert) {
+		state.PeerCertificates = []*x509.Certificate{new(x509.Certificate)}
+	}
+	return state
+}
+
+// somebody is a connection between two addresses that nobody has (RFC 5737), for
+// matchers on them.
+type somebody struct{ net.Conn }
+
+func (somebody) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443} }
+func (somebody) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 1024} }
 
 // TLSApp is the config of a tls app with one certificate for each list of names
 // and addresses, tagged with the first of them. Certificates stay in Caddy's
