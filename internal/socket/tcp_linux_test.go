@@ -1,0 +1,200 @@
+package socket
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
+)
+
+// A network is a network namespace with nothing but a loopback interface.
+type network struct {
+	t  *testing.T
+	do chan func()
+}
+
+// newNetwork makes a network of its own, which takes root.
+func newNetwork(t *testing.T) *network {
+	t.Helper()
+	n := &network{t, make(chan func())}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		ready <- err
+		if err != nil {
+			return
+		}
+		for f := range n.do {
+			f()
+		}
+	}()
+	if err := <-ready; err != nil {
+		if os.Geteuid() == 0 && os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skipf("making a network namespace: %v", err)
+	}
+	t.Cleanup(func() { close(n.do) })
+	n.loopback(true)
+	return n
+}
+
+// run calls f on the thread that is in the network.
+func (n *network) run(f func()) {
+	done := make(chan struct{})
+	n.do <- func() {
+		defer close(done)
+		f()
+	}
+	<-done
+}
+
+// loopback lets packets pass, or drops them all.
+func (n *network) loopback(up bool) {
+	n.t.Helper()
+	var err error
+	n.run(func() {
+		var fd int
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0); err != nil {
+			return
+		}
+		defer unix.Close(fd)
+		var ifr *unix.Ifreq
+		if ifr, err = unix.NewIfreq("lo"); err != nil {
+			return
+		}
+		if up {
+			ifr.SetUint16(unix.IFF_UP)
+		}
+		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// pair returns the two ends of a connection.
+func (n *network) pair() (client, server net.Conn) {
+	n.t.Helper()
+	var err error
+	n.run(func() {
+		var l net.Listener
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return
+		}
+		defer l.Close()
+		if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+			return
+		}
+		server, err = l.Accept()
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		_ = client.Close()
+		_ = server.Close()
+	})
+	return client, server
+}
+
+// A request on a path that drops everything is told from one to an upstream that
+// takes its time.
+//
+// Checklist: P29.
+func TestDroppedPackets(t *testing.T) {
+	n := newNetwork(t)
+	client, _ := n.pair()
+	send := func() {
+		t.Helper()
+		if _, err := client.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func() Info {
+		t.Helper()
+		info, ok := Of(client).Info()
+		if !ok {
+			t.Fatal("nothing is known of a TCP socket")
+		}
+		return info
+	}
+	send()
+	poll.Until(t, "a slow upstream has acknowledged the request", func() bool {
+		info := look()
+		return info.Unacked == 0 && info.Alive(15*time.Second)
+	})
+	n.loopback(false)
+	send()
+	sent := time.Now()
+	poll.Until(t, "the request is lost", func() bool { return look().Lost(time.Since(sent)) })
+	if info := look(); info.Unacked == 0 || info.Retransmits == 0 || info.Alive(15*time.Second) {
+		t.Errorf("of a lost request: %+v", info)
+	}
+	poll.Until(t, "the path is silent", func() bool { return look().Unanswered(time.Since(sent)) > 2*time.Second })
+	n.loopback(true)
+	poll.Until(t, "it is not once packets pass again", func() bool { return look().Unanswered(time.Since(sent)) == 0 })
+}
+
+// A peer that reads nothing closes its window. It answers probes, so it is there.
+func TestClosedWindow(t *testing.T) {
+	n := newNetwork(t)
+	client, _ := n.pair()
+	_ = client.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	if _, err := io.CopyN(client, endless{}, 64<<20); err == nil {
+		t.Fatal("the window took everything")
+	}
+	for range 30 {
+		time.Sleep(100 * time.Millisecond)
+		info, ok := Of(client).Info()
+		if !ok || info.Unanswered(time.Minute) > 2500*time.Millisecond || info.Lost(time.Minute) {
+			t.Fatalf("of a peer that reads nothing: %+v, %v", info, ok)
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// Nothing is known of what is no TCP socket, nor of one that is closed.
+func TestNoSocket(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	u, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closed.Close()
+	c, err := net.Dial("tcp", closed.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := Of(c)
+	_ = c.Close()
+	for name, socket := range map[string]TCP{"pipe": Of(a), "unix": Of(u), "closed": of, "zero": {}} {
+		if info, ok := socket.Info(); ok {
+			t.Errorf("%s: %+v", name, info)
+		}
+	}
+}

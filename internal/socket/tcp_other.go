@@ -1,0 +1,14 @@
+//go:build !linux
+
+package socket
+
+import "net"
+
+// TCP is the socket of a TCP connection, which cannot be looked into here.
+type TCP struct{}
+
+// Of returns the zero value.
+func Of(net.Conn) TCP { return TCP{} }
+
+// Info reports false: nothing is known.
+func (TCP) Info() (Info, bool) { return Info{}, false }
