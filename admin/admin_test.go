@@ -25,6 +25,7 @@ import (
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	"github.com/caddy-connreuse/connreuse/internal/test/golden"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 )
@@ -273,7 +274,7 @@ func endpointAt(t testing.TB, path string) endpoint {
 // testPage opens the status page in Chromium: it shows what the endpoints say,
 // markup from the network as text, and breaks no rule of its policy.
 func testPage(t *testing.T, l *live) {
-	chromium := testcaddy.Need(t, "chromium", "chromium")
+	chromium := needs.Program(t, "chromium", "chromium")
 	l.request("shop.admin.test", "shop.admin.test") // a pool to show
 	resp, err := http.Get(l.admin + base)
 	if err != nil {

@@ -8,15 +8,16 @@ import (
 	"strings"
 	"testing"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // TestBrokenHeadlines breaks what the project promises, on purpose, and runs the
 // benchmark that would notice: it fails and names the claim.
 func TestBrokenHeadlines(t *testing.T) {
-	if testing.Short() || race.Enabled {
-		t.Skip("builds three programs, and measures")
+	needs.Long(t) // it builds three programs, and measures
+	if race.Enabled {
+		t.Skip("the race detector is too slow to measure anything")
 	}
 	for _, test := range []struct {
 		name      string
@@ -51,7 +52,7 @@ func TestBrokenHeadlines(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for program, debianPackage := range test.programs {
-				testcaddy.Need(t, program, debianPackage)
+				needs.Program(t, program, debianPackage)
 			}
 			out, err := runBroken(t, test.file, test.changes, test.benchmark)
 			if err == nil || !strings.Contains(out, test.claim) {

@@ -28,6 +28,7 @@ import (
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/golden"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // asCaddy in the environment makes the test binary the caddy command.
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
-	os.Exit(m.Run())
+	needs.Main(m)
 }
 
 // A network is what the commands find when they connect to an address: a

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
@@ -37,7 +38,7 @@ func TestServers(t *testing.T) {
 		t.Run(kind.Name, func(t *testing.T) {
 			t.Parallel()
 			if kind.Program != "" {
-				testcaddy.Need(t, kind.Program, kind.Package)
+				needs.Program(t, kind.Program, kind.Package)
 			}
 			s, err := servers.StartAt(t.TempDir(), kind, 2*time.Second, fmt.Sprintf("127.0.0.1:%d", testcaddy.FreePort(t)))
 			if err != nil {

@@ -19,6 +19,7 @@ import (
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // inFront is a HAProxy that passes TLS connections on by their SNI.
@@ -60,7 +61,7 @@ http {
 // of them knows only the SNI. A client that coalesces gets the page of the other one,
 // with status 200.
 func TestWrongPageBehindHAProxy(t *testing.T) {
-	haproxy, nginx := testcaddy.Need(t, "haproxy", "haproxy"), testcaddy.Need(t, "nginx", "nginx")
+	haproxy, nginx := needs.Program(t, "haproxy", "haproxy"), needs.Program(t, "nginx", "nginx")
 	ca := newAuthority(t)
 	for _, test := range []struct{ name, changes string }{
 		{"always the same", ""},

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // build builds the command as `go run` does.
@@ -27,7 +27,7 @@ func build(t *testing.T) string {
 // TestDemo starts the demo, runs each command it prints in a shell, and checks
 // that it shows what the line above it says.
 func TestDemo(t *testing.T) {
-	testcaddy.Need(t, "curl", "curl")
+	needs.Program(t, "curl", "curl")
 	bin := build(t)
 	home := t.TempDir()
 

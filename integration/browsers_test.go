@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/browser"
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // A scenario is a page that asks some hosts, one after the other, and what it
@@ -92,7 +92,7 @@ func browse(t *testing.T, b browser.Browser, s scenario) browser.Visit {
 func needBrowser(t *testing.T, b browser.Browser) {
 	t.Helper()
 	for program, debianPackage := range b.Packages {
-		testcaddy.Need(t, program, debianPackage)
+		needs.Program(t, program, debianPackage)
 	}
 }
 
@@ -103,7 +103,7 @@ func visit(t *testing.T, c *caddy, b browser.Browser, o browser.Options, url str
 	defer cancel()
 	v, err := b.Visit(ctx, o, url, c.log.String)
 	if errors.Is(err, browser.ErrRoot) {
-		t.Skip(err)
+		needs.Root(t, "a hosts file for Firefox alone")
 	}
 	if err != nil {
 		t.Fatal(err)

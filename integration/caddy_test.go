@@ -20,6 +20,7 @@ import (
 	"time"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/output"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 
@@ -50,7 +51,7 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "building Caddy: %v\n%s", err, out)
 		return 1
 	}
-	return m.Run()
+	return needs.Report(m.Run())
 }
 
 // A caddy is a running Caddy process.

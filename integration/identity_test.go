@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // The hosts that share an upstream which looks at the TLS server name.
@@ -151,7 +151,7 @@ func TestTLSIdentityApache(t *testing.T) {
 // returns its address. The settings of one are stricter.
 func startApacheVHosts(t *testing.T) string {
 	t.Helper()
-	program := testcaddy.Need(t, "apache2", "apache2")
+	program := needs.Program(t, "apache2", "apache2")
 	dir, addr := t.TempDir(), "127.0.0.1:"+freePort(t)
 	cert, err := testcert.SelfSigned("localhost")
 	if err == nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
@@ -18,6 +19,7 @@ import (
 // connections, without any configuration: at first, after the server was given
 // a shorter timeout, and that restarts with the same one mean nothing.
 func TestLearning(t *testing.T) {
+	needs.Long(t)
 	t.Parallel()
 	port := freePort(t)
 	var ups []upstream

@@ -22,7 +22,7 @@ import (
 	"strings"
 	"testing"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
@@ -528,7 +528,7 @@ type prometheus string
 // for addresses, paths and intervals.
 func startPrometheus(t *testing.T, c *caddy) prometheus {
 	t.Helper()
-	program := testcaddy.Need(t, "prometheus", "prometheus")
+	program := needs.Program(t, "prometheus", "prometheus")
 	rules, err := filepath.Abs(alerts)
 	if err != nil {
 		t.Fatal(err)
@@ -606,7 +606,7 @@ func (p prometheus) query(text string) ([]series, error) {
 // A real Prometheus understands the rules and every query, and finds something
 // for each that is asked of a panel or by the page.
 func TestPrometheus(t *testing.T) {
-	promtool := testcaddy.Need(t, "promtool", "prometheus")
+	promtool := needs.Program(t, "promtool", "prometheus")
 	for _, args := range [][]string{{"check", "rules", alerts}, {"test", "rules", alertsTest}} {
 		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %v: %v\n%s", args, err, out)

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 const withOrigin = `servers {
@@ -89,7 +89,7 @@ b.site.test {
 `, []string{"a.site.test"})
 
 	t.Run("Node", func(t *testing.T) {
-		node := testcaddy.Need(t, "node", "nodejs")
+		node := needs.Program(t, "node", "nodejs")
 		out, err := exec.Command(node, "-e", `
 const session = require("node:http2").connect("https://a.site.test:" + process.argv[1], {
 	rejectUnauthorized: false,
@@ -116,7 +116,7 @@ setTimeout(() => process.exit(1), 10000).unref();
 	})
 
 	t.Run("nghttp", func(t *testing.T) {
-		nghttp := testcaddy.Need(t, "nghttp", "nghttp2-client")
+		nghttp := needs.Program(t, "nghttp", "nghttp2-client")
 		out, err := exec.Command(nghttp, "-nv", "--no-verify-peer", "https://localhost:"+c.port+"/").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "recv ORIGIN frame <length=") || !strings.Contains(string(out), ":status: 200") {
 			t.Errorf("%v: %s", err, out)
@@ -124,7 +124,7 @@ setTimeout(() => process.exit(1), 10000).unref();
 	})
 
 	t.Run("curl", func(t *testing.T) {
-		curl := testcaddy.Need(t, "curl", "curl")
+		curl := needs.Program(t, "curl", "curl")
 		for _, flags := range [][]string{{"--http2"}, {"--http1.1"}, {"--http2", "--tls-max", "1.2"}} {
 			args := append(flags, "-sk", "--resolve", "a.site.test:"+c.port+":127.0.0.1", "-w", " %{http_code} %{http_version}", "https://a.site.test:"+c.port+"/")
 			out, err := exec.Command(curl, args...).CombinedOutput()
@@ -162,6 +162,7 @@ func must[T any](v T, err error) T {
 //
 // Checklist: O12.
 func TestH2specResultsAreTheSame(t *testing.T) {
+	needs.Long(t)
 	h2spec := filepath.Join(t.TempDir(), "h2spec")
 	if out, err := exec.Command("go", "-C", "../tools", "build", "-o", h2spec, "github.com/summerwind/h2spec/cmd/h2spec").CombinedOutput(); err != nil {
 		t.Fatalf("building h2spec: %v: %s", err, out)

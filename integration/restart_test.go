@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
@@ -27,6 +28,7 @@ const poolLog = `log pool {
 // its replay found no server either. No POST is done twice, and the log has a
 // line for each failure.
 func TestRestartUnderLoad(t *testing.T) {
+	needs.Long(t)
 	t.Parallel()
 	port := freePort(t)
 	var ups []upstream

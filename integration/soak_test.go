@@ -29,6 +29,7 @@ import (
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	h2peer "github.com/caddy-connreuse/connreuse/internal/test/h2"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
@@ -42,6 +43,7 @@ import (
 // CONNREUSE_SOAK is for how long, 15s by default. With minutes, go test needs a
 // -timeout, too.
 func TestSoak(t *testing.T) {
+	needs.Long(t)
 	duration := 15 * time.Second
 	if text := os.Getenv("CONNREUSE_SOAK"); text != "" {
 		var err error

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // TestStoryClosedBeforeResponse runs example/closed-before-response with an
@@ -25,9 +25,9 @@ import (
 func TestStoryClosedBeforeResponse(t *testing.T) {
 	t.Parallel()
 	const folder, closes = "closed-before-response", 2 * time.Second
-	node := testcaddy.Need(t, "node", "nodejs")
-	haproxy := testcaddy.Need(t, "haproxy", "haproxy")
-	nginx := testcaddy.Need(t, "nginx", "nginx-light")
+	node := needs.Program(t, "node", "nodejs")
+	haproxy := needs.Program(t, "haproxy", "haproxy")
+	nginx := needs.Program(t, "nginx", "nginx-light")
 
 	upstreamPort, linePort, haproxyPort, nginxPort := freePort(t), freePort(t), freePort(t), freePort(t)
 	env := []string{"UPSTREAM_PORT=" + upstreamPort, "LINE_PORT=" + linePort, "HAPROXY_PORT=" + haproxyPort, "KEEP_ALIVE_MS=1000"}
@@ -159,7 +159,8 @@ func buildExample(t testing.TB, folder, program string) string {
 // by the target of the first request on the connection.
 func capturePackets(t *testing.T, port string) func(check func(map[string][]string) error) {
 	t.Helper()
-	tshark := testcaddy.Need(t, "tshark", "tshark")
+	tshark := needs.Program(t, "tshark", "tshark")
+	needs.Root(t, "capturing packets")
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, tshark, "-l", "-n", "-i", "lo", "-f", "tcp port "+port,
@@ -185,9 +186,6 @@ func capturePackets(t *testing.T, port string) func(check func(map[string][]stri
 			}
 			select {
 			case <-ended:
-				if os.Getuid() != 0 {
-					t.Skipf("capturing needs root: %s", errs.String())
-				}
 				t.Fatalf("tshark ended: %s", errs.String())
 			default:
 			}

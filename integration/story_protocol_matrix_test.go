@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // TestStoryProtocolMatrix runs example/protocol-matrix: each protocol of a client
@@ -18,10 +18,10 @@ import (
 func TestStoryProtocolMatrix(t *testing.T) {
 	t.Parallel()
 	const folder = "protocol-matrix"
-	apache := testcaddy.Need(t, "apache2", "apache2")
-	haproxy := testcaddy.Need(t, "haproxy", "haproxy")
-	openssl := testcaddy.Need(t, "openssl", "openssl")
-	curl := testcaddy.Need(t, "curl", "curl")
+	apache := needs.Program(t, "apache2", "apache2")
+	haproxy := needs.Program(t, "haproxy", "haproxy")
+	openssl := needs.Program(t, "openssl", "openssl")
+	curl := needs.Program(t, "curl", "curl")
 
 	dir := t.TempDir()
 	cert := filepath.Join(dir, "cert.pem")

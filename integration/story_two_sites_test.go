@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/browser"
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
@@ -26,11 +26,9 @@ const (
 // it sent and got for that, as tshark decodes it.
 func TestStoryTwoSites(t *testing.T) {
 	needBrowser(t, browser.Chromium)
-	testcaddy.Need(t, "haproxy", "haproxy")
-	testcaddy.Need(t, "tshark", "tshark")
-	if os.Geteuid() != 0 {
-		t.Skip("capturing packets takes root")
-	}
+	needs.Program(t, "haproxy", "haproxy")
+	needs.Program(t, "tshark", "tshark")
+	needs.Root(t, "capturing packets")
 
 	ports := make(map[string]string)
 	var env []string

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
@@ -33,7 +33,7 @@ func newUpstream(t testing.TB, kind servers.Kind) upstream {
 func (u upstream) start(t *testing.T, keepAlive time.Duration) *servers.Server {
 	t.Helper()
 	if u.Program != "" {
-		testcaddy.Need(t, u.Program, u.Package)
+		needs.Program(t, u.Program, u.Package)
 	}
 	s, err := servers.StartAt(t.TempDir(), u.Kind, keepAlive, u.addr)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -43,9 +44,7 @@ func standstill(longest *time.Duration) (stop func()) {
 //
 // Checklist: P14.
 func TestBoundarySweep(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 20 s")
-	}
+	needs.Long(t)
 	const idle, rounds, tries = time.Second, 10, 5
 	pools := 128
 	if race.Enabled {

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	example = "example/coalescing/Caddyfile" // from the root of the repository
+	example = "../example/coalescing/Caddyfile" // as from the folder of the program
 	domain  = "page.test"
 	delay   = 10 * time.Millisecond // each way
 )

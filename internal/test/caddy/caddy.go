@@ -9,8 +9,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -125,21 +123,6 @@ func TLSApp(t testing.TB, automation string, certificates ...[]string) string {
 		t.Fatal(err)
 	}
 	return `"tls":{"certificates":{"load_pem":` + string(text) + `},"automation":` + automation + `}`
-}
-
-// Need returns the path of a program that a test runs. Where it is missing, the
-// test is skipped with the Debian package to install; in CI it fails.
-func Need(t testing.TB, program, debianPackage string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%v: install the package %s", err, debianPackage)
-	}
-	t.Skipf("%v: install the package %s", err, debianPackage)
-	return ""
 }
 
 // FreePort returns a port of 127.0.0.1 that nothing listens on.

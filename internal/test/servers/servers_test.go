@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
@@ -25,7 +25,7 @@ func TestServers(t *testing.T) {
 		t.Run(kind.Name, func(t *testing.T) {
 			t.Parallel()
 			if kind.Program != "" {
-				testcaddy.Need(t, kind.Program, kind.Package)
+				needs.Program(t, kind.Program, kind.Package)
 			}
 			s, err := servers.Start(t.TempDir(), kind, time.Second)
 			if err != nil {

@@ -1,0 +1,9 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+)
+
+func TestMain(m *testing.M) { needs.Main(m) }

@@ -1,0 +1,58 @@
+package needs
+
+import (
+	"fmt"
+	"testing"
+)
+
+// A skipper is a test that records how it is skipped, or fails.
+type skipper struct {
+	testing.TB
+	said string
+}
+
+func (s *skipper) Helper() {}
+func (s *skipper) Skipf(format string, args ...any) {
+	s.said = "skipped: " + fmt.Sprintf(format, args...)
+}
+func (s *skipper) Fatalf(format string, args ...any) {
+	s.said = "failed: " + fmt.Sprintf(format, args...)
+}
+
+func TestSkipped(t *testing.T) {
+	t.Setenv("CI", "")
+	t.Setenv(LongVariable, "")
+	t.Setenv("PATH", t.TempDir())
+	defer clear(skipped)
+
+	if got := summary(); got != "" {
+		t.Errorf("nothing was skipped, but: %s", got)
+	}
+	s := new(skipper)
+	Program(s, "nodejs-of-test", "nodejs")
+	Program(s, "apache-of-test", "apache2")
+	Program(s, "nodejs-of-test", "nodejs")
+	if want := `skipped: exec: "nodejs-of-test": executable file not found in $PATH: install the package nodejs`; s.said != want {
+		t.Errorf("%s, want %s", s.said, want)
+	}
+	Long(s)
+	if want := "4 tests were skipped; to run them: apt-get install apache2 nodejs; set CONNREUSE_LONG=1"; summary() != want {
+		t.Errorf("%s, want %s", summary(), want)
+	}
+}
+
+func TestNotSkipped(t *testing.T) {
+	t.Setenv(LongVariable, "1")
+	s := new(skipper)
+	if Long(s); s.said != "" {
+		t.Error(s.said)
+	}
+	t.Setenv("CI", "true")
+	Program(s, "nodejs-of-test", "nodejs")
+	if want := `failed: exec: "nodejs-of-test": executable file not found in $PATH: install the package nodejs`; s.said != want {
+		t.Errorf("in CI: %s, want %s", s.said, want)
+	}
+	if got := summary(); got != "" {
+		t.Error(got)
+	}
+}
