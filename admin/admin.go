@@ -31,6 +31,8 @@ func init() {
 // `POST /connreuse/upstreams/drain?upstream=` | Closes their idle connections
 // `GET /connreuse/origins?server=&sni=` | What a connection is told by ORIGIN frames
 // `GET /connreuse/misdirected` | Decisions counted, and the last 100 refusals
+// `GET /connreuse/history` | What happened in the last 10 minutes
+// `GET /connreuse/sites?server=` | Which sites share a certificate, and what follows
 // `GET /connreuse/explain?server=&sni=&host=` | What becomes of a request, rule by rule
 type API struct{}
 
@@ -55,6 +57,8 @@ var endpoints = []endpoint{
 	{"upstreams/drain", http.MethodPost, []string{"upstream"}, drain},
 	{"origins", http.MethodGet, []string{"server", "sni"}, origins},
 	{"misdirected", http.MethodGet, nil, refusals},
+	{"history", http.MethodGet, nil, history},
+	{"sites", http.MethodGet, []string{"server"}, sites},
 	{"explain", http.MethodGet, []string{"server", "sni", "host"}, explain},
 }
 
@@ -177,6 +181,31 @@ func origins(params url.Values) (any, error) {
 			}
 			answer.Connections = append(answer.Connections, server.ExplainOrigins(name, false)...)
 		}
+	}
+	return answer, nil
+}
+
+// Sites is the answer to GET /connreuse/sites.
+type Sites struct {
+	// One for each of the first exact names of the sites of each server with TLS.
+	Sites []authority.Site `json:"sites"`
+	// How many names have none for want of room.
+	More int `json:"more"`
+}
+
+func sites(params url.Values) (any, error) {
+	answer := Sites{Sites: []authority.Site{}}
+	servers := slices.DeleteFunc(authority.Active(), func(s *authority.Server) bool { return !s.HasTLS() })
+	if name := params.Get("server"); name != "" {
+		server, err := find(name, servers, "TLS and a connreuse module")
+		if err != nil {
+			return nil, err
+		}
+		servers = []*authority.Server{server}
+	}
+	for _, server := range servers {
+		list, more := server.Sites(mostSites)
+		answer.Sites, answer.More = append(answer.Sites, list...), answer.More+more
 	}
 	return answer, nil
 }

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,7 +24,6 @@ import (
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	"github.com/caddy-connreuse/connreuse/internal/test/golden"
-	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 )
@@ -203,6 +201,9 @@ func TestEndpoints(t *testing.T) {
 		{"misdirected", "GET", "misdirected", 200},
 		{"misdirected-parameter", "GET", "misdirected?n=5", 400},
 		{"misdirected-put", "PUT", "misdirected", 405},
+		{"sites", "GET", "sites", 200},
+		{"sites-main", "GET", "sites?server=MAIN", 200},
+		{"sites-unknown", "GET", "sites?server=nix", 404},
 		{"explain-same", "GET", "explain?server=MAIN&sni=shop.admin.test&host=shop.admin.test", 200},
 		{"explain-covered", "GET", "explain?server=MAIN&sni=shop.admin.test&host=blog.admin.test:8443", 200},
 		{"explain-other-host", "GET", "explain?server=MAIN&sni=blog.admin.test&host=shop.admin.test", 200},
@@ -245,6 +246,7 @@ func TestEmpty(t *testing.T) {
 	for path, want := range map[string]string{
 		"upstreams": `{"pools":[]}`,
 		"origins":   `{"connections":[],"more":0}`,
+		"sites":     `{"sites":[],"more":0}`,
 	} {
 		w := httptest.NewRecorder()
 		if err := endpointAt(t, path).ServeHTTP(w, httptest.NewRequest("GET", base+path, nil)); err != nil {
@@ -269,63 +271,4 @@ func endpointAt(t testing.TB, path string) endpoint {
 	}
 	t.Fatalf("there is no endpoint %s", path)
 	return endpoint{}
-}
-
-// testPage opens the status page in Chromium: it shows what the endpoints say,
-// markup from the network as text, and breaks no rule of its policy.
-func testPage(t *testing.T, l *live) {
-	chromium := needs.Program(t, "chromium", "chromium")
-	l.request("shop.admin.test", "shop.admin.test") // a pool to show
-	resp, err := http.Get(l.admin + base)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if csp := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(csp, "default-src 'none'; ") || strings.Contains(csp, "unsafe") {
-		t.Errorf("Content-Security-Policy: %s", csp)
-	}
-	dom, console := browse(t, chromium, l.admin+base)
-	dom = l.normal.Replace(dom)
-	for _, want := range []string{
-		"<title>connreuse</title>",
-		`<th scope="row">UPSTREAM`,
-		"idle limit 99.5 s: configured upstream_keep_alive 100 s minus margin 500 ms",
-		`aria-label="idle limit 99.5 s of keep-alive 100 s (configured), 1 idle connections"`,
-		"(main, tcp/127.0.0.1:HTTPS): https://blog.admin.test:HTTPS<",
-		"&lt;img/src=x/onerror=alert(1)&gt;.admin.test",
-		"passed, 421 reported",
-		">other_host<",
-	} {
-		if !strings.Contains(dom, want) {
-			t.Errorf("the page lacks %s", want)
-		}
-	}
-	if strings.Contains(dom, "<img") {
-		t.Error("markup from the network became an element")
-	}
-	if strings.Contains(console, "CONSOLE") {
-		t.Errorf("the browser complains: %s", console)
-	}
-	if t.Failed() {
-		t.Log(dom)
-	}
-}
-
-// browse returns what a page became, and what Chromium had to say.
-func browse(t *testing.T, chromium, address string) (dom, console string) {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-		"--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(), "--enable-logging=stderr",
-		"--virtual-time-budget=3000", "--dump-dom", address)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%v: %s", err, stderr.String())
-	}
-	for line := range strings.Lines(stderr.String()) {
-		if strings.Contains(line, "CONSOLE") {
-			console += line
-		}
-	}
-	return stdout.String(), console
 }

@@ -21,7 +21,7 @@ func TestDocs(t *testing.T) {
 			t.Errorf("docs/admin.md lacks `%s`", line)
 		}
 	}
-	for _, answer := range []any{Upstreams{}, Drained{}, Origins{}, Misdirected{}, authority.Explanation{}} {
+	for _, answer := range []any{Upstreams{}, Drained{}, Origins{}, Misdirected{}, History{}, Sites{}, authority.Explanation{}} {
 		for _, field := range fields(reflect.TypeOf(answer)) {
 			if field != "pools" && !strings.Contains(page, "`"+field+"`") {
 				t.Errorf("docs/admin.md lacks the field `%s`", field)

@@ -108,6 +108,11 @@ func TestManySitesAndUpstreams(t *testing.T) {
 			var o Origins
 			return json.Unmarshal(b, &o) == nil && len(o.Connections[0].Origins) == 32 && len(o.Connections[0].LeftOut) == 1000
 		}},
+		{"sites", func(b []byte) bool {
+			var s Sites
+			return json.Unmarshal(b, &s) == nil && len(s.Sites) == mostSites && s.Sites[0].CoversMore == sites-1-20
+		}},
+		{"history", func(b []byte) bool { return json.Unmarshal(b, new(History)) == nil }},
 		{"misdirected", func([]byte) bool { return true }},
 		{"explain?sni=a.scale.test&host=host-7.scale.test", func(b []byte) bool { return len(b) > 500 }},
 		{"", func(b []byte) bool { return len(b) > 1000 }},

@@ -2,6 +2,8 @@ package misdirected
 
 import (
 	"cmp"
+	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +46,8 @@ type refusals struct {
 	mu   sync.Mutex
 	ring [recentRefusals]Refusal
 	n    uint64 // refusals so far
+	// Requests that got 421, by reason.
+	misdirected map[string]int64
 }
 
 func (r *refusals) add(refusal Refusal) {
@@ -54,7 +58,20 @@ func (r *refusals) add(refusal Refusal) {
 	r.mu.Lock()
 	r.ring[r.n%recentRefusals] = refusal
 	r.n++
+	if refusal.Status == http.StatusMisdirectedRequest && !refusal.ReportOnly {
+		if r.misdirected == nil {
+			r.misdirected = make(map[string]int64)
+		}
+		r.misdirected[refusal.Reason]++
+	}
 	r.mu.Unlock()
+}
+
+// Misdirected returns how many requests got 421 since the process began, by reason.
+func Misdirected() map[string]int64 {
+	recent.mu.Lock()
+	defer recent.mu.Unlock()
+	return maps.Clone(recent.misdirected)
 }
 
 // Recent returns the last 100 refusals, the latest first.

@@ -1,0 +1,48 @@
+package authority
+
+// A Site is a host that is named exactly, and what its certificate makes of it.
+type Site struct {
+	Server string `json:"server"`
+	Name   string `json:"name"`
+	// Whether the server speaks HTTP/3.
+	HTTP3 bool `json:"http3"`
+	// "yes", "no" or "unknown": whether certificates lead requests for the host to
+	// connections where they are refused, or requests for others to its own. Where
+	// they do, HTTP/3 is withdrawn by each guard with alt_svc auto. Unknown: Caddy's
+	// cache has no certificate for the host.
+	Refused string `json:"refused"`
+	// One such request.
+	RefusedSNI  string `json:"refused_sni,omitempty"`
+	RefusedHost string `json:"refused_host,omitempty"`
+	// Other hosts of the server that its certificate covers, so that browsers use its
+	// connections for them; at most 20, and how many more there are.
+	Covers     []string `json:"covers"`
+	CoversMore int      `json:"covers_more"`
+}
+
+// Sites describes the first sites of the server in alphabetical order, and says how
+// many more there are.
+func (s *Server) Sites(most int) (sites []Site, more int) {
+	snap := s.Snapshot()
+	names := snap.hosts.all
+	for _, name := range names[:min(most, len(names))] {
+		site := Site{Server: s.Name(), Name: name, HTTP3: s.HTTP3(), Covers: []string{}}
+		answer := snap.Refuses(name)
+		if elsewhere := snap.RefusedElsewhere(name); answer.Answer != Yes && elsewhere.Answer != No {
+			answer = elsewhere
+		}
+		site.Refused, site.RefusedSNI, site.RefusedHost = answer.Answer.String(), answer.SNI, answer.Host
+		shown := snap.certificates.present(name)
+		for _, other := range names {
+			switch {
+			case other == name || !shown.cover(other):
+			case len(site.Covers) < mostNamed:
+				site.Covers = append(site.Covers, other)
+			default:
+				site.CoversMore++
+			}
+		}
+		sites = append(sites, site)
+	}
+	return sites, len(names) - len(sites)
+}
