@@ -2,6 +2,7 @@ package authority
 
 import (
 	"crypto/x509"
+	"hash/maphash"
 	"maps"
 	"net/netip"
 	"slices"
@@ -32,6 +33,15 @@ type certificates struct {
 	// read are what certificates cover, so that a made-up name under a wildcard
 	// does not cost reading a certificate.
 	read *cache[*x509.Certificate, coverage]
+	seed maphash.Seed
+}
+
+// hash stands for certificates in a key. They must be compared all the same.
+func (cs *certificates) hash(leaves []*x509.Certificate) (sum uint64) {
+	for _, leaf := range leaves {
+		sum = sum*31 + maphash.Comparable(cs.seed, leaf)
+	}
+	return sum
 }
 
 // freshFor is how long an answer may be old. A connection lives longer than
@@ -67,6 +77,7 @@ func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
 		find:     caddytls.AllMatchingCertificates,
 		kept:     newCache[string, presented](512),
 		read:     newCache[*x509.Certificate, coverage](256),
+		seed:     maphash.MakeSeed(),
 	}
 	if tls.Automation != nil && slices.ContainsFunc(tls.Automation.Policies, func(p *caddytls.AutomationPolicy) bool { return len(p.Managers) > 0 }) {
 		cs.automation = tls.Automation.Policies

@@ -2,11 +2,9 @@ package authority
 
 import (
 	"crypto/rand"
-	"hash/maphash"
+	"crypto/x509"
 	"slices"
 	"strings"
-
-	"crypto/x509"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
@@ -47,10 +45,16 @@ func (s *Snapshot) sniClass(sni string) (c sniClass) {
 	return c
 }
 
+// mostClasses is how many classes of server names with certificates there are
+// room for, with some for certificates that are renewed.
+func (s *Snapshot) mostClasses() int {
+	return len(s.policies.list) + len(s.routes.sites) + len(s.hosts.shared) + 500
+}
+
 // newRefusals reads which names there are. It needs the rest of the snapshot.
 func newRefusals(s *Snapshot) *refusals {
-	rs := &refusals{under: make(map[string]*underWildcard), other: "connreuse-" + strings.ToLower(rand.Text()), seed: maphash.MakeSeed()}
-	classes := len(s.policies.list) + len(s.routes.sites) + len(s.hosts.shared) + 1000
+	rs := &refusals{under: make(map[string]*underWildcard), other: "connreuse-" + strings.ToLower(rand.Text())}
+	classes := s.mostClasses()
 	rs.byClass = newCache[refusalKey, classRefusals](classes)
 	rs.presenters = newCache[*x509.Certificate, presenters](classes)
 

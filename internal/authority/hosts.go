@@ -105,15 +105,6 @@ func (hs *hosts) asksSite(rs *routes, sni string) bool {
 	return false
 }
 
-// appendSite adds to b what the routes find for an SNI, if some guard there asks
-// for its site.
-func (hs *hosts) appendSite(b []byte, rs *routes, sni string) []byte {
-	if hs.asksSite(rs, sni) {
-		return appendFound(b, &rs.byHost, sni)
-	}
-	return b
-}
-
 // matchedNames returns the names in the host matchers of routes; nested ones as
 // well: with a wildcard certificate the usual site is *.example.com, and its
 // names are in there.

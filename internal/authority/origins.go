@@ -2,10 +2,9 @@ package authority
 
 import (
 	"crypto/x509"
-	"hash/maphash"
 	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 )
 
 // A Naming is a rule by which origin sets name hosts.
@@ -93,11 +92,21 @@ type OriginSet struct {
 	// not name, refused or not: two at most, since one may be the connection's own.
 	unnamed []string
 
-	key    string
 	leaves []*x509.Certificate
-	// alone is the SNI the set was made for, if it was left out since there
-	// was no other to judge it by: on its own connection any host passes.
+	// alone is the SNI that the set was made for, if that is left out of Names
+	// although it could be one of them. A guard lets a host pass on its own
+	// connection in any case, so another SNI of the class has to judge it.
+	// Example: the first connection has the SNI a.w. Whether a.w is advertised to
+	// b.w is not known before somebody connects with b.w, and the set is made anew
+	// then.
 	alone string
+}
+
+// An originKey is what an origin set depends on. The certificates are in it as a
+// hash: the set has them.
+type originKey struct {
+	class  sniClass
+	leaves uint64
 }
 
 // Known tells whether it is known which certificates can be presented.
@@ -117,11 +126,10 @@ type OriginSets struct {
 	listed map[string]struct{}
 	most   int
 
-	// Sets are kept like certificates are: in places by hash, bounded and
-	// without lock. Nothing in them grows old: a set is used only with the
-	// certificates it was made from, and all else stays as long as the config.
-	seed     maphash.Seed
-	kept     [1024]atomic.Pointer[OriginSet]
+	// kept has room for all classes that the config has. Nothing in it grows old:
+	// a set is used only with the certificates it was made from, and all else
+	// stays as long as the config.
+	kept     func() *cache[originKey, OriginSet]
 	building sync.Mutex // so that a crowd of connections makes a set once
 }
 
@@ -129,7 +137,10 @@ type OriginSets struct {
 // canonical names, if they are Listed, else from what the server's certificates and
 // routes name; then a set has no more names than most.
 func NewOriginSets(server *Server, naming Naming, list []string, most int) *OriginSets {
-	os := &OriginSets{server: server, naming: naming, list: list, most: most, listed: make(map[string]struct{}), seed: maphash.MakeSeed()}
+	os := &OriginSets{server: server, naming: naming, list: list, most: most, listed: make(map[string]struct{})}
+	os.kept = sync.OnceValue(func() *cache[originKey, OriginSet] {
+		return newCache[originKey, OriginSet](server.Snapshot().mostClasses() + len(list))
+	})
 	server.sets = os
 	for _, name := range list {
 		os.listed[name] = struct{}{}
@@ -148,50 +159,37 @@ func (os *OriginSets) Find(sni string) *OriginSet {
 	if sni != "" {
 		shown = s.certificates.refresh(sni)
 	}
-	var buf [512]byte
-	key := os.appendKey(buf[:0], s, sni)
-	hash := maphash.Bytes(os.seed, key)
-	for _, leaf := range shown.leaves {
-		hash = hash*31 + maphash.Comparable(os.seed, leaf)
-	}
-	slot := &os.kept[hash%uint64(len(os.kept))]
-	look := func() (set *OriginSet, other string) {
-		set = slot.Load()
-		switch {
-		case set == nil || set.key != string(key) || !slices.Equal(set.leaves, shown.leaves):
-			return nil, ""
-		case set.alone != "" && set.alone != sni:
-			return nil, set.alone
-		}
-		return set, ""
-	}
-	if set, _ := look(); set != nil {
+	key := originKey{os.class(s, sni), s.certificates.hash(shown.leaves)}
+	if set := os.kept().get(key); set.is(sni, shown) {
 		return set
 	}
 	os.building.Lock()
 	defer os.building.Unlock()
-	set, other := look()
-	if set == nil {
-		set = os.build(s, sni, other, shown)
-		set.key, set.leaves = string(key), shown.leaves
-		slot.Store(set)
+	old := os.kept().get(key)
+	if old.is(sni, shown) {
+		return old
 	}
+	other := ""
+	if old != nil && slices.Equal(old.leaves, shown.leaves) {
+		other = old.alone
+	}
+	set := os.build(s, strings.Clone(sni), other, shown)
+	set.leaves = shown.leaves
+	os.kept().swap(key, old, set)
 	return set
 }
 
-// appendKey adds what the set depends on, certificates aside. Server names come
-// to the same (clients can make up as many as they like under a wildcard
-// certificate) if they have the same TLS policies, and the same site where its
-// guards ask for that; see [Guard]. Names that are somewhere named together with
-// others are on their own.
-func (os *OriginSets) appendKey(b []byte, s *Snapshot, sni string) []byte {
-	_, shared := s.hosts.shared[sni]
-	_, listed := os.listed[sni]
-	if shared || listed {
-		return append(append(b, '='), sni...)
+// is tells whether a set of the SNI's class is the set for the SNI.
+func (set *OriginSet) is(sni string, shown *presented) bool {
+	return set != nil && slices.Equal(set.leaves, shown.leaves) && (set.alone == "" || set.alone == sni)
+}
+
+// class returns the class of an SNI. Names of the list are on their own.
+func (os *OriginSets) class(s *Snapshot, sni string) sniClass {
+	if _, listed := os.listed[sni]; listed {
+		return sniClass{name: sni}
 	}
-	b = append(appendFound(b, &s.policies.bySNI, sni), '|')
-	return s.hosts.appendSite(b, s.routes, sni)
+	return s.sniClass(sni)
 }
 
 // build makes the set anew. A name is judged by how a connection with that SNI

@@ -2,7 +2,6 @@ package authority
 
 import (
 	"crypto/x509"
-	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -111,7 +110,6 @@ type refusals struct {
 	byClass    *cache[refusalKey, classRefusals]
 	presenters *cache[*x509.Certificate, presenters]
 	mu         sync.Mutex // so that a crowd of requests finds an answer once
-	seed       maphash.Seed
 }
 
 // underWildcard holds the exact names of the configuration under one wildcard,
@@ -149,7 +147,7 @@ func (rs *refusals) onConnection(s *Snapshot, p *presented) Refusal {
 	if len(p.leaves) == 0 {
 		return Refusal{Answer: Unknown}
 	}
-	key := refusalKey{s.sniClass(p.name), rs.hash(p.leaves)}
+	key := refusalKey{s.sniClass(p.name), s.certificates.hash(p.leaves)}
 	found := rs.byClass.get(key)
 	if r, ok := found.answer(p); ok {
 		return r
@@ -344,11 +342,4 @@ func (rs *refusals) presentersNow(s *Snapshot, leaf *x509.Certificate) (names []
 		}
 	}
 	return names
-}
-
-func (rs *refusals) hash(leaves []*x509.Certificate) (sum uint64) {
-	for _, leaf := range leaves {
-		sum = sum*31 + maphash.Comparable(rs.seed, leaf)
-	}
-	return sum
 }

@@ -149,3 +149,26 @@ func BenchmarkProvision(b *testing.B) {
 		}
 	}
 }
+
+// Under one wildcard certificate with thousands of TLS policies, a connection
+// finds the set that an earlier one with its SNI has made.
+func TestOriginSetsOfManyPolicies(t *testing.T) {
+	const n = 3000
+	_, server := provisioned(t, `"tls_connection_policies":[`+times(n, ",", `{"match":{"sni":["s%d.w.test"]},"alpn":["p%d"]}`)+`,{}],
+		"routes":[`+times(n, ",", hostRoute("s%d.w.test", guardFor(`,"scope":"certificate"`)))+`]`)
+	fakeCertificates{{"*.w.test"}}.install(server.Snapshot())
+	sets := NewOriginSets(server, BySpelling, nil, 32)
+	made := make(map[*OriginSet]bool)
+	for round := range 3 {
+		before := len(made)
+		for i := range n {
+			sni := fmt.Sprintf("s%d.w.test", i)
+			made[sets.Find(sni)] = true
+			server.Snapshot().Refuses(sni)
+		}
+		// Of 100 one may have found its bucket full.
+		if again := len(made) - before; round > 0 && again > n/50 {
+			t.Errorf("%d of %d sets were made anew", again, n)
+		}
+	}
+}
