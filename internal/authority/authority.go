@@ -1,7 +1,55 @@
 // Package authority answers one question: may a request for this host travel
-// on a connection with this SNI, on this server? It knows, for a name, its
-// site, its TLS connection policy, the certificate that is presented for it,
-// and the guards (misdirected handlers) it passes.
+// on a connection with this SNI, on this server?
+//
+// It reads a server's configuration once, when all of it is provisioned, into
+// a [Snapshot]. Take this Caddyfile:
+//
+//	{
+//		servers {
+//			strict_sni_host insecure_off
+//			listener_wrappers {
+//				tls
+//				origin
+//			}
+//		}
+//	}
+//	a.example.com, b.example.com {
+//		misdirected {
+//			scope certificate
+//		}
+//	}
+//	vault.example.com {
+//		tls {
+//			client_auth {
+//				mode require_and_verify
+//				trust_pool file ca.pem
+//			}
+//		}
+//		misdirected
+//	}
+//
+// For each name the snapshot knows:
+//
+//   - its site (routes.go, conditions.go). a.example.com and b.example.com have
+//     one. tree.go reads the routes, with those below the top level and those
+//     inside other handlers (inside.go); table.go finds the routes, or TLS
+//     policies, that can match a name.
+//   - its TLS connection policy (policies.go). vault.example.com has one of its
+//     own, as its connections are asked for a client certificate.
+//   - the certificate that is presented for it (certificates.go), read from
+//     Caddy's cache at most once a second for each name.
+//   - the guards it passes (guards.go): the misdirected handlers that can run
+//     for it. handlers.go finds other handlers.
+//
+// Three things follow from these. [Snapshot.Accepted]: whether a request passes
+// on a connection. [OriginSets]: what a client may be told in an ORIGIN frame
+// (origins.go, derived.go). [Snapshot.Refuses]: whether a certificate leads
+// requests to a connection that refuses them (refusals.go). classes.go says
+// which server names get the same answers, and cache.go keeps the answers.
+//
+// App (app.go) has the servers of a configuration and warns of what is
+// dangerous in it (warnings.go, unguarded.go). explain.go and
+// explain_origins.go give the same answers in words.
 //
 // All names are canonical (package hostname), an absent SNI is "".
 package authority
@@ -23,6 +71,7 @@ type Snapshot struct {
 	hosts         *hosts
 	refusals      *refusals
 	strictSNIHost bool
+	fallbacks     bool // TLS policies differ in nothing but fallback_sni
 }
 
 func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
@@ -38,6 +87,7 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 	s.policies.bySNI.share()
 	s.routes.byHost.share()
 	s.refusals = newRefusals(s)
+	s.fallbacks = ps.fallbacksDiffer()
 	return s
 }
 

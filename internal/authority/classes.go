@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
@@ -50,6 +51,35 @@ func (s *Snapshot) sniClass(sni string) (c sniClass) {
 func (s *Snapshot) mostClasses() int {
 	return len(s.policies.list) + len(s.routes.sites) + len(s.hosts.shared) + 500
 }
+
+// lasts is until when an answer is right that was found for a class and its
+// certificates: as long as the config, or not for long where it depends on the
+// certificates of the hosts, too (see [Snapshot.SamePolicy] on fallback_sni).
+func (s *Snapshot) lasts() expiry {
+	if s.fallbacks {
+		return expiry(time.Now().Add(freshFor))
+	}
+	return expiry{}
+}
+
+// fallbacksDiffer tells whether policies have all settings in common but
+// fallback_sni.
+func (ps *policies) fallbacksDiffer() bool {
+	fallbacks := make(map[int]int) // by the other settings
+	for i := range ps.list {
+		p := &ps.list[i]
+		if before, ok := fallbacks[p.settings]; ok && before != p.fallback {
+			return true
+		}
+		fallbacks[p.settings] = p.fallback
+	}
+	return false
+}
+
+// An expiry is when something ends; the zero value is never.
+type expiry time.Time
+
+func (e expiry) over() bool { return !time.Time(e).IsZero() && !time.Now().Before(time.Time(e)) }
 
 // newRefusals reads which names there are. It needs the rest of the snapshot.
 func newRefusals(s *Snapshot) *refusals {

@@ -100,6 +100,7 @@ type OriginSet struct {
 	// b.w is not known before somebody connects with b.w, and the set is made anew
 	// then.
 	alone string
+	until expiry
 }
 
 // An originKey is what an origin set depends on. The certificates are in it as a
@@ -126,9 +127,8 @@ type OriginSets struct {
 	listed map[string]struct{}
 	most   int
 
-	// kept has room for all classes that the config has. Nothing in it grows old:
-	// a set is used only with the certificates it was made from, and all else
-	// stays as long as the config.
+	// kept has room for all classes that the config has. A set is used only with
+	// the certificates it was made from; see [Snapshot.lasts] for the rest.
 	kept     func() *cache[originKey, OriginSet]
 	building sync.Mutex // so that a crowd of connections makes a set once
 }
@@ -170,18 +170,23 @@ func (os *OriginSets) Find(sni string) *OriginSet {
 		return old
 	}
 	other := ""
-	if old != nil && slices.Equal(old.leaves, shown.leaves) {
+	if old.holds(shown) {
 		other = old.alone
 	}
 	set := os.build(s, strings.Clone(sni), other, shown)
-	set.leaves = shown.leaves
+	set.leaves, set.until = shown.leaves, s.lasts()
 	os.kept().swap(key, old, set)
 	return set
 }
 
 // is tells whether a set of the SNI's class is the set for the SNI.
 func (set *OriginSet) is(sni string, shown *presented) bool {
-	return set != nil && slices.Equal(set.leaves, shown.leaves) && (set.alone == "" || set.alone == sni)
+	return set.holds(shown) && (set.alone == "" || set.alone == sni)
+}
+
+// holds tells whether a set was made from these certificates, and is not over.
+func (set *OriginSet) holds(shown *presented) bool {
+	return set != nil && slices.Equal(set.leaves, shown.leaves) && !set.until.over()
 }
 
 // class returns the class of an SNI. Names of the list are on their own.

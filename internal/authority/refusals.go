@@ -137,6 +137,7 @@ type classRefusals struct {
 	// so another SNI has to judge it; then judged is true.
 	first  string
 	judged bool
+	until  expiry
 }
 
 // A shownName is a host name, and how to show it.
@@ -159,7 +160,7 @@ func (rs *refusals) onConnection(s *Snapshot, p *presented) Refusal {
 		return r
 	}
 	made := rs.find(s, p)
-	if found != nil && slices.Equal(found.leaves, p.leaves) {
+	if found.holds(p) {
 		made = found.judge(s, p)
 	}
 	rs.byClass.swap(key, found, made)
@@ -167,10 +168,15 @@ func (rs *refusals) onConnection(s *Snapshot, p *presented) Refusal {
 	return r
 }
 
+// holds tells whether what was found is about these certificates, and not over.
+func (c *classRefusals) holds(p *presented) bool {
+	return c != nil && slices.Equal(c.leaves, p.leaves) && !c.until.over()
+}
+
 // answer returns what is known for a name of the class, and false if that is not
 // enough.
 func (c *classRefusals) answer(p *presented) (Refusal, bool) {
-	if c == nil || !slices.Equal(c.leaves, p.leaves) {
+	if !c.holds(p) {
 		return Refusal{}, false
 	}
 	for _, host := range c.hosts {
@@ -183,7 +189,7 @@ func (c *classRefusals) answer(p *presented) (Refusal, bool) {
 
 // find looks for hosts that are refused on a connection.
 func (rs *refusals) find(s *Snapshot, p *presented) *classRefusals {
-	c := &classRefusals{leaves: p.leaves, first: p.name}
+	c := &classRefusals{leaves: p.leaves, first: p.name, until: s.lasts()}
 	for _, cover := range p.covers {
 		rs.hosts(s, cover, func(host shownName) bool {
 			if s.refused(p.name, host.name) && !slices.Contains(c.hosts, host) {

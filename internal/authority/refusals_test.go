@@ -250,6 +250,34 @@ func elsewhereOracle(s *Snapshot, names []string, host string) Answer {
 	return No
 }
 
+// Where TLS policies differ in fallback_sni alone, what counts is whether the
+// host has a certificate: an answer does not outlast that.
+func TestRefusesWithFallbackSNI(t *testing.T) {
+	_, s := server(t, `"tls_connection_policies":[{"match":{"sni":["b.w.test"]},"fallback_sni":"b.w.test"},{}],
+		"routes":[`+hostRoute("a.w.test b.w.test", guardFor(`,"scope":"certificate"`))+`]`)
+	fakeCertificates{{"a.w.test", "b.w.test"}}.install(s)
+	find, missing := s.certificates.find, true
+	s.certificates.find = func(name string) []certmagic.Certificate {
+		if name == "b.w.test" && missing {
+			return nil
+		}
+		return find(name)
+	}
+	sets := NewOriginSets(&Server{snapshot: func() *Snapshot { return s }}, BySpelling, nil, 9)
+	synctest.Test(t, func(t *testing.T) {
+		for _, missing = range []bool{true, false, true} {
+			time.Sleep(3 * freshFor)
+			want := map[bool]Answer{true: Yes, false: No}[missing]
+			if got := s.Refuses("a.w.test"); got.Answer != want {
+				t.Errorf("b.w.test has no certificate: %t, and is refused: %s", missing, got.Answer)
+			}
+			if told := slices.Contains(sets.Find("a.w.test").Names, "b.w.test"); told == missing {
+				t.Errorf("b.w.test has no certificate: %t, and clients are told of it: %t", missing, told)
+			}
+		}
+	})
+}
+
 // A name that a client makes up costs no look at the hosts again, and what is
 // known costs nothing.
 func TestRefusesIsKept(t *testing.T) {
