@@ -11,8 +11,8 @@ const (
 	enoughSeen = 5
 
 	// openedApart is how far apart connections must have been opened to count
-	// as two. Those of one burst may all have met the same server.
-	openedApart = time.Second
+	// as two.
+	openedApart = time.Millisecond
 
 	// maxSightings bounds the sightings remembered.
 	maxSightings = 16

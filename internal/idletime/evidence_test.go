@@ -50,9 +50,14 @@ func TestEvidenceOfOpenConnections(t *testing.T) {
 		{"a close above takes nothing back", []func(*clock, *Learner){seen(5, 2*s), closed(3500 * ms)}, 1825 * ms},
 		{"what is seen after the close counts, below its cap", []func(*clock, *Learner){closed(2 * s), seen(4, 3*s), seen(9, 1500*ms)}, 1400 * ms},
 		{"five that outlived it end the cap, too", []func(*clock, *Learner){closed(2 * s), seen(5, 3*s)}, 2800 * ms},
-		{"many connections of one burst are one", []func(*clock, *Learner){func(c *clock, l *Learner) {
-			for i := range 50 {
+		{"connections of one burst will do", []func(*clock, *Learner){func(c *clock, l *Learner) {
+			for i := range 5 {
 				c.sighting(l, 3*s, 3*s+time.Duration(i)*ms)
+			}
+		}}, 2800 * ms},
+		{"but not of one instant", []func(*clock, *Learner){func(c *clock, l *Learner) {
+			for range 50 {
+				c.sighting(l, 3*s, 3*s)
 			}
 		}}, 500 * ms},
 		{"one connection seen often is one", []func(*clock, *Learner){func(c *clock, l *Learner) {

@@ -21,413 +21,6 @@ var defaults = Config{MaxIdle: 2 * time.Minute}
 
 func (l *Learner) value(c *clock) time.Duration { return l.Limit(c.now, Optional{}).Value }
 
-func TestLearnerConfirms(t *testing.T) {
-	const s, ms = time.Second, time.Millisecond
-	for _, tc := range []struct {
-		name   string
-		ages   []time.Duration // a minute apart
-		want   time.Duration   // keep-alive
-		source Source
-	}{
-		{"one close is no timeout", []time.Duration{2 * s}, safeKeepAlive, SourceAssumed},
-		{"two of one age are", []time.Duration{2 * s, 2010 * ms}, 2 * s, SourceLearned},
-		{"unless it is none: a connection at its request limit", []time.Duration{0, 10 * ms, 49 * ms, 0, 5 * ms}, safeKeepAlive, SourceAssumed},
-		{"the earlier one counts", []time.Duration{2 * s, 1900 * ms}, 1900 * ms, SourceLearned},
-		{"300 ms apart agree", []time.Duration{s, 1300 * ms}, s, SourceLearned},
-		{"301 ms apart do not", []time.Duration{s, 1301 * ms}, safeKeepAlive, SourceAssumed},
-		{"of short ones a quarter apart, or all would", []time.Duration{60 * ms, 180 * ms, 320 * ms}, safeKeepAlive, SourceAssumed},
-		{"and no more", []time.Duration{200 * ms, 150 * ms}, 150 * ms, SourceLearned},
-		{"10 % apart agree", []time.Duration{75 * s, 70 * s}, 70 * s, SourceLearned},
-		{"a stray close in between", []time.Duration{2 * s, 700 * ms, 2 * s}, 2 * s, SourceLearned},
-		{"four strays in between are too many", []time.Duration{2 * s, 400 * ms, 800 * ms, 1200 * ms, 3 * s, 2 * s}, safeKeepAlive, SourceAssumed},
-		{"it follows down, after one more", []time.Duration{60 * s, 60 * s, 5 * s, 5 * s, 5 * s}, 5 * s, SourceLearned},
-		{"two restarts that met connections of one age do not move it", []time.Duration{60 * s, 60 * s, 5 * s, 5 * s, 60 * s, 5 * s}, 60 * s, SourceLearned},
-		{"one close does not move it", []time.Duration{60 * s, 60 * s, 5 * s}, 60 * s, SourceLearned},
-		{"and it follows up", []time.Duration{5 * s, 5 * s, 60 * s, 60 * s}, 60 * s, SourceLearned},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c, l := newClock(), newLearner(defaults)
-			for _, age := range tc.ages {
-				c.sawClose(l, age)
-				c.add(time.Minute)
-			}
-			got := l.Limit(c.now, Optional{})
-			if got.KeepAlive != tc.want || got.Source != tc.source {
-				t.Errorf("= %v (%s), want %v (%s)", got.KeepAlive, got.Source, tc.want, tc.source)
-			}
-		})
-	}
-}
-
-// A process that is short of time sees the close of a sensor late. Two late ones
-// agree by chance; one that was seen in time must still count.
-func TestLearnerLateCloses(t *testing.T) {
-	const s, ms = time.Second, time.Millisecond
-	for _, tc := range []struct {
-		name   string
-		closes [][2]time.Duration // age, and the age when last seen open
-		want   time.Duration
-	}{
-		{"both late, after one in time", [][2]time.Duration{{2 * s, 2 * s}, {2600 * ms, 1900 * ms}, {2750 * ms, 1950 * ms}}, 2 * s},
-		{"one in time between them", [][2]time.Duration{{2600 * ms, 1900 * ms}, {2 * s, 1900 * ms}, {2750 * ms, 1950 * ms}}, 2 * s},
-		{"the early one was a restart: the others were open for longer", [][2]time.Duration{{2 * s, 2 * s}, {2600 * ms, 2500 * ms}, {2750 * ms, 2500 * ms}}, 2600 * ms},
-		{"one open for longer will do", [][2]time.Duration{{2 * s, 2 * s}, {2600 * ms, 1900 * ms}, {2750 * ms, 2500 * ms}}, 2600 * ms},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c, l := newClock(), newLearner(defaults)
-			for _, close := range tc.closes {
-				l.SawClose(Close{At: c.now, Idle: close[0], Open: close[1]})
-				c.add(time.Minute)
-			}
-			if got := l.Limit(c.now, Optional{}); got.KeepAlive != tc.want || got.Source != SourceLearned {
-				t.Errorf("= %v (%s), want %v", got.KeepAlive, got.Source, tc.want)
-			}
-		})
-	}
-}
-
-func TestLearnerCapsAtOnce(t *testing.T) {
-	c, l := newClock(), newLearner(defaults)
-	c.sawClose(l, 2*time.Second)
-	if got := l.value(c); got != 1900*time.Millisecond {
-		t.Errorf("limit after one early close = %v, want 1.9s", got)
-	}
-	c.add(memory - time.Millisecond)
-	if got := l.value(c); got != 1900*time.Millisecond {
-		t.Errorf("limit before the cap ends = %v, want 1.9s", got)
-	}
-	c.add(time.Millisecond)
-	if got := l.value(c); got != 3800*time.Millisecond {
-		t.Errorf("limit after the cap ended = %v, want 3.8s", got)
-	}
-}
-
-func TestLearnerNoCapFromALateClose(t *testing.T) {
-	c, l := newClock(), newLearner(defaults)
-	c.sawClose(l, 30*time.Second) // a sensor's
-	if got := l.Limit(c.now, Optional{}); got.Bound != BoundKeepAlive {
-		t.Errorf("limit = %v, want no cap", got)
-	}
-}
-
-func TestLearnerRestart(t *testing.T) {
-	c, l := newClock(), newLearner(defaults)
-	c.sawClose(l, time.Second) // a first restart
-	c.add(300 * time.Millisecond)
-	c.sawClose(l, 3*time.Second)
-	if got := l.value(c); got != 3800*time.Millisecond {
-		t.Errorf("limit right after a restart = %v, want it unchanged", got)
-	}
-	c.add(time.Minute)
-	c.sawClose(l, time.Second) // a second one, with an age of the first
-	c.add(300 * time.Millisecond)
-	c.sawClose(l, 2*time.Second)
-	c.add(600 * time.Millisecond)
-	c.sawClose(l, time.Second)
-	c.add(time.Minute)
-	if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed || got.Bound != BoundKeepAlive {
-		t.Errorf("limit after two restarts = %v, want nothing learned", got)
-	}
-
-	t.Run("does not take back an earlier cap", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		c.sawClose(l, 3*time.Second)
-		c.add(time.Minute)
-		c.sawClose(l, time.Second)
-		c.sawClose(l, 2*time.Second)
-		if got := l.value(c); got != 2850*time.Millisecond {
-			t.Errorf("limit = %v, want 2.85s", got)
-		}
-	})
-	t.Run("of a busy upstream, whose connections are all idle for a short time", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for range 3 {
-			for age := 60 * time.Millisecond; age < 300*time.Millisecond; age += 20 * time.Millisecond {
-				c.sawClose(l, age)
-				c.add(time.Millisecond)
-			}
-			c.add(5 * time.Minute)
-		}
-		if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed || got.Bound != BoundKeepAlive {
-			t.Errorf("limit = %v, want nothing learned", got)
-		}
-	})
-	t.Run("after the value is known", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for range 2 {
-			c.sawClose(l, 60*time.Second)
-			c.add(time.Minute)
-		}
-		for range 3 { // always the same ages, one of them the timeout
-			c.sawClose(l, 5*time.Second)
-			c.sawClose(l, 58*time.Second)
-			c.add(time.Minute)
-		}
-		if got := l.Limit(c.now, Optional{}); got.KeepAlive != time.Minute || got.Bound != BoundKeepAlive {
-			t.Errorf("limit = %v, want 60 s learned", got)
-		}
-	})
-}
-
-// A restart that meets one idle connection looks like a timeout of that age. It
-// is none if connections outlive that age between restarts.
-func TestLearnerRestartsWithOneConnection(t *testing.T) {
-	const s, ms = time.Second, time.Millisecond
-	for _, tc := range []struct {
-		name     string
-		known    time.Duration   // learned before; 0: nothing
-		restarts []time.Duration // ages of the connection
-		survives time.Duration   // an age reached between the restarts
-		want     time.Duration
-		source   Source
-	}{
-		{"nothing outlives that age", 0, []time.Duration{2 * s, 2 * s}, 2 * s, 2 * s, SourceLearned},
-		{"within the tolerance", 0, []time.Duration{2 * s, 2 * s}, 2300 * ms, 2 * s, SourceLearned},
-		{"beyond the tolerance", 0, []time.Duration{2 * s, 2 * s, 2 * s}, 2301 * ms, safeKeepAlive, SourceAssumed},
-		{"a request every 200 ms", 0, []time.Duration{100 * ms, 150 * ms, 190 * ms}, 200 * ms, safeKeepAlive, SourceAssumed},
-		{"a value that is known", 60 * s, []time.Duration{20 * s, 20 * s}, 40 * s, 60 * s, SourceLearned},
-		{"one age that could be the timeout", 60 * s, []time.Duration{55 * s}, 0, 60 * s, SourceLearned},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c, l := newClock(), newLearner(defaults)
-			for range 2 {
-				if tc.known > 0 {
-					c.sawClose(l, tc.known)
-					c.add(2 * time.Minute)
-				}
-			}
-			for _, age := range tc.restarts {
-				c.sawClose(l, age)
-				c.add(2 * time.Minute)
-				l.SawOpen(Sighting{At: c.now, Idle: tc.survives, Proof: LivePath})
-			}
-			got := l.Limit(c.now, Optional{})
-			if got.KeepAlive != tc.want || got.Source != tc.source {
-				t.Errorf("= %v (%s), want %v (%s)", got.KeepAlive, got.Source, tc.want, tc.source)
-			}
-		})
-	}
-	t.Run("a connection idle since before the close shows nothing", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for range 2 {
-			c.sawClose(l, s)
-			c.add(5 * s)
-			l.SawOpen(Sighting{At: c.now, Idle: 6 * s, Proof: LivePath})
-		}
-		if got := l.Limit(c.now, Optional{}); got.Source != SourceLearned {
-			t.Errorf("limit = %v, want 1 s learned", got)
-		}
-	})
-	t.Run("within the second before a close is judged", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for range 2 {
-			c.sawClose(l, 100*ms)
-			c.add(200 * ms)
-			l.SawOpen(Sighting{At: c.now, Idle: 200 * ms, Proof: LivePath})
-			c.add(time.Minute)
-		}
-		if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed {
-			t.Errorf("limit = %v, want nothing learned", got)
-		}
-	})
-	t.Run("ages that creep down from the timeout", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for _, age := range []time.Duration{60 * s, 60 * s, 55 * s, 60 * s, 50 * s, 60 * s, 45 * s, 60 * s} {
-			c.sawClose(l, age)
-			c.add(2 * time.Minute)
-		}
-		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 60*s {
-			t.Errorf("limit = %v, want 60 s learned", got)
-		}
-	})
-	t.Run("a later close counts as well", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for _, age := range []time.Duration{2 * s, 5 * s, 2 * s} {
-			c.sawClose(l, age)
-			c.add(time.Minute)
-		}
-		if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed {
-			t.Errorf("limit = %v, want nothing learned", got)
-		}
-	})
-}
-
-func TestLearnerSameTimeIsNoConfirmation(t *testing.T) {
-	c, l := newClock(), newLearner(defaults)
-	for range 5 {
-		c.sawClose(l, 2*time.Second)
-		c.add(100 * time.Millisecond)
-	}
-	c.add(time.Second)
-	if got := l.Limit(c.now, Optional{}); got.Source != SourceAssumed || got.Bound != BoundEarlyClose {
-		t.Errorf("limit = %v, want an unconfirmed close", got)
-	}
-}
-
-// sense lets a sensor see that the upstream closes it at this age, and time pass
-// until that is judged.
-func sense(t *testing.T, c *clock, l *Learner, age time.Duration) {
-	t.Helper()
-	if !l.StartSensor(c.now) {
-		t.Fatalf("no sensor, with %v", l.Limit(c.now, Optional{}))
-	}
-	c.add(age)
-	c.sawClose(l, age)
-	l.EndSensor()
-	c.add(restartWindow)
-}
-
-func TestLearnerSensor(t *testing.T) {
-	second := time.Second
-	t.Run("at most one", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		if !l.StartSensor(c.now) || l.StartSensor(c.now) {
-			t.Fatal("want one sensor, not two")
-		}
-		l.EndSensor()
-		if !l.StartSensor(c.now) {
-			t.Error("want the next one after the first ended")
-		}
-	})
-	t.Run("raises the limit after two closes", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		sense(t, c, l, 75*second)
-		sense(t, c, l, 75*second)
-		if got := l.value(c); got != 71250*time.Millisecond {
-			t.Errorf("limit = %v, want 71.25s", got)
-		}
-		sense(t, c, l, 75*second) // confirms the value
-		if l.StartSensor(c.now) {
-			t.Error("a sensor although the value is confirmed")
-		}
-		c.add(memory)
-		if !l.StartSensor(c.now) {
-			t.Error("no sensor after ten minutes")
-		}
-	})
-	t.Run("corrects two restarts that met connections of one age", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for _, age := range []time.Duration{2 * second, 2 * second, 75 * second, 75 * second} {
-			sense(t, c, l, age)
-		}
-		if got := l.Limit(c.now, Optional{}).KeepAlive; got != 75*second {
-			t.Errorf("keep-alive value = %v, want 75s", got)
-		}
-	})
-	t.Run("outliving max_idle_time", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		l.StartSensor(c.now)
-		c.add(2 * time.Minute)
-		l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
-		l.EndSensor()
-		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 2*time.Minute || got.Source != SourceLearned {
-			t.Errorf("limit = %v, want at least 2 m learned", got)
-		}
-		if l.StartSensor(c.now) {
-			t.Error("a sensor although one has just outlived max_idle_time")
-		}
-	})
-	t.Run("outliving max_idle_time breaks no promise", func(t *testing.T) {
-		for _, promised := range []time.Duration{65 * second, 30 * second} {
-			c, l := newClock(), newLearner(Config{MaxIdle: time.Minute})
-			l.report = func(e Event) {
-				if e.Broken > 0 {
-					t.Errorf("promised %v: event %+v, but nothing was closed early", promised, e)
-				}
-			}
-			l.Announced(c.now, promised)
-			want := l.Limit(c.now, Optional{})
-			c.sawClose(l, 10*second) // a restart
-			c.add(2 * second)
-			if !l.StartSensor(c.now) {
-				t.Fatal("no sensor after an early close")
-			}
-			c.add(time.Minute)
-			l.Announced(c.now, promised)
-			l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
-			l.EndSensor()
-			c.add(memory) // the cap stays for its time
-			l.Announced(c.now, promised)
-			if got := l.Limit(c.now, Optional{}); got != want {
-				t.Errorf("promised %v: limit = %v, want %v as before", promised, got, want)
-			}
-		}
-	})
-	t.Run("none while the value is announced", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		l.Announced(c.now, 5*second)
-		if l.StartSensor(c.now) {
-			t.Error("a sensor")
-		}
-	})
-	t.Run("one to look into an early close", func(t *testing.T) {
-		c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: 60 * second})
-		if l.StartSensor(c.now) {
-			t.Error("a sensor although the value is configured")
-		}
-		c.sawClose(l, 5*second)
-		if !l.StartSensor(c.now) {
-			t.Error("no sensor after an early close")
-		}
-	})
-	t.Run("every ten minutes while nothing is reused", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for range 2 {
-			c.sawClose(l, 100*time.Millisecond)
-			c.add(time.Minute)
-		}
-		if got := l.Limit(c.now, Optional{}); got.Value != 0 {
-			t.Fatalf("limit = %v, want no reuse", got)
-		}
-		if !l.StartSensor(c.now) {
-			t.Fatal("no first sensor")
-		}
-		l.EndSensor()
-		c.add(memory - 1)
-		if l.StartSensor(c.now) {
-			t.Error("a sensor too early")
-		}
-		c.add(1)
-		if !l.StartSensor(c.now) {
-			t.Error("no sensor after ten minutes")
-		}
-	})
-}
-
-func TestLearnerRaces(t *testing.T) {
-	c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: 10 * time.Second})
-	margin := func() time.Duration { return l.Limit(c.now, Optional{}).Margin }
-	if margin() != 500*time.Millisecond {
-		t.Fatalf("margin = %v", margin())
-	}
-	l.Raced(c.now)
-	l.Raced(c.now.Add(raceInterval - 1))
-	if margin() != time.Second {
-		t.Errorf("margin after races within 10 s = %v, want 1s", margin())
-	}
-	c.add(raceInterval)
-	l.Raced(c.now)
-	if margin() != 2*time.Second {
-		t.Errorf("margin after the next race = %v, want 2s", margin())
-	}
-	for range 20 {
-		c.add(raceInterval)
-		l.Raced(c.now)
-	}
-	if margin() != 5*time.Second {
-		t.Errorf("margin after many races = %v, want K/2", margin())
-	}
-	c.add(1000 * time.Minute)
-	if margin() != 500*time.Millisecond {
-		t.Errorf("margin after a long time = %v, want 500ms", margin())
-	}
-	l.Raced(c.now)
-	c.add(memory)
-	if margin() != 900*time.Millisecond {
-		t.Errorf("margin ten minutes after a race = %v, want 900ms", margin())
-	}
-}
-
 func TestLearnerAnnounced(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
 	l.Announced(c.now, 5*time.Second)
@@ -454,17 +47,6 @@ func TestLearnerAnnounced(t *testing.T) {
 	}
 }
 
-func TestLearnerRoundTrip(t *testing.T) {
-	c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: 2 * time.Second})
-	l.Connected(c.now, 40*time.Millisecond)
-	l.Responded(c.now, 90*time.Millisecond)
-	l.Responded(c.now, 50*time.Millisecond)
-	l.Connected(c.now, time.Second) // a lost SYN
-	if got := l.Limit(c.now, Optional{}).Margin; got != 200*time.Millisecond {
-		t.Errorf("margin = %v, want 2 x 50 ms + 100 ms", got)
-	}
-}
-
 func TestLearnerReports(t *testing.T) {
 	var got []Event
 	c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
@@ -480,97 +62,56 @@ func TestLearnerReports(t *testing.T) {
 	}
 }
 
-// A connection that is dead without a close caps the limit, and teaches nothing.
-//
-// Checklist: P29.
-func TestLostInSilence(t *testing.T) {
-	const s, ms = time.Second, time.Millisecond
-	for _, tc := range []struct {
-		name  string
-		idle  []time.Duration // at which requests were lost, a minute apart
-		want  time.Duration   // the limit
-		bound Bound
-	}{
-		{"at 30 s", []time.Duration{30 * s}, 28500 * ms, BoundSilence},
-		{"below half of the limit it was something else", []time.Duration{20 * s}, 57 * s, BoundKeepAlive},
-		{"the lowest counts", []time.Duration{50 * s, 30 * s, 40 * s}, 28500 * ms, BoundSilence},
-		{"however often", []time.Duration{30 * s, 30 * s, 30 * s, 30 * s}, 28500 * ms, BoundSilence},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
-			met := l.Limit(c.now, Optional{})
-			for _, idle := range tc.idle {
-				l.LostInSilence(c.now, idle, met)
-				c.add(time.Minute)
-			}
-			if got := l.Limit(c.now, Optional{}); got.Value != tc.want || got.Bound != tc.bound || got.Source != SourceConfigured {
-				t.Errorf("limit = %v, want %v", got, tc.want)
-			}
-			c.add(memory)
-			if got := l.Limit(c.now, Optional{}); got.Value != 57*s {
-				t.Errorf("limit ten minutes later = %v, want 57 s", got)
-			}
-		})
-	}
-}
-
-// Silence raises no limit: a path that lost a connection looks like one that the
-// upstream keeps.
-//
-// Checklist: P29.
-func TestSilenceRaisesNoLimit(t *testing.T) {
-	for _, proof := range []Proof{Silence, LivePath} {
+// Whatever is told in whatever order, a limit stays within what the configuration
+// and K allow, and a request that cannot be replayed is never allowed more.
+func FuzzLearner(f *testing.F) {
+	f.Add([]byte("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c"))
+	f.Add([]byte("\x00\x20\x00\x21\x08\xff\x00\x20\x02\x40\x0b\x80"))
+	f.Fuzz(func(t *testing.T, events []byte) {
 		c, l := newClock(), newLearner(defaults)
-		l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Opened: c.now.Add(-time.Hour), Proof: proof})
-		if got := l.Limit(c.now, Optional{}); (got.Source == SourceLearned) != (proof == LivePath) {
-			t.Errorf("proof %d: limit = %v", proof, got)
-		}
-	}
-}
-
-// An address may stand for servers with different timeouts: the shortest counts,
-// and a value that was confirmed is raised only when five connections outlived it.
-func TestMixedServersKeepTheShortestTimeout(t *testing.T) {
-	const s = time.Second
-	outlived := func(c *clock, l *Learner) {
-		l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
-	}
-	for _, tc := range []struct {
-		name string
-		then []time.Duration // ages of closes, a minute apart; 0: a sensor outlived all
-		want time.Duration
-	}{
-		{"a sensor at the other server", []time.Duration{0}, 2 * s},
-		{"four of them", []time.Duration{0, 0, 0, 0}, 2 * s},
-		{"five, so the first is gone", []time.Duration{0, 0, 0, 0, 0}, 2 * time.Minute},
-		{"a close in between", []time.Duration{0, 0, 0, 0, 2 * s, 0, 0, 0, 0}, 2 * s},
-		{"closes of a longer timeout", []time.Duration{60 * s, 60 * s, 60 * s, 60 * s}, 2 * s},
-		{"five of them", []time.Duration{60 * s, 60 * s, 60 * s, 60 * s, 60 * s}, 60 * s},
-		{"an earlier close in between", []time.Duration{60 * s, 60 * s, 60 * s, 60 * s, s, 60 * s, 60 * s}, 2 * s},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c, l := newClock(), newLearner(defaults)
-			for _, age := range append([]time.Duration{2 * s, 2 * s, 2 * s}, tc.then...) {
-				if age == 0 {
-					outlived(c, l)
-				} else {
-					c.sawClose(l, age)
+		for i := 0; i+1 < min(len(events), 400); i += 2 {
+			age := time.Duration(events[i+1]) * time.Duration(events[i+1]) * 2 * time.Millisecond
+			seen := Sighting{At: c.now, Idle: age, Opened: c.now.Add(-2 * age), Proof: Proof(events[i+1] % 3)}
+			switch events[i] % 13 {
+			case 0:
+				l.SawClose(Close{At: c.now, Idle: age, Open: age / 2, Opened: seen.Opened})
+			case 1:
+				l.SawOpen(seen)
+			case 2:
+				l.SensorSawOpen(seen)
+			case 3:
+				l.Raced(c.now)
+			case 4:
+				l.Announced(c.now, age)
+			case 5:
+				l.Connected(c.now, age/100)
+			case 6:
+				l.Responded(c.now, age)
+			case 7:
+				l.LostInSilence(c.now, age, l.Limit(c.now, Optional{}))
+			case 8:
+				c.add(10 * age)
+			case 9:
+				l.Import(c.now, Memory{KeepAlive: age, SeenAt: c.now.Add(-age), AtLeast: age > time.Second})
+			case 10:
+				l.EndedAtOnce(c.now)
+			case 11:
+				l.Lasted(c.now)
+			case 12:
+				if l.StartSensor(c.now) {
+					l.EndSensor()
 				}
-				c.add(time.Minute)
 			}
-			if got := l.Limit(c.now, Optional{}); got.KeepAlive != tc.want {
-				t.Errorf("limit = %v, want %v learned", got, tc.want)
+			for _, limit := range []Limit{l.Limit(c.now, Optional{}), l.Limit(c.now, Known(age)), l.UnusedLimit(c.now)} {
+				if limit.Value < 0 || limit.Value > defaults.MaxIdle || limit.Value > limit.KeepAlive || limit.Margin < 0 ||
+					limit.Unreplayable < 0 || limit.Unreplayable > limit.Value {
+					t.Fatalf("%v (%v for what cannot be replayed), margin %v, K %v", limit, limit.Unreplayable, limit.Margin, limit.KeepAlive)
+				}
 			}
-		})
-	}
-	t.Run("a cap outlives what is learned above it", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for _, age := range []time.Duration{s, 5 * s, 5 * s} {
-			c.sawClose(l, age)
-			c.add(2 * s)
-		}
-		if got := l.Limit(c.now, Optional{}); got.KeepAlive != 5*s || got.Value != 900*time.Millisecond {
-			t.Errorf("limit = %v, want 5 s learned, capped by the close after 1 s", got)
+			if m, ok := l.Export(c.now); ok && !m.valid() {
+				t.Fatalf("exported %+v", m)
+			}
+			c.add(time.Duration(events[i]) * 10 * time.Millisecond)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package idletime
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -123,7 +124,7 @@ func (p *pattern) countDistinct() (n int) {
 // different times, or 0.
 func (p *pattern) byAge() time.Duration {
 	byLife := slices.Clone(p.seen)
-	slices.SortFunc(byLife, func(a, b Close) int { return int(a.life() - b.life()) })
+	slices.SortFunc(byLife, func(a, b Close) int { return cmp.Compare(a.life(), b.life()) })
 	from, n := 0, 0 // the largest group of one life
 	for i, first := range byLife {
 		end := i

@@ -1,0 +1,54 @@
+package idletime
+
+import (
+	"testing"
+	"time"
+)
+
+// A connection that is dead without a close caps the limit, and teaches nothing.
+//
+// Checklist: P29.
+func TestLostInSilence(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	for _, tc := range []struct {
+		name  string
+		idle  []time.Duration // at which requests were lost, a minute apart
+		want  time.Duration   // the limit
+		bound Bound
+	}{
+		{"at 30 s", []time.Duration{30 * s}, 28500 * ms, BoundSilence},
+		{"below half of the limit it was something else", []time.Duration{20 * s}, 57 * s, BoundKeepAlive},
+		{"the lowest counts", []time.Duration{50 * s, 30 * s, 40 * s}, 28500 * ms, BoundSilence},
+		{"however often", []time.Duration{30 * s, 30 * s, 30 * s, 30 * s}, 28500 * ms, BoundSilence},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
+			met := l.Limit(c.now, Optional{})
+			for _, idle := range tc.idle {
+				l.LostInSilence(c.now, idle, met)
+				c.add(time.Minute)
+			}
+			if got := l.Limit(c.now, Optional{}); got.Value != tc.want || got.Bound != tc.bound || got.Source != SourceConfigured {
+				t.Errorf("limit = %v, want %v", got, tc.want)
+			}
+			c.add(memory)
+			if got := l.Limit(c.now, Optional{}); got.Value != 57*s {
+				t.Errorf("limit ten minutes later = %v, want 57 s", got)
+			}
+		})
+	}
+}
+
+// Silence raises no limit: a path that lost a connection looks like one that the
+// upstream keeps.
+//
+// Checklist: P29.
+func TestSilenceRaisesNoLimit(t *testing.T) {
+	for _, proof := range []Proof{Silence, LivePath} {
+		c, l := newClock(), newLearner(defaults)
+		l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Opened: c.now.Add(-time.Hour), Proof: proof})
+		if got := l.Limit(c.now, Optional{}); (got.Source == SourceLearned) != (proof == LivePath) {
+			t.Errorf("proof %d: limit = %v", proof, got)
+		}
+	}
+}
