@@ -12,6 +12,7 @@ import (
 //		origins     auto | sites | none | <https origin...>
 //		public_port <port>
 //		max_origins <n>
+//		http3
 //	}
 //
 // Each option may be given once. The block may be left out.
@@ -43,8 +44,13 @@ func (l *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			if err := number(d, option, args, mostMaxOrigins, &l.MaxOrigins); err != nil {
 				return err
 			}
+		case "http3":
+			if len(args) != 0 {
+				return d.ArgErr()
+			}
+			l.HTTP3 = true
 		default:
-			return d.Errf("unknown option '%s': must be origins, public_port or max_origins", option)
+			return d.Errf("unknown option '%s': must be origins, public_port, max_origins or http3", option)
 		}
 		if d.NextBlock(1) {
 			return d.Errf("option '%s' takes no block", option)

@@ -114,6 +114,27 @@ https:// {
 	}
 }
 
+// default_sni changes nothing between sites that are otherwise equal.
+func TestDefaultSNIAmongEqualSites(t *testing.T) {
+	cert, key := writeCertificate(t, "a.equal.test", "b.equal.test", "c.equal.test")
+	site := " {\n\ttls " + cert + " " + key + "\n\tmisdirected {\n\t\tscope certificate\n\t}\n\trespond ok\n}\n"
+	names := []string{"a.equal.test", "b.equal.test", "c.equal.test"}
+	port := startCaddyfile(t, "\tdefault_sni a.equal.test\n"+strings.Replace(originBlock, "MODE", "auto", 1), names[0]+site+names[1]+site+names[2]+site, names[0])
+	for _, sni := range names {
+		h := dialH2(t, port, sni)
+		if got := h.origins(); len(got) != 2 {
+			t.Errorf("SNI %s: told %v, want the two others", sni, got)
+		}
+		for _, host := range names {
+			h := dialH2(t, port, sni)
+			h.get(1, host)
+			if status := h.status(1); status != "200" {
+				t.Errorf("SNI %s: %s is answered %s", sni, host, status)
+			}
+		}
+	}
+}
+
 // writeCertificate returns the files of a certificate and its key.
 func writeCertificate(t *testing.T, names ...string) (cert, key string) {
 	t.Helper()

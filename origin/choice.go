@@ -163,8 +163,8 @@ func (l *ListenerWrapper) tell(sni string, port uint16) (t telling) {
 	return t
 }
 
-// frames returns the ORIGIN frames for a new connection, none if it gets none.
-func (l *ListenerWrapper) frames(serverName string, local net.Addr) frames {
+// originsFor returns what a new connection is told of, and whether it is told at all.
+func (l *ListenerWrapper) originsFor(serverName string, local net.Addr) (t telling) {
 	// A server name that is invalid selected a policy and a certificate in
 	// ways that no lookup can follow: nothing is said to be right for it.
 	sni, err := hostname.ParseSNI(serverName)
@@ -172,12 +172,17 @@ func (l *ListenerWrapper) frames(serverName string, local net.Addr) frames {
 		sni = ""
 	}
 	port := l.choice.port(local)
-	t := l.tell(sni, port)
+	t = l.tell(sni, port)
 	l.logTelling(serverName, sni, port, t)
-	if !t.frame {
-		return frames{cut: len(t.cut) > 0}
+	return t
+}
+
+// frames returns the ORIGIN frames for a new HTTP/2 connection, none if it gets none.
+func (l *ListenerWrapper) frames(serverName string, local net.Addr) (out frames) {
+	t := l.originsFor(serverName, local)
+	if t.frame {
+		out = encode(t.in)
 	}
-	out := encode(t.in)
 	out.cut = len(t.cut) > 0
 	return out
 }

@@ -19,8 +19,11 @@ func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) (answe
 			at = len(answers)
 			answers = append(answers, l.explain(serverName, port, leftOut))
 		}
-		if !p.h2 { // all of a server's listeners have it, or none
-			answers[at].Frame, answers[at].Origins, answers[at].Why = false, []string{}, "no frame is sent: the listener has no HTTP/2"
+		if e := &answers[at]; !p.h2 { // all of a server's listeners have it, or none
+			e.Frame = false
+			if !e.HTTP3 {
+				e.Origins, e.Why = []string{}, "no frame is sent: the listener has no HTTP/2"
+			}
 		}
 		answers[at].Listeners = append(answers[at].Listeners, p.address)
 	}
@@ -30,6 +33,7 @@ func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) (answe
 // explain says what connections to a port are told.
 func (l *ListenerWrapper) explain(serverName string, port uint16, leftOut bool) authority.OriginExplanation {
 	e := authority.OriginExplanation{Port: port, Origins: []string{}}
+	e.WithoutHTTP3 = l.board.withoutHTTP3()
 	if leftOut {
 		e.LeftOut, e.LeftOutCounts = []authority.LeftOut{}, make(map[string]int)
 	}
@@ -39,6 +43,7 @@ func (l *ListenerWrapper) explain(serverName string, port uint16, leftOut bool) 
 	}
 	t := l.tell(sni, port)
 	e.Frame, e.Why = t.frame, l.why(t, err)
+	e.HTTP3 = t.frame && e.WithoutHTTP3 == ""
 	sent := make(map[origin]bool)
 	if t.frame {
 		for _, o := range t.in {

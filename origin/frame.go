@@ -65,8 +65,7 @@ func encode(origins []origin) frames {
 	}
 	for _, o := range origins {
 		start := len(payload)
-		payload = o.append(append(payload, 0, 0))
-		binary.BigEndian.PutUint16(payload[start:], uint16(len(payload)-start-2))
+		payload = o.appendEntry(payload)
 		if len(payload) > maxPayload {
 			entry := bytes.Clone(payload[start:])
 			payload = payload[:start]
@@ -77,4 +76,12 @@ func encode(origins []origin) frames {
 	flush()
 	out.bytes, out.origins = buf.Bytes(), len(origins)
 	return out
+}
+
+// appendEntry adds o to the payload of a frame.
+func (o origin) appendEntry(payload []byte) []byte {
+	start := len(payload)
+	payload = o.append(append(payload, 0, 0))
+	binary.BigEndian.PutUint16(payload[start:], uint16(len(payload)-start-2))
+	return payload
 }

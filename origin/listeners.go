@@ -82,18 +82,35 @@ type board struct {
 	mu     sync.Mutex
 	places []place
 	next   int
+	http3  string // what keeps ORIGIN frames from HTTP/3, "" is nothing
 }
 
-// open is told of the listeners, in the order of places.
-func (b *board) open(addr net.Addr) {
+// open is told of the listeners, in the order of places. It returns whether this is the
+// first.
+func (b *board) open(addr net.Addr) (first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.next == len(b.places) || addr == nil {
-		return
+		return false
 	}
 	p := &b.places[b.next]
 	b.next++
 	p.address, p.port = addr.Network()+"/"+addr.String(), portOf(addr)
+	return b.next == 1
+}
+
+// setHTTP3 is told what keeps ORIGIN frames from HTTP/3.
+func (b *board) setHTTP3(problem string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.http3 = problem
+}
+
+// withoutHTTP3 returns what keeps ORIGIN frames from HTTP/3, "" if nothing does.
+func (b *board) withoutHTTP3() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.http3
 }
 
 // withTLS returns the places with TLS.

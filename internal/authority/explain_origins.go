@@ -23,6 +23,11 @@ type OriginExplanation struct {
 	Port uint16 `json:"port"`
 	// Whether an ORIGIN frame is sent at all; it may be empty.
 	Frame bool `json:"frame"`
+	// Whether an ORIGIN frame is sent on HTTP/3 as well, with the first 20 of the
+	// origins: those of the same registrable domain come first there.
+	HTTP3 bool `json:"http3"`
+	// What keeps it from HTTP/3. "" if nothing does.
+	WithoutHTTP3 string `json:"without_http3,omitempty"`
 	// How the origins are chosen.
 	Why string `json:"why"`
 	// The origins in the ORIGIN frame, besides that of the SNI itself.
