@@ -179,8 +179,8 @@ func (s *Snapshot) NamesHost(host string) bool {
 }
 
 // CertificateCovers tells whether host is covered by the certificate that is
-// presented for sni, whichever of several that is. It reads the certificate
-// cache at most once a second for each SNI.
+// presented for sni. If it may be one of several, all of them must cover the
+// host. It reads the certificate cache at most once a second for each SNI.
 func (s *Snapshot) CertificateCovers(sni, host string) bool {
 	return sni != "" && s.certificates.cover(sni, host)
 }

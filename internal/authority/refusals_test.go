@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -367,4 +369,36 @@ func TestNamesAreKeptWithoutTheirHeaders(t *testing.T) {
 		t.Errorf("%d KiB are in use after 500 names, %d before", after>>10, before>>10)
 	}
 	runtime.KeepAlive(s)
+}
+
+// Many connections ask at once, while certificates change.
+func TestRefusesFromManyConnections(t *testing.T) {
+	_, s := server(t, `"tls_connection_policies":[{}],"routes":[`+hostRoute("a.w.test", guardFor(`,"scope":"sni"`))+`,`+hostRoute("b.w.test c.w.test")+`]`)
+	var certs atomic.Pointer[[]certmagic.Certificate]
+	renew := func() {
+		cert := certmagic.Certificate{Names: []string{"*.w.test"}}
+		cert.Leaf = &x509.Certificate{DNSNames: cert.Names}
+		certs.Store(&[]certmagic.Certificate{cert})
+	}
+	renew()
+	s.certificates.find = func(string) []certmagic.Certificate { return *certs.Load() }
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 300 {
+				if i%20 == 0 {
+					renew()
+				}
+				sni := []string{"a.w.test", "b.w.test", "c.w.test"}[i%3]
+				s.certificates.refresh(sni)
+				if got := s.Refuses(sni).Answer; (got == Yes) != (sni != "a.w.test") {
+					t.Errorf("a.w.test is refused on a connection of %s: %s", sni, got)
+				}
+				if got := s.RefusedElsewhere(sni).Answer; got == Yes && sni != "a.w.test" {
+					t.Errorf("%s is refused elsewhere", sni)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
