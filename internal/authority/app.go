@@ -70,7 +70,7 @@ func (app *App) Warnings() (all []Warning) {
 	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		var found []Warning
 		if server, ok := app.servers[servers[name]]; ok {
-			found = server.Snapshot().warnings()
+			found = append(server.Snapshot().warnings(), server.sharedWarnings()...)
 		} else if names := unguardedNames(servers[name]); len(names) > 0 {
 			found = []Warning{warn(unguarded, "sites", names)}
 		}

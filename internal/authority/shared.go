@@ -1,0 +1,98 @@
+package authority
+
+import (
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/hostname"
+)
+
+// mostClasses is how many classes of server names are asked for one warning. A start
+// must not take long, and one that is found is worth a warning.
+const mostClasses = 200
+
+const (
+	sharedWithoutOrigin = "sites share a certificate and misdirected refuses their requests on each other's connections: browsers send them there, get 421 " +
+		"and ask again; add the origin listener wrapper, or give the sites a certificate each"
+	sharedWithoutGuard = "clients come from these sites over HTTP/3 to others that refuse their requests, again and again, since the certificate covers both: " +
+		"put misdirected { scope certificate } into them, which withdraws HTTP/3 there"
+	addressWithoutSNI = "clients send no TLS server name to an IP address, so misdirected refuses all requests to these sites: " +
+		"set default_sni to the address"
+)
+
+// sharedWarnings finds sites that a shared certificate leads to refusals. What it says
+// of certificates is true of those in Caddy's cache now.
+func (s *Server) sharedWarnings() (found []Warning) {
+	snap := s.Snapshot()
+	if snap.strictSNIHost || !s.HasTLS() || len(snap.guards.all()) == 0 {
+		return nil
+	}
+	var refused, open []string
+	var example Refusal
+	for sni, shown := range snap.serverNames {
+		r := snap.Refuses(sni)
+		if r.Answer != Yes {
+			continue
+		}
+		if example = r; !snap.guarded(sni) {
+			open = append(open, shown)
+		}
+		refused = append(refused, r.Host)
+	}
+	if len(refused) > 0 && !s.SendsOrigins() {
+		found = append(found, warn(sharedWithoutOrigin, "sites", refused, zap.String("sni", example.SNI), zap.String("host", example.Host)))
+	}
+	if len(open) > 0 && s.HTTP3() {
+		found = append(found, warn(sharedWithoutGuard, "sites", open, zap.String("host", example.Host)))
+	}
+	var addresses []string
+	for _, name := range snap.hosts.all {
+		if hostname.IsIP(name) && snap.refused("", name) {
+			addresses = append(addresses, name)
+		}
+	}
+	if len(addresses) > 0 {
+		found = append(found, warn(addressWithoutSNI, "sites", addresses))
+	}
+	return found
+}
+
+// serverNames goes through server names of clients, with how to show them: exact names
+// of the sites, and a made-up one for each wildcard.
+func (s *Snapshot) serverNames(yield func(sni, shown string) bool) {
+	classes := make(map[sniClass]bool)
+	next := func(sni, shown string) bool {
+		classes[s.sniClass(sni)] = true
+		return len(classes) <= mostClasses && yield(sni, shown)
+	}
+	for _, name := range s.hosts.all {
+		if !hostname.IsIP(name) && !next(name, name) {
+			return
+		}
+	}
+	var wildcards []string
+	for _, site := range s.routes.sites {
+		for _, pattern := range site.patterns {
+			if parent, ok := strings.CutPrefix(pattern, "*."); ok && !strings.Contains(parent, "*") {
+				wildcards = append(wildcards, parent)
+			}
+		}
+	}
+	slices.Sort(wildcards)
+	for _, parent := range slices.Compact(wildcards) {
+		if !next(s.refusals.other+"."+parent, "*."+parent) {
+			return
+		}
+	}
+}
+
+// guarded tells whether a guard runs for every request to a host.
+func (s *Snapshot) guarded(host string) (guarded bool) {
+	s.guards.each(host, func(_ *Guard, certain bool) bool {
+		guarded = certain
+		return !guarded
+	})
+	return guarded
+}
