@@ -134,6 +134,7 @@ func (l *live) ask(method, path string) (status int, body string) {
 	answer := l.normal.Replace(indented.String())
 	answer = regexp.MustCompile(`"time": "20[^"]+Z"`).ReplaceAllString(answer, `"time": "TIME"`)
 	answer = regexp.MustCompile(`"remote_addr": "127.0.0.1:\d+"`).ReplaceAllString(answer, `"remote_addr": "CLIENT"`)
+	answer = regexp.MustCompile(`"transport": "[0-9a-f]+"`).ReplaceAllString(answer, `"transport": "TRANSPORT"`)
 	answer = regexp.MustCompile(`(\n\t+)\d+\.\d{3,}(e-\d+)?`).ReplaceAllString(answer, `${1}AGE`)
 	return resp.StatusCode, answer
 }

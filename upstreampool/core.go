@@ -14,6 +14,7 @@ import (
 // A core is everything of a transport that survives a reload: its pools, what
 // was learned, and the net/http transports to dial with.
 type core struct {
+	id                string // tells transports apart, by their settings
 	cfg               config
 	h2Transport       *http.Transport // negotiates, or speaks h2c
 	h1Transport       *http.Transport // HTTP/1 only
@@ -21,8 +22,7 @@ type core struct {
 	sessions          tls.ClientSessionCache
 	sniHasPlaceholder bool
 	proxy             func(*http.Request) (*url.URL, error)
-	loggers           []*zap.Logger              // of the configurations that use it, which end with them
-	logger            atomic.Pointer[zap.Logger] // the last of them
+	users             users
 	upstreams         upstreams
 
 	draining atomic.Bool
@@ -32,21 +32,7 @@ type core struct {
 	pools map[key]*pool
 }
 
-// logWith changes the loggers. Without any, the last one goes on for requests
-// that are under way.
-func (c *core) logWith(loggers []*zap.Logger) {
-	c.loggers = loggers
-	if n := len(loggers); n > 0 {
-		c.logger.Store(loggers[n-1])
-	}
-}
-
-func (c *core) log() *zap.Logger {
-	if l := c.logger.Load(); l != nil {
-		return l
-	}
-	return zap.NewNop()
-}
+func (c *core) log() *zap.Logger { return c.users.logger() }
 
 // pool returns the pool of a target, made on first use.
 func (c *core) pool(tg *target) *pool {

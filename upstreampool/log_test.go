@@ -133,7 +133,7 @@ func TestLog(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			bubble(t, tc.change, func(t *testing.T, tr *Transport, up *pipeServer) {
 				logged, logs := observer.New(zap.DebugLevel)
-				tr.core.logger.Store(zap.New(logged))
+				tr.core.users.last.Store(zap.New(logged))
 				tc.do(t, tr, up)
 				synctest.Wait()
 				got := logs.AllUntimed()

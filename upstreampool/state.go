@@ -82,6 +82,10 @@ func (p *pool) answered(c *conn, resp *http.Response) {
 type PoolState struct {
 	// The address that is dialed, as in the configuration.
 	Upstream string `json:"upstream"`
+	// Whose transport it is: the sites whose reverse_proxy uses it, or else the
+	// server, at most 20; and a name that stands for its settings.
+	Sites     []string `json:"sites,omitempty"`
+	Transport string   `json:"transport"`
 	// What else makes a pool: scheme, TLS server name, the hash of a client
 	// certificate that Caddy manages, HTTP/1 only, forward proxy and PROXY
 	// protocol source.
@@ -134,8 +138,11 @@ const mostAges = 100
 func States() []PoolState {
 	states := []PoolState{}
 	for _, c := range cores() {
+		sites := c.users.sites()
 		for _, p := range c.all() {
-			states = append(states, p.state(time.Now()))
+			s := p.state(time.Now())
+			s.Sites = sites
+			states = append(states, s)
 		}
 	}
 	slices.SortFunc(states, func(a, b PoolState) int {
@@ -161,7 +168,7 @@ func Drain(upstream string) (pools, connections int) {
 }
 
 func (s PoolState) order() string {
-	return strings.Join([]string{s.Upstream, s.Scheme, s.ServerName, s.ClientCertificate, s.Proxy, s.ProxySource, s.Protocol}, "\x00")
+	return strings.Join([]string{s.Upstream, s.Transport, s.Scheme, s.ServerName, s.ClientCertificate, s.Proxy, s.ProxySource, s.Protocol}, "\x00")
 }
 
 // protocolName is how the protocol of a pool reads in state and metrics.
@@ -178,7 +185,7 @@ func (p *pool) state(now time.Time) PoolState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := PoolState{
-		Upstream: p.name, Scheme: p.key.scheme, ServerName: p.key.sni, ClientCertificate: p.key.certificate, HTTP1Only: p.key.h1, Proxy: redacted(p.key.proxy),
+		Upstream: p.name, Transport: p.core.id, Scheme: p.key.scheme, ServerName: p.key.sni, ClientCertificate: p.key.certificate, HTTP1Only: p.key.h1, Proxy: redacted(p.key.proxy),
 		Protocol:  protocolName(h2),
 		IdleLimit: limit.Value.Seconds(), KeepAlive: limit.KeepAlive.Seconds(), Source: limit.Source,
 		Margin: limit.Margin.Seconds(), Why: limit.String(),

@@ -136,7 +136,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				if err := tr.Provision(ctx); err != nil {
 					t.Fatal(err)
 				}
-				tr.core.logger.Store(zap.NewNop())
+				tr.core.users.last.Store(zap.NewNop())
 				return tr
 			}
 			var current atomic.Pointer[Transport]

@@ -3,10 +3,12 @@ package upstreampool
 import (
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -87,10 +89,10 @@ type Transport struct {
 	// name their own. Default (zero): none.
 	MinIdle int `json:"min_idle,omitempty"`
 
-	core   *core
-	key    *coreKey
-	logger *zap.Logger
-	h3     bool
+	core *core
+	key  *coreKey
+	user *user
+	h3   bool
 
 	// answersWhenFull belongs to the reverse_proxy around the transport, so it is
 	// no part of the core, which several may share.
@@ -109,8 +111,7 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 // learned survive reloads.
 var pools = caddy.NewUsagePool()
 
-// provisioning is held from the choice of a key to its use, and while the
-// loggers of a core change.
+// provisioning is held from the choice of a key to its use.
 var provisioning sync.Mutex
 
 // coreKey says which transports share a core: those of equal settings, as long as
@@ -118,6 +119,15 @@ var provisioning sync.Mutex
 type coreKey struct {
 	config     [sha256.Size]byte
 	generation int
+}
+
+// String is short, and as good as unique among the transports of a configuration.
+func (k coreKey) String() string {
+	id := hex.EncodeToString(k.config[:4])
+	if k.generation > 0 {
+		id += "." + strconv.Itoa(k.generation)
+	}
+	return id
 }
 
 // cores returns the cores in use.
@@ -164,12 +174,13 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	provisioning.Lock()
 	defer provisioning.Unlock()
 	k := keyFor(settingsHash(settings, fresh.tls), fresh)
+	fresh.id = k.String()
 	v, _, err := pools.LoadOrNew(k, func() (caddy.Destructor, error) { return fresh, nil })
 	if err != nil {
 		return err
 	}
-	t.core, t.key, t.logger = v.(*core), &k, ctx.Logger()
-	t.core.logWith(append(t.core.loggers, t.logger))
+	t.core, t.key, t.user = v.(*core), &k, &user{ctx.Logger(), sitesOf(ctx)}
+	t.core.users.join(t.user)
 	return nil
 }
 
@@ -266,9 +277,7 @@ func (t *Transport) Cleanup() error {
 			return err
 		}
 		t.key = nil // t.core stays: requests may still be under way
-		provisioning.Lock()
-		defer provisioning.Unlock()
-		t.core.logWith(slices.DeleteFunc(t.core.loggers, func(l *zap.Logger) bool { return l == t.logger }))
+		t.core.users.leave(t.user)
 	}
 	if t.HTTPTransport == nil {
 		return nil
