@@ -33,15 +33,10 @@ type conn struct {
 	tlsConn
 	server server
 
-	once   sync.Once // for the handshake
-	failed error     // of the handshake, or of the first bytes, for good
-
-	// opening counts the first bytes from the client. There is one reader at
-	// a time, so this and failed need no lock once the handshake is done.
-	opened  bool
-	http2   bool
+	once  sync.Once    // for the handshake
+	phase atomic.Int32 // see [phase]
+	// opening is how much of the HTTP/2 preface came. There is one reader at a time.
 	opening int
-	matches bool // what came so far is a part of the HTTP/2 preface
 
 	// plain: there is nothing to add to what is written any more.
 	plain  atomic.Bool
@@ -49,6 +44,21 @@ type conn struct {
 	header []byte     // of the first frame, as far as it was written
 	rest   int        // of its payload, once the header is complete
 }
+
+// A phase is how far a connection is on the reading side.
+type phase int32
+
+const (
+	handshaking   phase = iota // no byte was read
+	expectPreface              // ALPN selected HTTP/2, whose preface must come first
+	expectOther                // it selected another protocol, which is anything else
+	settled                    // what came is of that protocol
+	dead                       // the client gets nothing any more
+)
+
+func (c *conn) in(p phase) bool { return phase(c.phase.Load()) == p }
+
+func (c *conn) enter(p phase) { c.phase.Store(int32(p)) }
 
 // A server is what a conn needs of the server it belongs to.
 type server interface {
@@ -69,36 +79,46 @@ const prefaceTimeout = 10 * time.Second
 // errProtocol: what the client sends is not what ALPN selected.
 var errProtocol = errors.New("the client does not speak the protocol that ALPN selected")
 
-// Read implements net.Conn. The first call performs the TLS handshake.
+// Read implements net.Conn. The first call performs the TLS handshake. Where the
+// connection is dead, it ends without a word: any other error net/http would answer
+// with a 400.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.opened {
+	if c.in(settled) {
 		return c.tlsConn.Read(p)
 	}
-	return c.readOpening(p)
-}
-
-func (c *conn) readOpening(p []byte) (int, error) {
 	c.once.Do(c.handshake)
-	if c.failed != nil {
-		return 0, c.failed
+	if c.in(dead) {
+		return 0, io.EOF
 	}
 	n, err := c.tlsConn.Read(p)
-	for _, b := range p[:n] {
-		c.matches = c.matches && b == http2.ClientPreface[c.opening]
-		c.opening++
-		whole := c.opening == len(http2.ClientPreface)
-		if c.http2 && !c.matches || !c.http2 && c.matches && whole {
-			c.server.logf("http: closing connection from %s: %v", c.RemoteAddr(), errProtocol)
-			c.Close()
-			c.failed = io.EOF
-			return 0, io.EOF
-		}
-		if whole {
-			c.opened = true
-			break
-		}
+	if !c.follow(p[:n]) {
+		c.server.logf("http: closing connection from %s: %v", c.RemoteAddr(), errProtocol)
+		c.Close()
+		c.enter(dead)
+		return 0, io.EOF
 	}
 	return n, err
+}
+
+// follow looks at the first bytes from the client, as they come, and returns whether
+// they can be of the protocol that ALPN selected.
+func (c *conn) follow(p []byte) bool {
+	http2Selected := c.in(expectPreface)
+	for _, b := range p {
+		if b != http2.ClientPreface[c.opening] {
+			if !http2Selected {
+				c.enter(settled)
+			}
+			return !http2Selected
+		}
+		if c.opening++; c.opening == len(http2.ClientPreface) {
+			if http2Selected {
+				c.enter(settled)
+			}
+			return http2Selected
+		}
+	}
+	return true
 }
 
 // handshake is what net/http's conn.serve does with a *tls.Conn.
@@ -117,36 +137,36 @@ func (c *conn) handshake() {
 			reason = "client sent an HTTP request to an HTTPS server"
 		}
 		c.server.logf("http: TLS handshake error from %s: %v", c.RemoteAddr(), reason)
-		c.fail()
+		c.end()
 		return
 	}
 
 	// net/http sets these anew where the handshake ends.
 	limit := headerTimeout
+	next := expectOther
 	switch proto := c.ConnectionState().NegotiatedProtocol; proto {
 	case http2.NextProtoTLS:
-		c.http2 = true
+		next = expectPreface
 		limit = prefaceTimeout
 	case "", "http/1.1", "http/1.0":
 		c.plain.Store(true)
 	default: // such as that of an ACME challenge, which ends here
 		c.Close()
-		c.fail()
+		c.end()
 		return
 	}
-	c.matches = true
 	var deadline time.Time
 	if limit > 0 {
 		deadline = time.Now().Add(limit)
 	}
 	_ = c.SetReadDeadline(deadline)
 	_ = c.SetWriteDeadline(time.Time{})
+	c.enter(next)
 }
 
-// fail ends the connection without a word: any other error net/http would
-// answer with a 400.
-func (c *conn) fail() {
-	c.failed = io.EOF
+// end leaves nothing to read, and nothing to add to what is written.
+func (c *conn) end() {
+	c.enter(dead)
 	c.plain.Store(true)
 }
 

@@ -4,12 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -21,83 +19,9 @@ import (
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
-const late = ", not about "
-
-// took says in words how long something took that should take a while.
-func took(start time.Time, want time.Duration) string {
-	if d := time.Since(start); d < want-50*time.Millisecond || d > want+400*time.Millisecond {
-		return fmt.Sprintf("after %v%s%v", d, late, want)
-	}
-	return "in time"
-}
-
-// ended reads until the connection ends.
-func ended(r io.Reader) string {
-	data, err := io.ReadAll(r)
-	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
-		return fmt.Sprintf("%q, and then nothing", data)
-	}
-	return fmt.Sprintf("%q", data)
-}
-
-// do performs a request and shows the answer.
-func do(t *testing.T, c *http.Client, method, url string, body io.Reader) string {
-	t.Helper()
-	r, err := http.NewRequest(method, url, body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := c.Do(r)
-	if err != nil {
-		return err.Error()
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if len(data) > 200 {
-		return fmt.Sprint(resp.Status, " ", len(data), " bytes ", err)
-	}
-	return fmt.Sprint(resp.Status, " ", string(data), " ", err)
-}
-
-// TestAsStock: what a client sees, and what is logged, is what it is without the
-// wrapper, and the same with other wrappers around it.
-func TestAsStock(t *testing.T) {
-	const name = "a.stock.test"
-	for _, test := range []struct {
-		name   string
-		server string // more of its config
-		run    func(t *testing.T, port int) string
-		want   string
-		log    string // what http.stdlib says, if anything
-	}{
-		{
-			name: "r.TLS on HTTP/1.1",
-			run: func(t *testing.T, port int) string {
-				return do(t, client(t, port, name, "http/1.1"), "GET", "https://"+name+"/", nil)
-			},
-			want: "200 OK " + name + "  tls1.3 HTTP/1.1 " + name + " <nil>",
-		},
-		{
-			name: "r.TLS on HTTP/2",
-			run: func(t *testing.T, port int) string {
-				return do(t, client(t, port, name, "h2"), "GET", "https://"+name+"/", nil)
-			},
-			want: "200 OK " + name + " h2 tls1.3 HTTP/2.0 " + name + " <nil>",
-		},
-		{
-			name: "no ALPN is HTTP/1.1",
-			run: func(t *testing.T, port int) string {
-				c := dial(t, port, name)
-				fmt.Fprintf(c, "GET / HTTP/1.0\r\nHost: %s\r\n\r\n", name)
-				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-				if err != nil {
-					return err.Error()
-				}
-				body, _ := io.ReadAll(resp.Body)
-				return string(body)
-			},
-			want: name + "  tls1.3 HTTP/1.0 " + name,
-		},
+// As without the wrapper: handshakes and what is no TLS at all.
+func TestAsStockHandshakes(t *testing.T) {
+	asStock(t, []stockCase{
 		{
 			name: "plain HTTP on the HTTPS port",
 			run: func(t *testing.T, port int) string {
@@ -142,7 +66,7 @@ func TestAsStock(t *testing.T) {
 		{
 			name: "no protocol in common",
 			run: func(t *testing.T, port int) string {
-				_, err := tls.Dial("tcp", address(port), clientTLS(name, "foo"))
+				_, err := tls.Dial("tcp", address(port), clientTLS(stockName, "foo"))
 				return fmt.Sprint(err)
 			},
 			want: "remote error: tls: no application protocol",
@@ -157,6 +81,74 @@ func TestAsStock(t *testing.T) {
 			want: "remote error: tls: internal error",
 			log:  "http: TLS handshake error from ADDR: no certificate available for 'else.stock.test'",
 		},
+	})
+}
+
+// As without the wrapper: which protocol is spoken, and what handlers see of it.
+func TestAsStockProtocols(t *testing.T) {
+	asStock(t, []stockCase{
+		{
+			name: "r.TLS on HTTP/1.1",
+			run: func(t *testing.T, port int) string {
+				return do(t, client(t, port, stockName, "http/1.1"), "GET", "https://"+stockName+"/", nil)
+			},
+			want: "200 OK " + stockName + "  tls1.3 HTTP/1.1 " + stockName + " <nil>",
+		},
+		{
+			name: "r.TLS on HTTP/2",
+			run: func(t *testing.T, port int) string {
+				return do(t, client(t, port, stockName, "h2"), "GET", "https://"+stockName+"/", nil)
+			},
+			want: "200 OK " + stockName + " h2 tls1.3 HTTP/2.0 " + stockName + " <nil>",
+		},
+		{
+			name: "no ALPN is HTTP/1.1",
+			run: func(t *testing.T, port int) string {
+				c := dial(t, port, stockName)
+				fmt.Fprintf(c, "GET / HTTP/1.0\r\nHost: %s\r\n\r\n", stockName)
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					return err.Error()
+				}
+				body, _ := io.ReadAll(resp.Body)
+				return string(body)
+			},
+			want: stockName + "  tls1.3 HTTP/1.0 " + stockName,
+		},
+		{
+			name:   "HTTP/1.1 only",
+			server: `"protocols":["h1"],`,
+			run: func(t *testing.T, port int) string {
+				_, err := tls.Dial("tcp", address(port), clientTLS(stockName, "h2"))
+				return do(t, client(t, port, stockName, "h2"), "GET", "https://"+stockName+"/", nil) + " " + fmt.Sprint(err)
+			},
+			want: "200 OK " + stockName + " http/1.1 tls1.3 HTTP/1.1 " + stockName + " <nil> remote error: tls: no application protocol",
+			log:  "http: TLS handshake error from ADDR: tls: client requested unsupported application protocols ([\"h2\"])",
+		},
+		{
+			name:   "HTTP/2 only",
+			server: `"protocols":["h2"],`,
+			run: func(t *testing.T, port int) string {
+				return do(t, client(t, port, stockName, "h2"), "GET", "https://"+stockName+"/", nil)
+			},
+			want: "200 OK " + stockName + " h2 tls1.3 HTTP/2.0 " + stockName + " <nil>",
+		},
+		{
+			name:   "HTTP/2 only, and a client that knows HTTP/1.1 alone",
+			server: `"protocols":["h2"],`,
+			run: func(t *testing.T, port int) string {
+				c := dial(t, port, stockName, "http/1.1") // which Go lets in without ALPN
+				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", stockName)
+				return ended(c)
+			},
+			want: `""`,
+		},
+	})
+}
+
+// As without the wrapper: every limit of time.
+func TestAsStockTimeouts(t *testing.T) {
+	asStock(t, []stockCase{
 		{
 			name:   "time for a handshake",
 			server: `"read_header_timeout":"500ms",`,
@@ -181,7 +173,7 @@ func TestAsStock(t *testing.T) {
 			server: `"read_header_timeout":"500ms",`,
 			run: func(t *testing.T, port int) (out string) {
 				for _, sent := range []string{"", "GET", "GET / HTTP/1.1\r\nHost: "} {
-					c := dial(t, port, name, "http/1.1")
+					c := dial(t, port, stockName, "http/1.1")
 					start := time.Now()
 					_, _ = io.WriteString(c, sent)
 					out += ended(c) + " " + took(start, 500*time.Millisecond) + " "
@@ -193,9 +185,9 @@ func TestAsStock(t *testing.T) {
 			name:   "time for a body",
 			server: `"read_timeout":"500ms",`,
 			run: func(t *testing.T, port int) string {
-				c := dial(t, port, name, "http/1.1")
+				c := dial(t, port, stockName, "http/1.1")
 				start := time.Now()
-				fmt.Fprintf(c, "POST /upload HTTP/1.1\r\nHost: %s\r\nContent-Length: 10\r\n\r\n12345", name)
+				fmt.Fprintf(c, "POST /upload HTTP/1.1\r\nHost: %s\r\nContent-Length: 10\r\n\r\n12345", stockName)
 				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 				if err != nil {
 					return err.Error()
@@ -208,8 +200,8 @@ func TestAsStock(t *testing.T) {
 			name:   "idle HTTP/1.1",
 			server: `"idle_timeout":"500ms",`,
 			run: func(t *testing.T, port int) string {
-				c := dial(t, port, name, "http/1.1")
-				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", name)
+				c := dial(t, port, stockName, "http/1.1")
+				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", stockName)
 				r := bufio.NewReader(c)
 				resp, err := http.ReadResponse(r, nil)
 				if err != nil {
@@ -225,47 +217,25 @@ func TestAsStock(t *testing.T) {
 			name:   "idle HTTP/2",
 			server: `"idle_timeout":"500ms",`,
 			run: func(t *testing.T, port int) string {
-				h := dialH2(t, port, name)
-				h.get(1, name)
+				h := dialH2(t, port, stockName)
+				h.get(1, stockName)
 				status := h.status(1)
 				start := time.Now()
 				return status + " " + goAway(h) + " " + took(start, 500*time.Millisecond)
 			},
 			want: "200 NO_ERROR in time",
 		},
-		{
-			name:   "HTTP/1.1 only",
-			server: `"protocols":["h1"],`,
-			run: func(t *testing.T, port int) string {
-				_, err := tls.Dial("tcp", address(port), clientTLS(name, "h2"))
-				return do(t, client(t, port, name, "h2"), "GET", "https://"+name+"/", nil) + " " + fmt.Sprint(err)
-			},
-			want: "200 OK " + name + " http/1.1 tls1.3 HTTP/1.1 " + name + " <nil> remote error: tls: no application protocol",
-			log:  "http: TLS handshake error from ADDR: tls: client requested unsupported application protocols ([\"h2\"])",
-		},
-		{
-			name:   "HTTP/2 only",
-			server: `"protocols":["h2"],`,
-			run: func(t *testing.T, port int) string {
-				return do(t, client(t, port, name, "h2"), "GET", "https://"+name+"/", nil)
-			},
-			want: "200 OK " + name + " h2 tls1.3 HTTP/2.0 " + name + " <nil>",
-		},
-		{
-			name:   "HTTP/2 only, and a client that knows HTTP/1.1 alone",
-			server: `"protocols":["h2"],`,
-			run: func(t *testing.T, port int) string {
-				c := dial(t, port, name, "http/1.1") // which Go lets in without ALPN
-				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", name)
-				return ended(c)
-			},
-			want: `""`,
-		},
+	})
+}
+
+// As without the wrapper: much traffic, and other protocols inside.
+func TestAsStockTraffic(t *testing.T) {
+	asStock(t, []stockCase{
 		{
 			name: "WebSocket",
 			run: func(t *testing.T, port int) string {
-				c := dial(t, port, name, "http/1.1")
-				fmt.Fprintf(c, "GET /ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", name)
+				c := dial(t, port, stockName, "http/1.1")
+				fmt.Fprintf(c, "GET /ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", stockName)
 				r := bufio.NewReader(c)
 				resp, err := http.ReadResponse(r, nil)
 				if err != nil {
@@ -286,9 +256,9 @@ func TestAsStock(t *testing.T) {
 			name: "large uploads and downloads",
 			run: func(t *testing.T, port int) (out string) {
 				for _, alpn := range []string{"http/1.1", "h2"} {
-					c := client(t, port, name, alpn)
-					out += do(t, c, "POST", "https://"+name+"/upload", bytes.NewReader(make([]byte, large))) + ", "
-					out += do(t, c, "GET", "https://"+name+"/download", nil) + "; "
+					c := client(t, port, stockName, alpn)
+					out += do(t, c, "POST", "https://"+stockName+"/upload", bytes.NewReader(make([]byte, large))) + ", "
+					out += do(t, c, "GET", "https://"+stockName+"/download", nil) + "; "
 				}
 				return out
 			},
@@ -298,9 +268,9 @@ func TestAsStock(t *testing.T) {
 			name: "many requests on one connection",
 			run: func(t *testing.T, port int) (out string) {
 				for _, alpn := range []string{"http/1.1", "h2"} {
-					c, n := client(t, port, name, alpn), 0
+					c, n := client(t, port, stockName, alpn), 0
 					for range 200 {
-						if strings.HasPrefix(do(t, c, "GET", "https://"+name+"/", nil), "200 ") {
+						if strings.HasPrefix(do(t, c, "GET", "https://"+stockName+"/", nil), "200 ") {
 							n++
 						}
 					}
@@ -310,64 +280,7 @@ func TestAsStock(t *testing.T) {
 			},
 			want: "200 200 ",
 		},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			upstream := backend(t)
-			rest := test.server + `"strict_sni_host":false,"tls_connection_policies":[{}],"routes":[
-				{"match":[{"path":["/upload","/download","/ws"]}],"terminal":true,"handle":[{"handler":"reverse_proxy","upstreams":[{"dial":"` + upstream + `"}]}]},` + hostRoutes(name) + `]`
-			const before, after = `{"wrapper":"proxy_protocol"},{"wrapper":"http_redirect"},{"wrapper":"tls"}`, `{"wrapper":"test_after"}`
-			var ports []int
-			var servers []string
-			for _, wrappers := range []string{``, `{"wrapper":"origin"}`, before + `,` + after, before + `,{"wrapper":"origin"},` + after} {
-				port := freePort(t)
-				ports = append(ports, port)
-				servers = append(servers, serverJSON(port, `"listener_wrappers":[`+wrappers+`],`+rest))
-			}
-			log := start(t, testcaddy.TLSApp(t, `{}`, []string{name}), servers...)
-
-			var outcomes, logs []string
-			seen := 0
-			for _, port := range ports {
-				outcome := test.run(t, port)
-				awaitLog := func() {
-					if test.log != "" {
-						eventually(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
-					}
-				}
-				awaitLog()
-				// a busy machine may be late at times, a wrong limit always is
-				for again := 0; again < 9 && strings.Contains(outcome, late); again++ {
-					seen = len(stdlibLog(t, log))
-					outcome = test.run(t, port)
-					awaitLog()
-				}
-				lines := stdlibLog(t, log)
-				outcomes, logs = append(outcomes, outcome), append(logs, strings.Join(lines[seen:], "\n"))
-				seen = len(lines)
-			}
-			for i, what := range []string{"without the wrapper", "with the wrapper", "others without the wrapper", "others with the wrapper"} {
-				stock := i &^ 1
-				if outcomes[i] != outcomes[stock] || stock == 0 && test.want != "" && outcomes[i] != test.want {
-					t.Errorf("%s:\n     %s\nwant %s", what, outcomes[i], outcomes[stock])
-				}
-				if logs[i] != logs[stock] || stock == 0 && logs[i] != test.log {
-					t.Errorf("%s: http.stdlib says\n     %s\nwant %s", what, logs[i], test.log)
-				}
-			}
-		})
-	}
-}
-
-var addr = regexp.MustCompile(`127\.0\.0\.1:\d+`)
-
-// stdlibLog returns the debug messages of http.stdlib, without addresses.
-func stdlibLog(t *testing.T, log string) (lines []string) {
-	for _, line := range logged(t, log, "http.stdlib") {
-		if line["level"] == "debug" {
-			lines = append(lines, addr.ReplaceAllString(line["msg"].(string), "ADDR"))
-		}
-	}
-	return lines
+	})
 }
 
 // goAway reads frames up to GOAWAY and returns its code.
