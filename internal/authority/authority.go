@@ -48,8 +48,8 @@
 // which server names get the same answers, and cache.go keeps the answers.
 //
 // App (app.go) has the servers of a configuration and warns of what is
-// dangerous in it (warnings.go, unguarded.go). explain.go and
-// explain_origins.go give the same answers in words.
+// dangerous in it (warnings.go, unguarded.go, origin_warnings.go). explain.go
+// and explain_origins.go give the same answers in words.
 //
 // All names are canonical (package hostname), an absent SNI is "".
 package authority
