@@ -9,9 +9,9 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
 
-// mostClasses is how many classes of server names are asked for one warning. A start
-// must not take long, and one that is found is worth a warning.
-const mostClasses = 200
+// mostAsked bounds the work for warnings: each class of server names can take a look at
+// each host. A start must not take long, and one that is found is worth a warning.
+const mostAsked = 100_000
 
 const (
 	sharedWithoutOrigin = "sites share a certificate and misdirected refuses their requests on each other's connections: browsers send them there, get 421 " +
@@ -65,7 +65,7 @@ func (s *Snapshot) serverNames(yield func(sni, shown string) bool) {
 	classes := make(map[sniClass]bool)
 	next := func(sni, shown string) bool {
 		classes[s.sniClass(sni)] = true
-		return len(classes) <= mostClasses && yield(sni, shown)
+		return (len(classes) == 1 || len(classes)*len(s.hosts.all) <= mostAsked) && yield(sni, shown)
 	}
 	for _, name := range s.hosts.all {
 		if !hostname.IsIP(name) && !next(name, name) {

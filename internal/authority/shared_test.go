@@ -3,8 +3,10 @@ package authority
 import (
 	"strings"
 	"testing"
+	"time"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // TestSharedWarnings: a certificate for several sites, of which some refuse what comes
@@ -64,6 +66,23 @@ func TestSharedWarnings(t *testing.T) {
 					t.Errorf("too many: %s", text(w))
 				}
 			}
+		})
+	}
+}
+
+// TestSharedWarningsAreQuick: with thousands of sites, policies or blocks under one
+// certificate they take a fraction of a second.
+func TestSharedWarningsAreQuick(t *testing.T) {
+	const n, limit = 3000, 500 * time.Millisecond
+	for _, test := range manyOf {
+		t.Run(test.name, func(t *testing.T) {
+			_, server := provisioned(t, test.server(n))
+			fakeCertificates{{"*.w.test"}}.install(server.Snapshot())
+			took := cpuTime(t, func() { server.sharedWarnings() })
+			if took > limit && !race.Enabled {
+				t.Errorf("they take %v", took)
+			}
+			t.Log(took)
 		})
 	}
 }
