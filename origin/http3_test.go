@@ -288,10 +288,11 @@ func TestClientsWithoutCreditOnHTTP3(t *testing.T) {
 	}
 }
 
-// Every origin in a frame is answered on that connection, and never with 421.
+// Every origin in a frame is answered on that connection, and never with 421; of HTTP/2
+// and of HTTP/3, and the two are told the same.
 //
 // Checklist: M23, O20.
-func TestAdvertisedOnHTTP3IsNeverRefused(t *testing.T) {
+func TestAdvertisedIsAnsweredOnTheConnection(t *testing.T) {
 	names := []string{"a.kept.test", "b.kept.test", "c.kept.test", "x.w.kept.test", "y.w.kept.test", "m.kept.test"}
 	tlsApp := testcaddy.TLSApp(t, `{}`, []string{"a.kept.test", "b.kept.test", "c.kept.test", "m.kept.test"}, []string{"*.w.kept.test"})
 	told := 0
@@ -308,11 +309,22 @@ func TestAdvertisedOnHTTP3IsNeverRefused(t *testing.T) {
 				c.mustGet(sni)
 				frames := c.settled(1)
 				if len(frames) < 2 {
+					dialH2(t, port, sni).noOrigins(sni)
 					continue
 				}
-				for _, o := range entries(t, frames[1].payload) {
+				origins := entries(t, frames[1].payload)
+				if got := dialH2(t, port, sni).origins(); !slices.Equal(got, origins) {
+					t.Errorf("SNI %s: told %v on HTTP/2, and %v on HTTP/3", sni, got, origins)
+				}
+				for _, o := range origins {
 					told++
-					c.mustGet(strings.TrimPrefix(o, "https://"))
+					host := strings.TrimPrefix(o, "https://")
+					c.mustGet(host)
+					h := dialH2(t, port, sni)
+					h.get(1, host)
+					if status := h.status(1); status != "200" {
+						t.Errorf("SNI %s: %s is advertised on HTTP/2, and answered %s", sni, host, status)
+					}
 				}
 			}
 		}
