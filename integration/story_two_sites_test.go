@@ -212,7 +212,7 @@ func openChromium(t *testing.T, c *caddy, url string) *tabs {
 	home, port := t.TempDir(), freePort(t)
 	opened := &tabs{t: t, devtools: "http://127.0.0.1:" + port, keys: filepath.Join(home, "keys")}
 	window, err := browser.Chromium.Open(browser.Options{
-		Home: home, Root: c.root(),
+		Home: home, Root: c.root(), NoHTTP3: true, // packets of TCP are what tshark decodes
 		Flags: []string{"--remote-debugging-port=" + port, "--ssl-key-log-file=" + opened.keys},
 	}, url)
 	if err != nil {

@@ -146,7 +146,7 @@ func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scen
 	defer os.RemoveAll(home)
 
 	// The network is at addresses of its own, so that hosts have the port that Caddy
-	// knows.
+	// knows. It carries no QUIC.
 	addresses := make(map[string]string)
 	var relays []*relay
 	for i, host := range hosts {
@@ -167,7 +167,7 @@ func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scen
 	defer cancel()
 	before := c.log.Len()
 	root := filepath.Join(state, "pki", "authorities", "local", "root.crt")
-	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: addresses}, "https://"+hosts[0]+":"+port+"/", func() string { return c.log.Since(before) })
+	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: addresses, NoHTTP3: true}, "https://"+hosts[0]+":"+port+"/", func() string { return c.log.Since(before) })
 	if err != nil {
 		return err
 	}

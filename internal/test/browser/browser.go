@@ -5,9 +5,11 @@ package browser
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/program"
@@ -26,6 +28,11 @@ type Options struct {
 	// Hosts are the IP addresses of names that DNS does not know. Names below
 	// localhost need none.
 	Hosts map[string]string
+	// Names are those of the page's hosts that are not in Hosts. Chromium asks only
+	// these and Hosts over HTTP/3.
+	Names []string
+	// NoHTTP3 turns HTTP/3 off, which browsers have on as people use them.
+	NoHTTP3 bool
 	// Flags go in front of the URL on the command line.
 	Flags []string
 }
@@ -75,10 +82,11 @@ func trust(root, db string) error {
 	return nil
 }
 
-// Firefox asks the network for much of its own accord.
-const prefs = `user_pref("network.dns.disableIPv6", true);
+// Firefox asks the network for much of its own accord. And it takes HTTP/3 for
+// something that a CA of one's own is there to look into.
+const prefs = `user_pref("network.http.http3.disable_when_third_party_roots_found", false);
+user_pref("network.dns.disableIPv6", true);
 user_pref("network.trr.mode", 5);
-user_pref("network.http.http3.enable", false);
 user_pref("network.captive-portal-service.enabled", false);
 user_pref("network.connectivity-service.enabled", false);
 user_pref("network.http.speculative-parallel-limit", 0);
@@ -101,7 +109,11 @@ func firefox(o Options, url string) (*exec.Cmd, error) {
 	if err := trust(o.Root, profile); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(profile, "user.js"), []byte(prefs), 0o600); err != nil {
+	text := prefs
+	if o.NoHTTP3 {
+		text += "user_pref(\"network.http.http3.enable\", false);\n"
+	}
+	if err := os.WriteFile(filepath.Join(profile, "user.js"), []byte(text), 0o600); err != nil {
 		return nil, err
 	}
 	args := append([]string{"firefox-esr", "--headless", "--no-remote", "--profile", profile}, o.Flags...)
@@ -128,8 +140,19 @@ func chromium(o Options, url string) (*exec.Cmd, error) {
 	if err := trust(o.Root, filepath.Join(o.Home, ".pki", "nssdb")); err != nil {
 		return nil, err
 	}
-	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+	args := []string{"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--user-data-dir=" + filepath.Join(o.Home, "profile")}
+	if o.NoHTTP3 {
+		args = append(args, "--disable-quic")
+	} else {
+		// Over QUIC, Chromium trusts a CA of one's own for the hosts of origins alone
+		// that are forced to use QUIC. No page here has an origin on port 9.
+		var forced []string
+		for _, name := range append(slices.Sorted(maps.Keys(o.Hosts)), o.Names...) {
+			forced = append(forced, name+":9")
+		}
+		args = append(args, "--origin-to-force-quic-on="+strings.Join(forced, ","))
+	}
 	if len(o.Hosts) > 0 {
 		var rules []string
 		for host, address := range o.Hosts {
