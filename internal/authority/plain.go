@@ -66,8 +66,11 @@ func httpPort(ctx caddy.Context) uint {
 // A request without TLS state that came through another listener hides TLS: a
 // listener wrapper stands behind TLS, and its connections do not show the TLS
 // connection below.
+//
+// What Caddy asks itself came through no listener, so no connection can be wrong for
+// it.
 func (s *Server) Plain(r *http.Request) bool {
-	if !s.tls.policies {
+	if !s.tls.policies || included(r) {
 		return true
 	}
 	if !s.tls.plain {
@@ -82,6 +85,13 @@ func (s *Server) Plain(r *http.Request) bool {
 	}
 	addr, err := netip.ParseAddrPort(local.String())
 	return err == nil && uint(addr.Port()) == s.tls.httpPort
+}
+
+// included tells whether the templates handler made the request, to include one page
+// in another of the same host (httpInclude). It has no TLS state then. Clients may send
+// the field, too, but net/http puts its server into the context of their requests.
+func included(r *http.Request) bool {
+	return r.Header.Get("Caddy-Templates-Include") != "" && r.Context().Value(http.ServerContextKey) == nil
 }
 
 // HTTP3 tells whether the server offers HTTP/3 on one of its addresses.
