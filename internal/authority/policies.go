@@ -26,6 +26,8 @@ type policies struct {
 	unlisted string
 	// asksAnybody: a policy asks for client certificates.
 	asksAnybody bool
+	// drops: a policy drops connections.
+	drops bool
 	// unmatched are the wildcards with client authentication in SNI lists that
 	// Caddy can never match.
 	unmatched []string
@@ -48,6 +50,9 @@ type policy struct {
 	selection *caddytls.CustomCertSelectionPolicy
 	patterns  []string // the SNI list
 	drop      bool     // no request ever comes over such a connection
+	// byAddress: apart from the SNI list, the matchers look at the connection's
+	// addresses alone.
+	byAddress bool
 }
 
 // copyPolicies must be called before the policies are provisioned, since that
@@ -69,7 +74,8 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	}
 
 	for i, original := range from {
-		p := policy{selection: original.CertSelection, drop: original.Drop}
+		p := policy{selection: original.CertSelection, drop: original.Drop, byAddress: byAddress(original.MatchersRaw, true)}
+		ps.drops = ps.drops || p.drop
 		settings := *original
 		settings.MatchersRaw, settings.DefaultSNI = nil, ""
 		var errs [4]error
@@ -137,6 +143,33 @@ func (ps *policies) index(matchers caddy.ModuleMap) (patterns, unmatched []strin
 		}
 	}
 	return patterns, unmatched, nil
+}
+
+// byAddress tells whether matchers look at nothing but addresses; sni, if it may
+// stand beside them, aside.
+func byAddress(matchers caddy.ModuleMap, besideSNI bool) bool {
+	for name, raw := range matchers {
+		switch name {
+		case "remote_ip", "local_ip":
+		case "sni":
+			if !besideSNI {
+				return false
+			}
+		case "not":
+			var sets []caddy.ModuleMap
+			if err := json.Unmarshal(raw, &sets); err != nil {
+				return false
+			}
+			for _, set := range sets {
+				if !byAddress(set, false) {
+					return false
+				}
+			}
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // canMatchSNI tells whether Caddy's SNI matcher could ever match pattern:
@@ -234,7 +267,36 @@ func (ps *policies) same(by field, sni, host string) bool {
 	var ofSNI, ofHost agree
 	ps.ofSNI(&ofSNI, by, sni)
 	ps.ofHost(&ofHost, by, host)
-	return ofSNI.seen && ofHost.seen && !ofSNI.differ && !ofHost.differ && ofSNI.value == ofHost.value
+	return ofSNI.seen && ofHost.seen && !ofSNI.differ && !ofHost.differ && ofSNI.value == ofHost.value && !ps.dropsApart(sni, host)
+}
+
+// dropsApart tells whether a proper connection for host may be dropped where one
+// with that SNI is not. As far as both find the same policies, and these look at the
+// client's address alone, both come to the same end. Example: a policy drops what
+// asks for vault.test from outside; a connection without SNI, or for another name,
+// is no way in.
+func (ps *policies) dropsApart(sni, host string) bool {
+	if !ps.drops || sni == host {
+		return false
+	}
+	if hostname.IsIP(host) {
+		host = ""
+	}
+	a, b := ps.find(sni), ps.find(host)
+	for alike := true; ; {
+		ofHost, ok := b.next()
+		if !ok {
+			return false
+		}
+		p := &ps.list[ofHost.index]
+		if alike {
+			ofSNI, ok := a.next()
+			alike = ok && ofSNI == ofHost && p.byAddress
+		}
+		if !alike && p.drop {
+			return true
+		}
+	}
 }
 
 // clientAuth tells whether a proper connection for host can be asked for a

@@ -130,6 +130,38 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
+			name: "what is dropped from some addresses is not reached from there on another connection",
+			policies: `[{"match":{"sni":["d.test"],"not":[{"remote_ip":{"ranges":["10.0.0.0/8"]}}]},"drop":true},
+				{"match":{"sni":["e.test","f.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}},"drop":true},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", true, true, true},
+				{"a.test", "d.test", false, false, false},
+				{"", "d.test", false, false, false},
+				{"e.test", "d.test", false, false, false},
+				{"d.test", "a.test", true, true, true},
+				{"d.test", "d.test", true, true, true},
+				{"e.test", "f.test", true, true, true}, // both or none
+				{"", "127.0.0.1", true, true, true},
+			},
+		},
+		{
+			name:     "a policy that may drop one name and not another",
+			policies: `[{"match":{"sni_regexp":{"pattern":"^d"}},"drop":true},{}]`,
+			pairs: []pair{
+				{"a.test", "d.test", false, false, false},
+				{"", "d.test", false, false, false},
+				{"a.test", "a.test", true, true, true},
+			},
+		},
+		{
+			name:     "an earlier policy keeps one name from being dropped",
+			policies: `[{"match":{"sni":["a.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}}},{"match":{"remote_ip":{"ranges":["10.1.0.0/16"]}},"drop":true},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", false, false, false},
+				{"b.test", "c.test", true, true, true},
+			},
+		},
+		{
 			name:     "no server name matches no wildcard",
 			policies: `[{"match":{"sni":["*"]},` + mtls + `},{}]`,
 			pairs:    []pair{{"", "a.test", true, true, true}, {"", "a", false, false, false}},
