@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -41,20 +40,20 @@ func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 		x.tg.h1 = upgrades(h)
 	}
 	if req.Body != nil && req.Body != http.NoBody {
-		x.body = replay.NewBody(req.Body, req.ContentLength)
+		x.body = bodyOf(req)
 		x.edit().Body = x.body.First()
 	}
 	x.need = need{
-		replayable: replay.Idempotent(req.Method) && (x.body == nil || x.keepable()),
+		replayable: replay.Idempotent(req) && (x.body == nil || x.keepable()),
 		bodyless:   x.body == nil,
 	}
 	resp, err := x.run()
 	if err != nil {
-		x.body.Abandon()
-		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.Consumed() {
+		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.Consumed() && !leave(x.ctx, x.body) {
 			// reverse_proxy would send what is left of the body elsewhere.
 			err = opaque(err)
 		}
+		x.body.Abandon()
 		return nil, replay.Plain(err)
 	}
 	x.body.Finish()
@@ -163,7 +162,7 @@ func (x *exchange) attempt(p *pool, g grant) (*http.Response, replay.Outcome, er
 	if c.h2 {
 		c.streamsEnded(true)
 	}
-	o := replay.Outcome{Method: x.req.Method, Reused: g.reused, H2: c.h2}
+	o := replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: g.reused, H2: c.h2}
 	if err != nil {
 		x.failed(p, g, start, err, &o)
 		return nil, o, err
@@ -227,20 +226,17 @@ func (x *exchange) lengthFor10() error {
 		return nil
 	}
 	up := x.core.upstreams.get(x.tg.upstream())
-	if !up.http10.Load() || x.core.h2(x.tg.key, up) {
+	if !up.versions.Only10(time.Now()) || x.core.h2(x.tg.key, up) {
 		return nil
 	}
-	length, ok, err := x.body.Whole()
-	if err != nil {
-		return fmt.Errorf("reading request body: %w", err)
-	}
-	if !ok {
-		return caddyhttp.Error(http.StatusLengthRequired,
-			fmt.Errorf("sending body of unknown length to an HTTP/1.0 upstream: more than %d bytes", replay.MaxKept))
-	}
 	out := x.edit()
-	out.ContentLength = length
-	out.Trailer = nil
+	length, err := x.body.GiveLength(out)
+	if err == replay.ErrTooLong {
+		return caddyhttp.Error(http.StatusLengthRequired, err)
+	}
+	if err != nil {
+		return err
+	}
 	if length == 0 {
 		x.body.Abandon() // there is none, for a replay neither
 		x.body, out.Body = nil, nil

@@ -49,9 +49,7 @@ func (p *pool) countRace(replayed bool) {
 
 // answered notes what an HTTP/1 response says about its connection and server.
 func (p *pool) answered(c *conn, resp *http.Response) {
-	if old := !resp.ProtoAtLeast(1, 1); old != p.up.http10.Load() {
-		p.up.http10.Store(old)
-	}
+	p.up.versions.Answered(time.Now(), resp)
 	d, promised := idletime.AnnouncedTimeout(resp.Header)
 	if promised {
 		c.learner.Announced(time.Now(), d)

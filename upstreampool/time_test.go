@@ -822,8 +822,8 @@ func TestQueueFullAndTimeout(t *testing.T) {
 }
 
 // Towards HTTP/1.0, a body of unknown length is read before there is a connection.
-// When there is none then, it is too late to go elsewhere, but 503 all the same: it
-// was 502.
+// When there is none then, lb_retries may still go elsewhere: another round trip of
+// the request reads its body from the beginning.
 func TestFullPoolIs503ForABodyThatWasRead(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 1 }, func(t *testing.T, tr *Transport, _ *pipeServer) {
 		scripted(tr, func(n int64, c net.Conn, r *bufio.Reader) {
@@ -844,8 +844,11 @@ func TestFullPoolIs503ForABodyThatWasRead(t *testing.T) {
 		_, _, err := send(tr, req)
 		var he caddyhttp.HandlerError
 		var de reverseproxy.DialError
-		if !errors.As(err, &he) || he.StatusCode != http.StatusServiceUnavailable || errors.As(err, &de) {
-			t.Errorf("error = %v, want a 503 that is no DialError", err)
+		if !errors.As(err, &he) || he.StatusCode != http.StatusServiceUnavailable || !errors.As(err, &de) {
+			t.Errorf("error = %v, want a 503 that is a DialError", err)
+		}
+		if got, err := io.ReadAll(bodyOf(req).First()); err != nil || string(got) != "x=1" {
+			t.Errorf("another round trip reads %q, %v", got, err)
 		}
 		<-done
 	})

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
 // maxUpstreams bounds the learned state. Clients can choose addresses through
@@ -24,7 +25,7 @@ type upstream struct {
 	key      upstreamKey
 	speaksH2 atomic.Bool       // its last connection that could choose spoke HTTP/2
 	streams  atomic.Int32      // how many streams its last HTTP/2 connection allowed
-	http10   atomic.Bool       // its last HTTP/1 response was HTTP/1.0
+	versions replay.Versions   // of HTTP/1 that it answers in
 	h1, h2   *idletime.Learner // servers have separate timeouts for the two
 }
 

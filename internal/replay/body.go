@@ -2,7 +2,9 @@ package replay
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
 	"sync"
 )
 
@@ -27,6 +29,7 @@ type Body struct {
 	mu     sync.Mutex
 	active *View
 	kept   []byte
+	read   bool  // a byte was read
 	lost   bool  // more than MaxKept bytes were read
 	err    error // what src.Read ended with
 	final  bool  // there will be no further attempt
@@ -68,6 +71,7 @@ func (v *View) Read(p []byte) (int, error) {
 	if v.offset < len(b.kept) && !b.lost {
 		n := copy(p, b.kept[v.offset:])
 		v.offset += n
+		b.release()
 		b.mu.Unlock()
 		return n, nil
 	}
@@ -82,15 +86,24 @@ func (v *View) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
+	b.read = b.read || n > 0
 	if !b.lost {
-		if len(b.kept)+n > MaxKept {
-			b.lost, b.kept = true, nil
-		} else {
+		if b.lost = len(b.kept)+n > MaxKept; !b.lost {
 			b.kept = append(b.kept, p[:n]...)
 			v.offset += n
 		}
+		b.release()
 	}
 	return n, err
+}
+
+// release frees what is kept once nobody will read it: it is more than can be
+// kept, or there will be no further attempt and the current one has read it. A
+// response may stream for hours after that.
+func (b *Body) release() {
+	if b.lost || b.final && b.active.offset == len(b.kept) {
+		b.lost, b.kept = true, nil
+	}
 }
 
 func (v *View) Close() error {
@@ -117,8 +130,11 @@ func (b *Body) Rewindable() bool {
 	defer b.reading.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.lost && (b.err == nil || b.err == io.EOF)
+	return b.whole()
 }
+
+// whole tells whether all that was read is kept. The locks are held.
+func (b *Body) whole() bool { return !b.lost && (b.err == nil || b.err == io.EOF) }
 
 // Rewind returns the view for a second attempt and takes the body away from
 // the first. It reports false if the body turned out not to be rewindable.
@@ -129,7 +145,7 @@ func (b *Body) Rewind() (io.ReadCloser, bool) {
 	defer b.reading.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.lost || b.err != nil && b.err != io.EOF || b.active == &b.views[1] {
+	if !b.whole() || b.active == &b.views[1] {
 		return nil, false
 	}
 	b.active = &b.views[1]
@@ -145,7 +161,7 @@ func (b *Body) Consumed() bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.lost || len(b.kept) > 0
+	return b.read
 }
 
 // Failed tells whether reading the source Failed, as it does when the client
@@ -160,13 +176,14 @@ func (b *Body) Failed() bool {
 }
 
 // Finish says that there will be no further attempt: the source is closed as
-// soon as the current one closes its view.
+// soon as the current one closes its view, and what was kept is freed.
 func (b *Body) Finish() {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	b.final = true
+	b.release()
 	toClose := b.active.closed && !b.closed
 	b.closed = b.closed || toClose
 	b.mu.Unlock()
@@ -201,9 +218,25 @@ func (b *Body) closeSource() {
 	}()
 }
 
-// Whole reads the source to its end and keeps it. It reports the length, and
-// false if that is more than can be kept.
-func (b *Body) Whole() (int64, bool, error) {
+// ErrTooLong is the error of GiveLength.
+var ErrTooLong = errors.New("sending body of unknown length to an HTTP/1.0 upstream: more than 65536 bytes")
+
+// GiveLength reads the source to its end, keeps it, and gives out, the request with
+// a view of it, the length: servers that speak HTTP/1.0 know no chunked encoding
+// (RFC 9112 section 6.1). Trailers need that and are left out. It reports the
+// length, or [ErrTooLong] if that is more than can be kept.
+func (b *Body) GiveLength(out *http.Request) (int64, error) {
+	length, err := b.readAll()
+	if err != nil {
+		return 0, err
+	}
+	// net/http sends chunks, whatever the length, to whom the client did.
+	out.ContentLength, out.TransferEncoding, out.Trailer = length, nil, nil
+	return length, nil
+}
+
+// readAll reads the source to its end and keeps it. The next Read begins anew.
+func (b *Body) readAll() (int64, error) {
 	v := b.active
 	buf := make([]byte, 8<<10)
 	for {
@@ -215,12 +248,35 @@ func (b *Body) Whole() (int64, bool, error) {
 		}
 		b.mu.Unlock()
 		switch {
-		case err == io.EOF && !lost:
-			return length, true, nil
 		case lost:
-			return 0, false, nil
+			return 0, ErrTooLong
+		case err == io.EOF:
+			return length, nil
 		case err != nil:
-			return 0, false, err
+			return 0, fmt.Errorf("reading request body: %w", err)
 		}
 	}
 }
+
+// Again returns a Body for another round trip of the same request, with which its
+// body is read from the beginning. Nothing must have been sent in this one, which
+// reads no more. It reports false if what was read is not all kept.
+func (b *Body) Again() (*Body, bool) {
+	if !b.reading.TryLock() {
+		return nil, false
+	}
+	defer b.reading.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.whole() || b.closed {
+		return nil, false
+	}
+	again := &Body{src: b.src, kept: b.kept, read: b.read, err: b.err}
+	again.active = &again.views[0]
+	again.active.of = again
+	b.active, b.kept, b.lost, b.closed = &View{of: b, closed: true}, nil, true, true
+	return again, true
+}
+
+// Reads tells whether b reads from src.
+func (b *Body) Reads(src io.ReadCloser) bool { return b != nil && b.src == src }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -162,6 +163,132 @@ func TestBodyStalled(t *testing.T) {
 			}
 			if reads := <-src.closed; reads != 1 {
 				t.Errorf("closed after %d reads", reads)
+			}
+		})
+	}
+}
+
+// What is kept is freed once there is no further attempt: a response may stream for
+// hours.
+func TestBodyIsFreedAfterTheLastAttempt(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		before int  // bytes read before that is said
+		replay bool // by a second attempt, of what the first one had read whole
+	}{
+		{"read whole", 60 << 10, false},
+		{"read later", 0, false},
+		{"half read", 30 << 10, false},
+		{"by a second attempt that has still to read it", 0, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			content := bytes.Repeat([]byte("a"), 60<<10)
+			b := NewBody(io.NopCloser(bytes.NewReader(content)), int64(len(content)))
+			var r io.Reader = b.First()
+			if tc.replay {
+				if _, err := io.ReadAll(r); err != nil {
+					t.Fatal(err)
+				}
+				r, _ = b.Rewind()
+			}
+			head := make([]byte, tc.before)
+			if _, err := io.ReadFull(r, head); err != nil {
+				t.Fatal(err)
+			}
+			b.Finish()
+			rest, err := io.ReadAll(r)
+			if err != nil || !bytes.Equal(append(head, rest...), content) {
+				t.Errorf("read %d bytes, %v", len(head)+len(rest), err)
+			}
+			if cap(b.kept) > 0 {
+				t.Errorf("%d bytes are kept", cap(b.kept))
+			}
+			if b.Rewindable() || !b.Consumed() {
+				t.Error("a body that is freed can be read again")
+			}
+		})
+	}
+}
+
+// Checklist: P18.
+func TestGiveLength(t *testing.T) {
+	for _, tc := range []struct {
+		length int
+		err    error
+	}{{0, nil}, {1, nil}, {MaxKept, nil}, {MaxKept + 1, ErrTooLong}} {
+		content := bytes.Repeat([]byte("a"), tc.length)
+		src := &countingBody{Reader: bytes.NewReader(content)}
+		b := NewBody(src, -1)
+		out := &http.Request{Body: b.First(), ContentLength: -1, TransferEncoding: []string{"chunked"}, Trailer: http.Header{"X": nil}}
+		length, err := b.GiveLength(out)
+		if err != tc.err {
+			t.Fatalf("%d bytes: %v, want %v", tc.length, err, tc.err)
+		}
+		if err != nil {
+			continue
+		}
+		if length != int64(tc.length) || out.ContentLength != length || out.TransferEncoding != nil || out.Trailer != nil {
+			t.Errorf("%d bytes: length %d, request %+v", tc.length, length, out)
+		}
+		if !b.Rewindable() || src.closes > 0 {
+			t.Errorf("%d bytes: cannot be read again", tc.length)
+		}
+		if got, err := io.ReadAll(out.Body); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes: read %d, %v", tc.length, len(got), err)
+		}
+	}
+	broken := errors.New("client went away")
+	if _, err := NewBody(io.NopCloser(iotest.ErrReader(broken)), -1).GiveLength(&http.Request{}); !errors.Is(err, broken) {
+		t.Errorf("error = %v, want the client's", err)
+	}
+}
+
+// A round trip that sent nothing leaves the body to the next one.
+func TestBodyOfAnotherRoundTrip(t *testing.T) {
+	for _, tc := range []struct {
+		name         string
+		length, read int
+		again        bool
+	}{
+		{"unread", 100, 0, true},
+		{"partly read", 100, 40, true},
+		{"read whole", 100, 100, true},
+		{"too much of it read", 2 * MaxKept, 2 * MaxKept, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			content := bytes.Repeat([]byte("a"), tc.length)
+			src := &countingBody{Reader: bytes.NewReader(content)}
+			b := NewBody(src, -1)
+			if _, err := io.ReadFull(b.First(), make([]byte, tc.read)); err != nil {
+				t.Fatal(err)
+			}
+			first := b.First()
+			again, ok := b.Again()
+			if ok != tc.again {
+				t.Fatalf("can be read again: %v, want %v", ok, tc.again)
+			}
+			if !ok {
+				return
+			}
+			_ = first.Close()
+			b.Abandon()
+			if _, err := first.Read(make([]byte, 1)); err != errAttemptOver || src.closes > 0 || !again.Reads(src) {
+				t.Errorf("the first round trip still has the body: %v, closed %d times", err, src.closes)
+			}
+			if again.Consumed() != (tc.read > 0) || !again.Rewindable() {
+				t.Error("the second round trip does not know what was read")
+			}
+			if got, err := io.ReadAll(again.First()); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("read %d bytes, %v; want %d", len(got), err, len(content))
+			}
+			if v, ok := again.Rewind(); !ok {
+				t.Error("no replay in the second round trip")
+			} else if got, err := io.ReadAll(v); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("read %d bytes for a replay, %v", len(got), err)
+			}
+			again.Abandon()
+			if src.closes != 1 {
+				t.Errorf("closed %d times", src.closes)
 			}
 		})
 	}

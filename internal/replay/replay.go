@@ -2,6 +2,7 @@
 //
 //   - replay.go: the decision, from what is known after the first attempt
 //   - body.go: a request body that two attempts can read
+//   - version.go: whether the upstream takes a body of unknown length
 //   - errors.go: what errors of net/http and x/net say about the first attempt
 //
 // It knows no connections and no pool.
@@ -22,9 +23,9 @@ const (
 
 // An Outcome is what is known after the first attempt at a request.
 type Outcome struct {
-	Method string
-	Reused bool // the connection came out of the pool
-	H2     bool
+	Idempotent bool // sending the request twice is like sending it once
+	Reused     bool // the connection came out of the pool
+	H2         bool
 
 	// The client went away, the request body failed, or a timeout of ours
 	// fired: nothing the upstream did, and nothing a replay would better.
@@ -64,18 +65,22 @@ func (o Outcome) Decide() (Reason, bool) {
 		return "", false
 	case !o.H2 && !o.Written:
 		return NothingWritten, true
-	case Idempotent(o.Method):
+	case o.Idempotent:
 		return NoResponse, true
 	}
 	return "", false
 }
 
-// Idempotent tells whether sending a request twice is like sending it once, by
-// its method alone (RFC 9110 section 9.2.2).
-func Idempotent(method string) bool {
-	switch method {
+// Idempotent tells whether sending a request twice is like sending it once: by its
+// method (RFC 9110 section 9.2.2), or because it has a key by which the upstream
+// knows it again. The keys are those of net/http: an Idempotency-Key or
+// X-Idempotency-Key field, whatever its value.
+func Idempotent(req *http.Request) bool {
+	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
-	return false
+	_, key := req.Header["Idempotency-Key"]
+	_, xkey := req.Header["X-Idempotency-Key"]
+	return key || xkey
 }

@@ -1,6 +1,9 @@
 package replay
 
-import "testing"
+import (
+	"net/http"
+	"testing"
+)
 
 func TestReplay(t *testing.T) {
 	// A request on a reused connection that was closed without an answer.
@@ -45,13 +48,41 @@ func TestReplay(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := dead
-			o.Method = tc.method
+			o.Idempotent = Idempotent(&http.Request{Method: tc.method})
 			if tc.change != nil {
 				tc.change(&o)
 			}
 			reason, ok := o.Decide()
 			if ok != (tc.want != "") || ok && reason != tc.want {
 				t.Errorf("replay of %+v = %q, %v; want %q", o, reason, ok, tc.want)
+			}
+		})
+	}
+}
+
+// A key makes a request idempotent by the rule of net/http.
+//
+// Checklist: P32.
+func TestIdempotencyKey(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		method string
+		header http.Header
+		want   bool
+	}{
+		{"POST", "POST", nil, false},
+		{"POST with a key", "POST", http.Header{"Idempotency-Key": {"abc"}}, true},
+		{"POST with the older field", "POST", http.Header{"X-Idempotency-Key": {"abc"}}, true},
+		{"an empty key", "POST", http.Header{"Idempotency-Key": {""}}, true},
+		{"no value, which is not sent", "POST", http.Header{"Idempotency-Key": {}}, true},
+		{"a field like it", "POST", http.Header{"Idempotency-Keys": {"abc"}}, false},
+		{"PATCH with a key", "PATCH", http.Header{"Idempotency-Key": {"abc"}}, true},
+		{"GET", "GET", nil, true},
+		{"no method is GET", "", nil, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := Idempotent(&http.Request{Method: tc.method, Header: tc.header}); got != tc.want {
+				t.Errorf("= %v, want %v", got, tc.want)
 			}
 		})
 	}
