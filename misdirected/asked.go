@@ -167,7 +167,7 @@ func (a asked) keepsClientAuth(s *authority.Snapshot) bool {
 	switch {
 	case a.host.kind != valid || a.odd:
 		return !s.AsksAnybody()
-	case a.anonymous && s.RequiresClientCert(host):
+	case a.anonymous && s.Barred(host):
 		return false
 	case a.sni.kind == invalid:
 		return s.Open(host)

@@ -56,7 +56,7 @@ var reasons = [reasonCount]struct {
 	InvalidHost:    {"invalid_host", http.StatusBadRequest, badHost, "the host is no host name"},
 	OddHost:        {"odd_host", http.StatusBadRequest, badHost, "the host is spelled so that Caddy routes it to another site than its canonical name"},
 	TwoHosts:       {"two_hosts", http.StatusBadRequest, badHost, ":authority and Host name different hosts"},
-	NoClientCert:   {"no_client_cert", http.StatusMisdirectedRequest, misdirected, "the host requires a client certificate, and the connection shows none"},
+	NoClientCert:   {"no_client_cert", http.StatusMisdirectedRequest, misdirected, "the connection shows no client certificate, and the host requires one or has no TLS connection policy"},
 	NoSNI:          {"no_sni", 0, noSNI, "there is no SNI, and missing_sni lets the host pass"},
 	NoSNIRefused:   {"no_sni_refused", http.StatusMisdirectedRequest, misdirected, "there is no SNI, and missing_sni is reject"},
 	NoSNIPolicy:    {"no_sni_other_policy", http.StatusMisdirectedRequest, misdirected, "there is no SNI, and the host has another TLS connection policy"},
@@ -183,9 +183,11 @@ func (g *gate) byForm(s *authority.Snapshot, a asked) Reason {
 // A connection without a client certificate for a host whose only TLS policy
 // requires one was made for another host, or it began under an older
 // configuration: HTTP/3 connections live through a reload. Neither share nor
-// missing_sni is meant to let it in.
+// missing_sni is meant to let it in. Nor are they for a host that has no TLS policy,
+// or one that drops its connections: a catch-all may serve it that asks others for
+// their certificates.
 func (g *gate) byClientCert(s *authority.Snapshot, a asked) Reason {
-	if a.anonymous && s.RequiresClientCert(a.host.canonical) {
+	if a.anonymous && s.Barred(a.host.canonical) {
 		return NoClientCert
 	}
 	return undecided

@@ -146,6 +146,13 @@ func (s *Snapshot) RequiresClientCert(host string) bool {
 	return s.policies.requiresClientCert(host)
 }
 
+// Barred tells whether no connection is right for host that shows no client
+// certificate: [Snapshot.RequiresClientCert], or no connection for host comes about
+// at all, while the server asks for certificates elsewhere.
+func (s *Snapshot) Barred(host string) bool {
+	return s.policies.barred(host)
+}
+
 // UnnamedPolicy tells whether a connection with that SNI has the TLS policy of a
 // name that no policy lists, and that of a connection without SNI: such a
 // connection is right for a request that names no host.

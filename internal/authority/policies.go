@@ -318,6 +318,19 @@ func (ps *policies) requiresClientCert(host string) bool {
 	return a.seen && !a.differ && a.value == 1
 }
 
+// barred tells whether only a connection that shows a client certificate is right
+// for host: its only policy requires one. Where every connection for host is
+// dropped or has no policy, none is right, and its site may be one that others
+// reach by their certificates.
+func (ps *policies) barred(host string) bool {
+	var a agree
+	ps.ofHost(&a, (*policy).byRequires, host)
+	if !a.seen {
+		return ps.asksAnybody
+	}
+	return ps.requiresClientCert(host)
+}
+
 // dropped tells whether a proper connection for host may not come about: it has
 // no policy, or one that may drop it.
 func (ps *policies) dropped(host string) bool {
