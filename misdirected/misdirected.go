@@ -149,6 +149,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Accepts:           h.gate.accepts,
 		Scope:             h.gate.scope,
 		ReportOnly:        h.ReportOnly,
+		ErrorRoutes:       h.ErrorRoutes,
 		AcceptsMissingSNI: h.gate.missing == MissingSNIAccept,
 		Share:             h.Share,
 		Explain:           h.explain,
@@ -202,6 +203,9 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (refused bool, e
 	if reportOnly {
 		h.setAltSvc(w, s, a)
 		return false, nil
+	}
+	if a.sni.kind == valid && a.host.kind == valid && status == http.StatusMisdirectedRequest {
+		h.server.Refused(a.sni.canonical, a.host.canonical)
 	}
 	return true, h.refuse(w, r, v)
 }

@@ -105,7 +105,8 @@ type Server struct {
 	sets     *OriginSets
 	tls      tlsListeners
 	sources  map[string]caddyhttp.IPRangeSource // by their JSON
-	said     sync.Map
+	said     sync.Map                           // what was said once
+	logger   *zap.Logger
 }
 
 // Name is its name in the config.
@@ -136,7 +137,7 @@ func ForServer(ctx caddy.Context) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &Server{http: srv, tls: findTLSListeners(srv, httpPort(ctx)), sources: make(map[string]caddyhttp.IPRangeSource)}
+	server := &Server{http: srv, tls: findTLSListeners(srv, httpPort(ctx)), sources: make(map[string]caddyhttp.IPRangeSource), logger: app.logger}
 	server.snapshot = sync.OnceValue(func() *Snapshot { return newSnapshot(srv, ps, app.tls, server.guards) })
 	app.servers[srv] = server
 	return server, nil

@@ -72,6 +72,8 @@ type Snapshot struct {
 	refusals      *refusals
 	strictSNIHost bool
 	fallbacks     bool // TLS policies differ in nothing but fallback_sni
+	// changing tells of each error route whether it may change a refusal.
+	changing []bool
 }
 
 func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registered []*Guard) *Snapshot {
@@ -83,6 +85,7 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 		certificates:  newCertificates(ps, tls),
 		hosts:         newHosts(srv, guards),
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
+		changing:      changing(srv),
 	}
 	s.policies.bySNI.share()
 	s.routes.byHost.share()

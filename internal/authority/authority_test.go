@@ -26,6 +26,8 @@ func init() {
 // testGuard is a guard as misdirected is one.
 type testGuard struct {
 	Name string `json:"name,omitempty"`
+	// ErrorRoutes as in Guard.
+	ErrorRoutes bool `json:"error_routes,omitempty"`
 	// AcceptsMissingSNI as in Guard.
 	AcceptsMissingSNI bool       `json:"accepts_missing_sni,omitempty"`
 	Share             [][]string `json:"share,omitempty"`
@@ -59,6 +61,7 @@ func (g *testGuard) Provision(ctx caddy.Context) error {
 		},
 		Scope:             g.Scope,
 		ReportOnly:        g.ReportOnly,
+		ErrorRoutes:       g.ErrorRoutes,
 		AcceptsMissingSNI: g.AcceptsMissingSNI,
 		Share:             g.Share,
 	}

@@ -21,6 +21,8 @@ type Guard struct {
 	Scope Scope
 	// ReportOnly: the guard lets pass what Accepts is false for.
 	ReportOnly bool
+	// ErrorRoutes: it hands its refusals to the server's error routes.
+	ErrorRoutes bool
 	// AcceptsMissingSNI: on connections without SNI every host passes that does not
 	// require a client certificate.
 	AcceptsMissingSNI bool

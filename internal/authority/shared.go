@@ -23,7 +23,8 @@ const (
 )
 
 // sharedWarnings finds sites that a shared certificate leads to refusals. What it says
-// of certificates is true of those in Caddy's cache now.
+// of certificates is true of those in Caddy's cache now, and of wildcards that Caddy
+// will manage.
 func (s *Server) sharedWarnings() (found []Warning) {
 	snap := s.Snapshot()
 	if snap.strictSNIHost || !s.HasTLS() || len(snap.guards.all()) == 0 {
@@ -31,17 +32,20 @@ func (s *Server) sharedWarnings() (found []Warning) {
 	}
 	var refused, open []string
 	var example Refusal
+	kept := make(map[managedClass][]string)
 	for sni, shown := range snap.serverNames {
-		r := snap.Refuses(sni)
+		r := snap.knownRefusal(sni, kept)
 		if r.Answer != Yes {
 			continue
 		}
 		if example = r; !snap.guarded(sni) {
 			open = append(open, shown)
+			s.First("open " + snap.Site(sni))
 		}
 		refused = append(refused, r.Host)
 	}
 	if len(refused) > 0 && !s.SendsOrigins() {
+		s.First("no origin")
 		found = append(found, warn(sharedWithoutOrigin, "sites", refused, zap.String("sni", example.SNI), zap.String("host", example.Host)))
 	}
 	if len(open) > 0 && s.HTTP3() {

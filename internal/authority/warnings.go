@@ -39,6 +39,7 @@ func (s *Snapshot) warnings() (found []Warning) {
 		found = append(found, warn("sites are meant to ask for client certificates but never do: in a TLS policy Caddy matches "+
 			"wildcards only in a row from the left", "sites", s.policies.unmatched))
 	}
+	found = append(found, s.changes()...)
 	if s.strictSNIHost {
 		// nothing can be crossed, so this is all there is to say
 		if len(s.guards.all()) > 0 {
