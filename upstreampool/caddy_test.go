@@ -33,12 +33,12 @@ func runCaddy(t *testing.T, port int, transport, extra string, upstreams ...stri
 	for _, u := range upstreams {
 		dials = append(dials, fmt.Sprintf(`{"dial":%q}`, u))
 	}
-	config := fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},
+	config := fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},"storage":{"module":"file_system","root":%q},
 		"logging":{"logs":{"default":{"level":"PANIC"}}},
 		"apps":{"http":{"grace_period":"5s","servers":{"s":{"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},
 			"protocols":["h1","h2c"],
 			"routes":[{"handle":[{"handler":"reverse_proxy","transport":{"protocol":"upstreampool"%s},"upstreams":[%s]%s}]}]}}}}}`,
-		port, transport, strings.Join(dials, ","), extra)
+		storageOf(t), port, transport, strings.Join(dials, ","), extra)
 	var cfg caddy.Config
 	if err := json.Unmarshal([]byte(config), &cfg); err != nil {
 		t.Fatal(err)
@@ -47,6 +47,17 @@ func runCaddy(t *testing.T, port int, transport, extra string, upstreams ...stri
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("http://127.0.0.1:%d/", port)
+}
+
+var storages sync.Map
+
+// storageOf returns a folder of a test, the same one each time.
+func storageOf(t *testing.T) string {
+	folder, ok := storages.Load(t)
+	if !ok {
+		folder, _ = storages.LoadOrStore(t, t.TempDir())
+	}
+	return folder.(string)
 }
 
 // client returns a client that keeps no connection, HTTP/1 or h2c.

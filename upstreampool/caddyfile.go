@@ -15,6 +15,7 @@ import (
 //	    max_pending         <n>
 //	    acquire_timeout     <duration>
 //	    min_idle            <n>
+//	    remember            on | off
 //
 //	    # and every option of transport http
 //	    ...

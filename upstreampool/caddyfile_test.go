@@ -80,6 +80,8 @@ func TestCaddyfileOwnOptions(t *testing.T) {
 		{"max_pending 5", `{"max_pending":5}`},
 		{"acquire_timeout 1s", `{"acquire_timeout":1000000000}`},
 		{"min_idle 3", `{"min_idle":3}`},
+		{"remember on", `{}`},
+		{"remember off", `{"remember":false}`},
 	} {
 		t.Run(tc.block, func(t *testing.T) {
 			tr, err := parse(tc.block)
@@ -116,6 +118,7 @@ func TestCaddyfileRefused(t *testing.T) {
 		{"max_lifetime 1s 101%", "parsing max_lifetime jitter '101%': must be from 0% to 100%"},
 		{"max_requests 0", "parsing max_requests '0': must be a whole number above zero"},
 		{"max_pending -1", "parsing max_pending '-1': must be a whole number above zero"},
+		{"remember maybe", "parsing remember 'maybe': must be on or off"},
 		{"min_idle 1.5", "parsing min_idle '1.5': must be a whole number above zero"},
 		{"max_idle_time 5s\nupstream_keep_alive 5s", "checking max_idle_time '5s': must be less than upstream_keep_alive '5s'"},
 		{"keepalive 6s\nupstream_keep_alive 5s", "checking keepalive '6s': must be less than upstream_keep_alive '5s'"},

@@ -44,6 +44,7 @@ type config struct {
 	handshake      time.Duration
 	h2c            bool
 	proxyProtocol  bool
+	remember       bool
 }
 
 // life returns the lifetime of a new connection: maxLifetime, shortened by a
@@ -83,6 +84,7 @@ func (t *Transport) config() config {
 		maxIdle:        defaultIdle,
 		maxIdlePerHost: defaultIdlePerHost,
 		proxyProtocol:  t.ProxyProtocol != "",
+		remember:       t.Remember == nil || *t.Remember,
 	}
 	if t.MaxLifetimeJitter != nil {
 		cfg.jitter = *t.MaxLifetimeJitter

@@ -104,6 +104,7 @@ func (c *core) all() []*pool {
 // Destruct implements caddy.Destructor: the last configuration that used these
 // pools is gone. Requests under way finish, idle connections close now.
 func (c *core) Destruct() error {
+	c.upstreams.forget()
 	c.draining.Store(true)
 	for _, p := range c.all() {
 		p.drain()

@@ -11,7 +11,8 @@ import (
 )
 
 // An option is a setting that transport http does not have. Its field says what
-// kind of value it takes: a *caddy.Duration or an *int.
+// kind of value it takes: a *caddy.Duration, an *int, or a **bool that is on by
+// default.
 type option struct {
 	name  string
 	field func(*Transport) any
@@ -31,6 +32,7 @@ var options = []option{
 	{name: "max_pending", field: func(t *Transport) any { return &t.MaxPending }},
 	{name: "acquire_timeout", field: func(t *Transport) any { return &t.AcquireTimeout }},
 	{name: "min_idle", field: func(t *Transport) any { return &t.MinIdle }},
+	{name: "remember", field: func(t *Transport) any { return &t.Remember }, standsForDefault: "on"},
 }
 
 // optionNamed returns the option with a name, or nil if transport http has it or
@@ -67,6 +69,11 @@ func (o *option) read(t *Transport, args []string) error {
 			return fmt.Errorf("parsing %s '%s': must be a whole number above zero; leave it out for the default", o.name, first)
 		}
 		*field = n
+	case **bool:
+		if first != "off" {
+			return fmt.Errorf("parsing %s '%s': must be on or off", o.name, first)
+		}
+		*field = new(bool)
 	}
 	if len(args) > 1 {
 		return o.more(t, args[1])

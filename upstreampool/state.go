@@ -100,7 +100,7 @@ type PoolState struct {
 	// zero: connections are not reused.
 	IdleLimit float64 `json:"idle_limit"`
 	// When the upstream closes idle connections, in seconds, and how that is
-	// known: configured, announced, learned or assumed.
+	// known: configured, announced, learned, remembered or assumed.
 	KeepAlive float64         `json:"keep_alive"`
 	Source    idletime.Source `json:"source"`
 	// How far below KeepAlive the pool stays, in seconds.

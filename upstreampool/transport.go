@@ -89,6 +89,12 @@ type Transport struct {
 	// name their own. Default (zero): none.
 	MinIdle int `json:"min_idle,omitempty"`
 
+	// Whether to keep what was learned about upstreams in Caddy's storage, so that
+	// it outlives the process: for each instance of Caddy by itself, and only for
+	// upstreams that the configuration names without placeholders, at most 1000.
+	// Values older than a day are hints. Default: true.
+	Remember *bool `json:"remember,omitempty"`
+
 	core *core
 	key  *coreKey
 	user *user
@@ -179,7 +185,10 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	t.core, t.key, t.user = v.(*core), &k, &user{ctx.Logger(), sitesOf(ctx)}
+	t.core, t.key, t.user = v.(*core), &k, &user{logger: ctx.Logger(), sites: sitesOf(ctx)}
+	if handler != nil && cfg.remember {
+		t.user.remembersFor(ctx, handler)
+	}
 	t.core.users.join(t.user)
 	return nil
 }
@@ -248,7 +257,9 @@ func (c *core) newUpstream(k upstreamKey) *upstream {
 	learner := func(h2 bool) *idletime.Learner {
 		return idletime.NewLearner(c.cfg.base, func(e idletime.Event) { c.learned(k, h2, e) })
 	}
-	return &upstream{key: k, h1: learner(false), h2: learner(true)}
+	u := &upstream{key: k, h1: learner(false), h2: learner(true)}
+	c.remember(u)
+	return u
 }
 
 // learned logs what was found out about an upstream.

@@ -61,8 +61,18 @@ func (us *upstreams) get(k upstreamKey) *upstream {
 		oldest := us.order.Back()
 		us.order.Remove(oldest)
 		delete(us.byKey, oldest.Value.(*upstream).key)
+		oldest.Value.(*upstream).forgotten()
 	}
 	u := us.make(k)
 	us.byKey[k] = us.order.PushFront(u)
 	return u
+}
+
+// forget gives up what is known.
+func (us *upstreams) forget() {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	for _, e := range us.byKey {
+		e.Value.(*upstream).forgotten()
+	}
 }

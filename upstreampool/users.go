@@ -15,8 +15,11 @@ const maxSites = 20
 
 // A user is a transport that uses a core, as far as the core needs to know it.
 type user struct {
-	logger *zap.Logger
-	sites  []string
+	logger    *zap.Logger
+	sites     []string
+	addresses []address // of the upstreams that its reverse_proxy names
+
+	releaseStorage func() // nil: nothing is remembered
 }
 
 // users are the transports that use a core. Their loggers end with their
@@ -36,6 +39,9 @@ func (u *users) join(one *user) {
 }
 
 func (u *users) leave(one *user) {
+	if one.releaseStorage != nil {
+		one.releaseStorage()
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.list = slices.DeleteFunc(u.list, func(other *user) bool { return other == one })
@@ -49,6 +55,13 @@ func (u *users) logger() *zap.Logger {
 		return l
 	}
 	return zap.NewNop()
+}
+
+// name tells whether a user names an upstream.
+func (u *users) name(a address) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.ContainsFunc(u.list, func(one *user) bool { return slices.Contains(one.addresses, a) })
 }
 
 // sites returns the sites of all users, sorted.
