@@ -155,6 +155,7 @@ func TestFirefoxOnDefaultCaddy(t *testing.T) {
 	}{
 		{"all guarded by SNI", defaultCaddy{gates: all(gateSNI)}, false},
 		{"all by certificate", defaultCaddy{gates: all(gateCertificate)}, true},
+		{"all by certificate, frames on HTTP/3 as well", defaultCaddy{gates: all(gateCertificate), origin: "origins sites\n\t\t\t\thttp3"}, true},
 		{"one of four by SNI, the others by certificate", defaultCaddy{gates: [4]string{gateCertificate, gateCertificate, gateCertificate, gateSNI}}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
