@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -36,21 +37,19 @@ func (l *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return d.ArgErr()
 			}
 			l.Origins = args
-		case "public_port":
-			if err := number(d, option, args, 65535, &l.PublicPort); err != nil {
-				return err
-			}
-		case "max_origins":
-			if err := number(d, option, args, mostMaxOrigins, &l.MaxOrigins); err != nil {
-				return err
-			}
 		case "http3":
 			if len(args) != 0 {
 				return d.ArgErr()
 			}
 			l.HTTP3 = true
 		default:
-			return d.Errf("unknown option '%s': must be origins, public_port, max_origins or http3", option)
+			at := slices.IndexFunc(numbers, func(n number) bool { return n.name == option })
+			if at < 0 {
+				return d.Errf("unknown option '%s': must be origins, public_port, max_origins or http3", option)
+			}
+			if err := numbers[at].read(d, l, args); err != nil {
+				return err
+			}
 		}
 		if d.NextBlock(1) {
 			return d.Errf("option '%s' takes no block", option)
@@ -64,17 +63,17 @@ func (l *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// number reads a number from 1 to most; 0 is for JSON alone, where it stands for
-// an option that is not given.
-func number(d *caddyfile.Dispenser, option string, args []string, most int, to *int) error {
+// read reads a number from 1 on; 0 is for JSON alone, where it stands for an option
+// that is not given.
+func (n number) read(d *caddyfile.Dispenser, l *ListenerWrapper, args []string) error {
 	if len(args) != 1 {
 		return d.ArgErr()
 	}
-	n, err := strconv.Atoi(args[0])
-	if err != nil || n < 1 || n > most {
-		return d.Errf("reading %s '%s': must be a number from 1 to %d", option, args[0], most)
+	value, err := strconv.Atoi(args[0])
+	if err != nil || value < 1 || value > n.most {
+		return d.Errf("reading %s '%s': must be a number from 1 to %d", n.name, args[0], n.most)
 	}
-	*to = n
+	*n.field(l) = value
 	return nil
 }
 

@@ -25,6 +25,18 @@ type choice struct {
 	most   int
 }
 
+// A number is an option that takes one, from 1 to most; 0 is the default.
+type number struct {
+	name  string
+	most  int
+	field func(*ListenerWrapper) *int
+}
+
+var numbers = []number{
+	{"public_port", 65535, func(l *ListenerWrapper) *int { return &l.PublicPort }},
+	{"max_origins", mostMaxOrigins, func(l *ListenerWrapper) *int { return &l.MaxOrigins }},
+}
+
 // compile reads the configuration and returns all that is wrong with it; names
 // are those listed, nil for none.
 func (l *ListenerWrapper) compile() (ch choice, names []string, err error) {
@@ -38,11 +50,10 @@ func (l *ListenerWrapper) compile() (ch choice, names []string, err error) {
 		ch.naming = authority.BySites
 	case slices.Equal(l.Origins, []string{none}):
 		ch.none = true
-		if l.PublicPort != 0 {
-			fail("reading public_port '%d': must not be set with origins none", l.PublicPort)
-		}
-		if l.MaxOrigins != 0 {
-			fail("reading max_origins '%d': must not be set with origins none", l.MaxOrigins)
+		for _, n := range numbers {
+			if value := *n.field(l); value != 0 {
+				fail("reading %s '%d': must not be set with origins none", n.name, value)
+			}
 		}
 	case len(l.Origins) > mostMaxOrigins:
 		fail("reading origins: there are %d, must be at most %d", len(l.Origins), mostMaxOrigins)
@@ -51,14 +62,13 @@ func (l *ListenerWrapper) compile() (ch choice, names []string, err error) {
 		names, err = ch.list(l.Origins)
 		errs = append(errs, err)
 	}
-	if l.PublicPort < 0 || l.PublicPort > 65535 {
-		fail("reading public_port '%d': must be from 1 to 65535", l.PublicPort)
+	for _, n := range numbers {
+		if value := *n.field(l); value < 0 || value > n.most {
+			fail("reading %s '%d': must be from 1 to %d", n.name, value, n.most)
+		}
 	}
 	ch.public = uint16(l.PublicPort)
 	ch.most = cmp.Or(l.MaxOrigins, defaultMaxOrigins)
-	if ch.most < 0 || ch.most > mostMaxOrigins {
-		fail("reading max_origins '%d': must be from 1 to %d", l.MaxOrigins, mostMaxOrigins)
-	}
 	return ch, names, errors.Join(errs...)
 }
 
