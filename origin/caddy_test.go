@@ -2,7 +2,6 @@ package origin
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -18,11 +17,11 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"github.com/caddyserver/caddy/v2"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 )
 
 // freePort returns a port that nobody listens on.
@@ -72,16 +71,6 @@ func logged(t testing.TB, file, logger string) (lines []map[string]any) {
 	return lines
 }
 
-// eventually waits for something that another goroutine is about to do.
-func eventually(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for start := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 30*time.Second {
-			t.Fatalf("%s: not within 30 s", what)
-		}
-	}
-}
-
 func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // dial opens a TLS connection to a port.
@@ -119,8 +108,7 @@ func client(t testing.TB, port int, sni, alpn string) *http.Client {
 
 // An h2conn is a client's end of an HTTP/2 connection that shows every frame.
 type h2conn struct {
-	*tls.Conn
-	*http2.Framer
+	*h2.Peer
 	t testing.TB
 }
 
@@ -135,25 +123,17 @@ func dialH2(t testing.TB, port int, sni string) *h2conn {
 
 func openH2(t testing.TB, c *tls.Conn) *h2conn {
 	t.Helper()
-	h := &h2conn{c, http2.NewFramer(c, c), t}
-	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+	peer, err := h2.Client(c)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.WriteSettings(); err != nil {
-		t.Fatal(err)
-	}
-	return h
+	return &h2conn{peer, t}
 }
 
 // get sends a request for / on a stream.
 func (h *h2conn) get(stream uint32, host string) {
 	h.t.Helper()
-	var block bytes.Buffer
-	enc := hpack.NewEncoder(&block)
-	for _, field := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", host}, {":path", "/"}} {
-		_ = enc.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
-	}
-	if err := h.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+	if err := h.Get(stream, host); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -161,19 +141,11 @@ func (h *h2conn) get(stream uint32, host string) {
 // status reads frames up to the answer on a stream.
 func (h *h2conn) status(stream uint32) string {
 	h.t.Helper()
-	for {
-		frame, err := h.ReadFrame()
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		if headers, ok := frame.(*http2.HeadersFrame); ok && headers.StreamID == stream {
-			fields, err := hpack.NewDecoder(4096, nil).DecodeFull(headers.HeaderBlockFragment())
-			if err != nil {
-				h.t.Fatal(err)
-			}
-			return fields[0].Value
-		}
+	answer, err := h.Response(stream)
+	if err != nil {
+		h.t.Fatal(err)
 	}
+	return answer.PseudoValue("status")
 }
 
 // origins reads the first frames: SETTINGS and an ORIGIN frame.

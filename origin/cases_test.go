@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // startCaddyfile runs Caddy with sites on a port, and waits for their certificates.
@@ -35,7 +36,7 @@ func startCaddyfile(t *testing.T, global, sites string, names ...string) (port i
 	}
 	t.Cleanup(func() { _ = caddy.Stop() })
 	for _, name := range names {
-		eventually(t, "the certificate for "+name, func() bool {
+		poll.Until(t, "the certificate for "+name, func() bool {
 			c, err := tls.Dial("tcp", address(port), clientTLS(name, "h2"))
 			if err == nil {
 				c.Close()

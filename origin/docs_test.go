@@ -1,11 +1,8 @@
 package origin_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"os"
 	"reflect"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -13,6 +10,7 @@ import (
 
 	_ "github.com/caddy-connreuse/connreuse/caddyfile" // directives
 	"github.com/caddy-connreuse/connreuse/internal/authority"
+	"github.com/caddy-connreuse/connreuse/internal/test/docs"
 	"github.com/caddy-connreuse/connreuse/origin"
 )
 
@@ -20,13 +18,10 @@ import (
 // to, and no metric, log reason or option is missing. That its Caddyfiles load is
 // tested with those of all pages, in package caddyfile.
 func TestDocs(t *testing.T) {
-	text, err := os.ReadFile("../docs/origin.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := regexp.MustCompile("(?ms)^```caddyfile\n(.*?)^```").FindAllSubmatch(text, -1)
-	last := found[len(found)-1][1]
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(last, nil)
+	page := docs.Page(t, "../docs/origin.md")
+	caddyfiles := docs.Blocks(page, "caddyfile")
+	last := caddyfiles[len(caddyfiles)-1]
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(last), nil)
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, last)
 	}
@@ -44,9 +39,8 @@ func TestDocs(t *testing.T) {
 	}
 	wrappers := config.Apps.HTTP.Servers["srv0"].Wrappers
 
-	match := regexp.MustCompile("(?ms)^```json\n(.*?)^```").FindSubmatch(text)
 	var shown any
-	if err := json.Unmarshal(match[1], &shown); err != nil {
+	if err := json.Unmarshal([]byte(docs.Blocks(page, "json")[0]), &shown); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(shown, wrappers) {
@@ -66,7 +60,7 @@ func TestDocs(t *testing.T) {
 		}
 	}
 	for _, words := range want {
-		if !bytes.Contains(text, []byte("`"+words)) {
+		if !strings.Contains(page, "`"+words) {
 			t.Errorf("%q is not in the docs", words)
 		}
 	}

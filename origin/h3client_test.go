@@ -13,6 +13,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // An h3client is a client's end of an HTTP/3 connection that shows every frame on the
@@ -136,7 +138,7 @@ func (c *h3client) seen() []h3frame {
 // that is answered behind them may overtake them, so it takes a moment.
 func (c *h3client) settled(least int) []h3frame {
 	c.t.Helper()
-	eventually(c.t, fmt.Sprintf("%d frames on the control stream", least), func() bool { return len(c.seen()) >= least })
+	poll.Until(c.t, fmt.Sprintf("%d frames on the control stream", least), func() bool { return len(c.seen()) >= least })
 	time.Sleep(50 * time.Millisecond) // for a frame that must not come
 	return c.seen()
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // open counts this process's goroutines and file descriptors.
@@ -123,7 +124,7 @@ func TestHostile(t *testing.T) {
 			polite.origins()
 			polite.Close()
 			var goroutines, files int
-			eventually(t, "the polite client to be gone", func() bool { // its goroutines end on their own
+			poll.Until(t, "the polite client to be gone", func() bool { // its goroutines end on their own
 				g, f := open(t)
 				settled := g == goroutines && f == files
 				goroutines, files = g, f
@@ -142,7 +143,7 @@ func TestHostile(t *testing.T) {
 			}
 			other.Close()
 			clients.Wait()
-			eventually(t, "everything to be closed", func() bool {
+			poll.Until(t, "everything to be closed", func() bool {
 				g, f := open(t)
 				return g <= goroutines && f <= files
 			})

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // O13 RFC 8336 2.4: listed names outside of the certificate are left out, with
@@ -136,7 +137,7 @@ func TestMetrics(t *testing.T) {
 	dial(t, port, "a.metrics.test", "http/1.1")
 	// an entry is 2 + len("https://b.metrics.test")
 	want := [4]float64{3, 3, 3 * (9 + 2 + 22), 3}
-	eventually(t, "the counters", func() bool {
+	poll.Until(t, "the counters", func() bool {
 		after := read()
 		for i := range after {
 			after[i] -= before[i]

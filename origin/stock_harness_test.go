@@ -12,6 +12,7 @@ import (
 	"time"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 const late = ", not about "
@@ -76,7 +77,7 @@ func asStock(t *testing.T, cases []stockCase) {
 				outcome := test.run(t, port)
 				awaitLog := func() {
 					if test.log != "" {
-						eventually(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
+						poll.Until(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
 					}
 				}
 				awaitLog()
