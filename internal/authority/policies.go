@@ -26,8 +26,9 @@ type policies struct {
 	unlisted string
 	// asksAnybody: a policy asks for client certificates.
 	asksAnybody bool
-	// drops: a policy drops connections.
-	drops bool
+	// simple: policies match by the SNI alone, and none drops connections. So each
+	// name has one policy, or none.
+	simple bool
 	// unmatched are the wildcards with client authentication in SNI lists that
 	// Caddy can never match.
 	unmatched []string
@@ -58,7 +59,7 @@ type policy struct {
 // copyPolicies must be called before the policies are provisioned, since that
 // clears matchers, CAs and verifiers.
 func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
-	ps := new(policies)
+	ps := &policies{simple: true}
 	numbers := make(map[string]int)
 	number := func(v any) (int, error) {
 		text, err := json.Marshal(v)
@@ -75,7 +76,8 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 
 	for i, original := range from {
 		p := policy{selection: original.CertSelection, drop: original.Drop, byAddress: byAddress(original.MatchersRaw, true)}
-		ps.drops = ps.drops || p.drop
+		_, bySNI := original.MatchersRaw["sni"]
+		ps.simple = ps.simple && !p.drop && (len(original.MatchersRaw) == 0 || bySNI && len(original.MatchersRaw) == 1)
 		settings := *original
 		settings.MatchersRaw, settings.DefaultSNI = nil, ""
 		var errs [4]error
@@ -267,34 +269,46 @@ func (ps *policies) same(by field, sni, host string) bool {
 	var ofSNI, ofHost agree
 	ps.ofSNI(&ofSNI, by, sni)
 	ps.ofHost(&ofHost, by, host)
-	return ofSNI.seen && ofHost.seen && !ofSNI.differ && !ofHost.differ && ofSNI.value == ofHost.value && !ps.dropsApart(sni, host)
-}
-
-// dropsApart tells whether a proper connection for host may be dropped where one
-// with that SNI is not. As far as both find the same policies, and these look at the
-// client's address alone, both come to the same end. Example: a policy drops what
-// asks for vault.test from outside; a connection without SNI, or for another name,
-// is no way in.
-func (ps *policies) dropsApart(sni, host string) bool {
-	if !ps.drops || sni == host {
+	if !ofSNI.seen || !ofHost.seen {
 		return false
 	}
-	if hostname.IsIP(host) {
-		host = ""
+	equal := !ofSNI.differ && !ofHost.differ && ofSNI.value == ofHost.value
+	if ps.simple || sni == host {
+		return equal
 	}
-	a, b := ps.find(sni), ps.find(host)
-	for alike := true; ; {
-		ofHost, ok := b.next()
-		if !ok {
-			return false
+	sent := host
+	if hostname.IsIP(host) {
+		sent = ""
+	}
+	one, lost := ps.compare(sni, sent)
+	if one && !equal && sent != host {
+		one, _ = ps.compare(sent, host)
+	}
+	return !lost && (equal || one)
+}
+
+// compare follows the policies for two server names. One: a client that gets a
+// policy for sni gets the same one for other, since both find the same, and what else
+// these look at are the client's addresses. Lost: a connection for other may not come
+// about, because a policy drops it or none is there for it, where one for sni does.
+// Example: a policy drops what asks for vault.test from outside. Then a connection
+// without SNI, or for another name, is no way in.
+func (ps *policies) compare(sni, other string) (one, lost bool) {
+	a, b := ps.find(sni), ps.find(other)
+	one = true
+	certain := false
+	for {
+		r, found := b.next()
+		if one {
+			first, ok := a.next()
+			one = ok == found && first == r && (!found || ps.list[r.index].byAddress)
 		}
-		p := &ps.list[ofHost.index]
-		if alike {
-			ofSNI, ok := a.next()
-			alike = ok && ofSNI == ofHost && p.byAddress
+		if !found {
+			return one, !one && !certain
 		}
-		if !alike && p.drop {
-			return true
+		certain = r.certain
+		if !one && ps.list[r.index].drop {
+			return false, true
 		}
 	}
 }

@@ -162,6 +162,36 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
+			name:     "where no policy is there for some addresses, another connection is no way in either",
+			policies: `[{"match":{"sni":["d.test","e.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}}},{"match":{"sni":["a.test","b.test",""]}}]`,
+			pairs: []pair{
+				{"a.test", "d.test", false, false, false},
+				{"", "d.test", false, false, false},
+				{"d.test", "a.test", true, true, true},
+				{"d.test", "e.test", true, true, true},
+				{"a.test", "b.test", true, true, true},
+				{"", "127.0.0.1", true, true, true},
+			},
+		},
+		{
+			name: "policies by address are the same ones for all names that find them",
+			policies: `[{"match":{"not":[{"remote_ip":{"ranges":["10.0.0.0/8"]}}]},` + mtls + `},
+				{"match":{"sni":["c.test","127.0.0.2"],"local_ip":{"ranges":["10.0.0.0/8"]}},` + mtls + `},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", true, true, true},
+				{"", "b.test", true, true, true},
+				{"", "127.0.0.1", true, true, true},
+				{"", "127.0.0.2", false, false, false},
+				{"a.test", "c.test", false, false, false},
+				{"", "c.test", false, false, false},
+			},
+		},
+		{
+			name:     "policies by address and by a name are not",
+			policies: `[{"match":{"not":[{"sni":["b.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}}]},` + mtls + `},{}]`,
+			pairs:    []pair{{"a.test", "b.test", false, false, false}, {"", "b.test", false, false, false}},
+		},
+		{
 			name:     "no server name matches no wildcard",
 			policies: `[{"match":{"sni":["*"]},` + mtls + `},{}]`,
 			pairs:    []pair{{"", "a.test", true, true, true}, {"", "a", false, false, false}},
