@@ -379,15 +379,6 @@ func TestMetrics(t *testing.T) {
 	} {
 		eventually(t, fmt.Sprint(tc), func() bool { v, ok := metric(t, tc.metric, tc.labels); return ok && v == tc.want })
 	}
-	var l labelSet
-	for i := range maxLabels {
-		if got := l.of(strconv.Itoa(i)); got == "other" {
-			t.Fatalf("label %d is %q", i, got)
-		}
-	}
-	if l.of("one more") != "other" || l.of("5") != "5" {
-		t.Error("the labels are not bounded, or forget")
-	}
 	if states := States(); len(states) == 0 {
 		t.Error("no states")
 	}

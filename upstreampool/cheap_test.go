@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -104,14 +103,6 @@ func TestManyIdleConnections(t *testing.T) {
 	if race.Enabled {
 		upstreams = 100 // the detector has room for 8128 goroutines
 	}
-	labels.mu.Lock()
-	before := maps.Clone(labels.seen)
-	labels.mu.Unlock()
-	t.Cleanup(func() { // leave names for the metrics of other tests
-		labels.mu.Lock()
-		labels.seen = before
-		labels.mu.Unlock()
-	})
 	addrs := startServer(t, upstreams)
 	tr := newTransport(t, known)
 	goroutines := runtime.NumGoroutine()

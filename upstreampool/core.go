@@ -47,19 +47,16 @@ func (c *core) pool(tg *target) *pool {
 	if p := c.pools[tg.key]; p != nil {
 		return p
 	}
-	name := tg.dial.Address
-	if tg.dial.Network != "tcp" {
-		name = tg.dial.String()
-	}
+	up := c.upstreams.get(tg.key.upstream())
 	p = &pool{
 		core:  c,
 		key:   tg.key,
-		up:    c.upstreams.get(tg.key.upstream()),
-		name:  name,
-		label: labels.of(name),
+		up:    up,
+		name:  up.key.name(),
+		label: up.label,
 		stats: newStats(),
 
-		requests: newRequestCounters(labels.of(name)),
+		requests: newRequestCounters(up.label),
 	}
 	own := *tg
 	p.dial = func(p *pool) (*conn, error) { return c.dial(p, &own) }

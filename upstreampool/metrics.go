@@ -2,8 +2,6 @@ package upstreampool
 
 import (
 	"net/url"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,37 +11,6 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/metrics"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
-
-// maxLabels bounds the values of the upstream label: addresses can be chosen
-// by clients.
-const maxLabels = 1000
-
-// labels are the values of the upstream label in use.
-var labels labelSet
-
-type labelSet struct {
-	mu   sync.Mutex
-	seen map[string]bool
-}
-
-// of returns name, or "other" if there are too many already. What is no UTF-8,
-// at which Prometheus panics, is replaced.
-func (l *labelSet) of(name string) string {
-	name = strings.ToValidUTF8(name, "\uFFFD")
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.seen[name] {
-		return name
-	}
-	if len(l.seen) >= maxLabels {
-		return "other"
-	}
-	if l.seen == nil {
-		l.seen = make(map[string]bool)
-	}
-	l.seen[name] = true
-	return name
-}
 
 // collectors are made once: each configuration registers the same ones, so
 // that counts go on over reloads.

@@ -58,10 +58,3 @@ func (c *core) remember(u *upstream) {
 		}, u.learner(h2))
 	}
 }
-
-// forgotten ends that: nobody will learn about u any more. What is stored stays.
-func (u *upstream) forgotten() {
-	for _, h2 := range []bool{false, true} {
-		remembered.Forget(u.learner(h2))
-	}
-}

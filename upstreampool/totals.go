@@ -21,7 +21,16 @@ type Totals struct {
 }
 
 // Sums adds up the metrics.
-func Sums() (t Totals) {
+func Sums() Totals {
+	dropped.Lock()
+	defer dropped.Unlock()
+	t := dropped.Totals
+	t.add(func(*dto.Metric) bool { return true })
+	return t
+}
+
+// add adds the metrics that match.
+func (t *Totals) add(match func(*dto.Metric) bool) {
 	for _, sum := range []struct {
 		collector prometheus.Collector
 		to        *int64
@@ -29,14 +38,17 @@ func Sums() (t Totals) {
 		{collectors.requests, &t.Requests}, {collectors.opened, &t.Opened}, {collectors.races, &t.Races},
 	} {
 		for value := range values(sum.collector) {
-			*sum.to += int64(value.GetCounter().GetValue())
+			if match(value) {
+				*sum.to += int64(value.GetCounter().GetValue())
+			}
 		}
 	}
 	for value := range values(collectors.wait) {
-		t.Waits += int64(value.GetHistogram().GetSampleCount())
-		t.WaitSeconds += value.GetHistogram().GetSampleSum()
+		if match(value) {
+			t.Waits += int64(value.GetHistogram().GetSampleCount())
+			t.WaitSeconds += value.GetHistogram().GetSampleSum()
+		}
 	}
-	return t
 }
 
 // values goes through the values of a metric.

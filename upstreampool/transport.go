@@ -257,7 +257,7 @@ func (c *core) newUpstream(k upstreamKey) *upstream {
 	learner := func(h2 bool) *idletime.Learner {
 		return idletime.NewLearner(c.cfg.base, func(e idletime.Event) { c.learned(k, h2, e) })
 	}
-	u := &upstream{key: k, h1: learner(false), h2: learner(true)}
+	u := &upstream{key: k, label: labels.take(k.name()), h1: learner(false), h2: learner(true)}
 	c.remember(u)
 	return u
 }

@@ -19,10 +19,20 @@ type upstreamKey struct {
 	scheme, network, addr, proxy string
 }
 
+// name is how the upstream is called in state, log and metrics: by its address, as in
+// the configuration.
+func (k upstreamKey) name() string {
+	if k.network == "tcp" {
+		return k.addr
+	}
+	return k.network + "/" + k.addr
+}
+
 // An upstream is what is known about one server, apart from its connections.
 // A pool holds on to its upstream for as long as it has connections.
 type upstream struct {
 	key      upstreamKey
+	label    string            // in metrics; "other" where there are too many
 	speaksH2 atomic.Bool       // its last connection that could choose spoke HTTP/2
 	streams  atomic.Int32      // how many streams its last HTTP/2 connection allowed
 	versions replay.Versions   // of HTTP/1 that it answers in
@@ -66,6 +76,15 @@ func (us *upstreams) get(k upstreamKey) *upstream {
 	u := us.make(k)
 	us.byKey[k] = us.order.PushFront(u)
 	return u
+}
+
+// forgotten gives up what u holds: nobody will learn about it any more. What is
+// stored of it stays.
+func (u *upstream) forgotten() {
+	labels.giveBack(u.label)
+	for _, h2 := range []bool{false, true} {
+		remembered.Forget(u.learner(h2))
+	}
 }
 
 // forget gives up what is known.
