@@ -2,35 +2,26 @@ package upstreampool
 
 import (
 	"encoding/json"
-	"os"
 	"reflect"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/docs"
 )
 
 // The JSON of the documentation is what its last Caddyfile adapts to. That its
 // Caddyfiles load is tested with those of all pages, in package caddyfile.
 func TestDocs(t *testing.T) {
-	page, err := os.ReadFile("../docs/upstreampool.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := func(lang string) (found []string) {
-		for _, m := range regexp.MustCompile("(?s)```"+lang+"\n(.*?)```").FindAllSubmatch(page, -1) {
-			found = append(found, string(m[1]))
-		}
-		return found
-	}
-	caddyfiles := blocks("caddyfile")
+	page := docs.Page(t, "../docs/upstreampool.md")
+	caddyfiles := docs.Blocks(page, "caddyfile")
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfiles[len(caddyfiles)-1]), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var want, got any
-	if err := json.Unmarshal([]byte(blocks("json")[0]), &want); err != nil {
+	if err := json.Unmarshal([]byte(docs.Blocks(page, "json")[0]), &want); err != nil {
 		t.Fatal(err)
 	}
 	_, after, ok := strings.Cut(string(adapted), `"transport":`)

@@ -20,20 +20,17 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 )
 
 // A frameConn is an HTTP/2 connection as its server sees it, frame by frame.
 type frameConn struct {
-	net.Conn
-	*http2.Framer
-	n    int64
-	id   string // the Id field of the last request
-	hbuf bytes.Buffer
-	henc *hpack.Encoder
+	*h2.Peer
+	n  int64
+	id string // the Id field of the last request
 }
 
 // serveFrames starts an h2c server that calls handle for each connection.
@@ -47,35 +44,22 @@ func serveFrames(t testing.TB, handle func(c *frameConn), settings ...http2.Sett
 
 // newFrameConn starts HTTP/2 on c, whose bytes come from r.
 func newFrameConn(c net.Conn, r io.Reader, n int64, settings ...http2.Setting) *frameConn {
-	preface := make([]byte, len(http2.ClientPreface))
-	if _, err := io.ReadFull(r, preface); err != nil {
+	peer, err := h2.Server(c, r, settings...)
+	if err != nil {
 		return nil
 	}
-	fc := &frameConn{Conn: c, Framer: http2.NewFramer(c, r), n: n}
-	fc.henc = hpack.NewEncoder(&fc.hbuf)
-	fc.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	fc.WriteSettings(settings...)
-	return fc
+	return &frameConn{Peer: peer, n: n}
 }
 
 // request returns the next request's stream and method, answering SETTINGS and
 // PING on the way, or 0.
 func (c *frameConn) request() (uint32, string) {
 	for {
-		f, err := c.ReadFrame()
+		f, err := c.Next()
 		if err != nil {
 			return 0, ""
 		}
-		switch f := f.(type) {
-		case *http2.SettingsFrame:
-			if !f.IsAck() {
-				c.WriteSettingsAck()
-			}
-		case *http2.PingFrame:
-			if !f.IsAck() {
-				c.WritePing(true, f.Data)
-			}
-		case *http2.MetaHeadersFrame:
+		if f, ok := f.(*http2.MetaHeadersFrame); ok {
 			c.id = ""
 			for _, h := range f.RegularFields() {
 				if h.Name == "id" {
@@ -101,9 +85,7 @@ func (c *frameConn) requests() iter.Seq2[int, uint32] {
 }
 
 func (c *frameConn) respond(stream uint32, body string) {
-	c.hbuf.Reset()
-	c.henc.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
-	c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.hbuf.Bytes(), EndHeaders: true})
+	c.Headers(stream, false, [2]string{":status", "200"})
 	c.WriteData(stream, true, []byte(body))
 }
 

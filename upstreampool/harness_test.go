@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // newTransport returns a provisioned transport of its own: its pools are shared
@@ -131,12 +133,7 @@ func needsSocketLook(t *testing.T) {
 // eventually waits until ok holds.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not within 30 s: %s", what)
+	poll.Until(t, what, ok)
 }
 
 // A rawServer serves raw HTTP/1 connections with a function.
