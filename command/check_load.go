@@ -230,6 +230,9 @@ func (c *checked) logged() (found []finding, err error) {
 		if level != "warn" && level != "error" || !ours(module) {
 			continue
 		}
+		if strings.HasPrefix(message, "a servers block") {
+			continue // idleServersBlocks has it, and more
+		}
 		f := finding{Module: module, Message: message, Details: fields}
 		f.Server, _ = fields["server"].(string)
 		for _, name := range []string{"level", "logger", "msg", "ts", "server"} {

@@ -1,0 +1,63 @@
+package misdirected
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	_ "github.com/caddy-connreuse/connreuse/origin"
+)
+
+// lastMissed are what the last test_blocks directive in a Caddyfile saw.
+var lastMissed []string
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("test_blocks", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		lastMissed = missedBlocks(serversBlocks(h.Option("servers")), listenAddresses(h))
+		return new(Handler), nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("test_blocks", httpcaddyfile.Before, "header")
+}
+
+// A servers block that is meant for a site and does not apply to it is noticed
+// where the Caddyfile is read: JSON has no trace of it.
+func TestServersBlocksThatDoNotApply(t *testing.T) {
+	const (
+		origin = "{\n\t\tlistener_wrappers {\n\t\t\torigin\n\t\t}\n\t}\n"
+		off    = "{\n\t\tstrict_sni_host insecure_off\n\t}\n"
+		both   = "{\n\t\tstrict_sni_host insecure_off\n\t\tlistener_wrappers {\n\t\t\torigin\n\t\t}\n\t}\n"
+	)
+	for _, test := range []struct {
+		name, global, site string
+		want               string // "" is none
+	}{
+		{"two blocks that cancel each other", "servers :443 " + off + "servers " + origin, "a.test {\ntest_blocks\n}", "'servers :443' stands before 'servers'"},
+		{"in the other order", "servers " + origin + "servers :443 " + off, "a.test {\ntest_blocks\n}", "'servers :443' stands before 'servers'"},
+		{"with another HTTPS port", "https_port 8443\nservers :8443 " + off + "servers " + origin, "a.test {\ntest_blocks\n}", "'servers :8443' stands before 'servers'"},
+		{"one block with both", "servers :443 " + both, "a.test {\ntest_blocks\n}", ""},
+		{"both have it", "servers :443 " + both + "servers " + origin, "a.test {\ntest_blocks\n}", ""},
+		{"a block for plain HTTP", "servers :80 {\nname plain\n}\nservers " + both, "a.test {\ntest_blocks\n}", ""},
+		{"a block for another port", "servers :8443 " + off + "servers " + origin, "a.test {\ntest_blocks\n}", ""},
+		{"default_bind", "default_bind 127.0.0.1\nservers :443 " + both, "a.test {\ntest_blocks\n}", "'servers :443' must name an address as the server listens on it: 127.0.0.1:443"},
+		{"bind", "servers :443 " + off, "a.test {\nbind 127.0.0.1 ::1\ntest_blocks\n}", "as the server listens on it: 127.0.0.1:443, [::1]:443"},
+		{"bind, and a block for it", "servers 127.0.0.1:443 " + both, "a.test {\nbind 127.0.0.1\ntest_blocks\n}", ""},
+		{"a key with a port", "servers :443 " + both, "a.test:8443 {\ntest_blocks\n}", ""},
+		{"a plain site", "servers :443 " + off + "servers " + origin, "http://a.test {\ntest_blocks\n}", ""},
+		{"no blocks", "", "a.test {\ntest_blocks\n}", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			lastMissed = []string{"the directive was not read"}
+			text := "{\n" + test.global + "\n}\n" + test.site + "\n"
+			if _, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"}); err != nil {
+				t.Fatalf("%v in\n%s", err, text)
+			}
+			if test.want == "" && len(lastMissed) > 0 || test.want != "" && !slices.ContainsFunc(lastMissed, func(s string) bool { return strings.Contains(s, test.want) }) {
+				t.Errorf("says %q, want %q", lastMissed, test.want)
+			}
+		})
+	}
+}
