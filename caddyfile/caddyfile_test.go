@@ -70,6 +70,31 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestExamplesInJSON holds the JSON beside each example against its Caddyfile, with
+// the default of each environment variable.
+func TestExamplesInJSON(t *testing.T) {
+	files, err := filepath.Glob("../example/*/Caddyfile")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("only %d examples: %v", len(files), err)
+	}
+	for _, file := range append(files, "../example/Caddyfile") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := adapt(text)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		var got bytes.Buffer
+		if err := json.Indent(&got, config, "", "\t"); err != nil {
+			t.Fatal(err)
+		}
+		got.WriteByte('\n')
+		golden.Check(t, filepath.Join(filepath.Dir(file), "caddy.json"), got.Bytes())
+	}
+}
+
 // TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
 // README, the docs and the examples show, and validates the JSON there: that of a
 // handler, a list of listener wrappers or a transport.
