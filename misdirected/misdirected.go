@@ -1,5 +1,22 @@
 // Package misdirected is an HTTP handler that refuses requests which came over
 // a connection that is not right for them.
+//
+//	a.example.com {
+//		misdirected
+//		reverse_proxy 127.0.0.1:8080
+//	}
+//
+// A request comes in as an [http.Request] and leaves as a [Reason]:
+//
+//   - asked.go reads the request: all names in it are parsed once
+//   - decide.go is the rule, as a table of steps; explain.go walks it with words
+//   - refuse.go answers a refusal, altsvc.go takes HTTP/3 away where it would
+//     lead clients into refusals
+//   - gateways.go has the sources of trusted addresses
+//   - options.go and caddyfile.go read the configuration
+//   - metrics.go and recent.go say what happened
+//
+// What a server, a site and a certificate are is known to internal/authority.
 package misdirected
 
 import (

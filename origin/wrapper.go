@@ -1,5 +1,25 @@
 // Package origin is a listener wrapper that tells HTTP/2 clients at the start of
 // a connection which origins belong on it.
+//
+//	{
+//		servers {
+//			listener_wrappers {
+//				origin
+//			}
+//		}
+//	}
+//
+// A connection comes in and a frame goes out:
+//
+//   - conn.go wraps the connection: handshake, and the place behind SETTINGS
+//   - choice.go says which origins go out, and logs what is left out
+//   - origin.go and frame.go write an origin and a frame
+//   - http3.go and h3layout.go do the same for HTTP/3
+//   - listeners.go and check.go look at what the server listens on, and at the
+//     wrappers in front
+//   - explain.go answers the admin API
+//
+// Which names a connection may be told of is known to internal/authority.
 package origin
 
 import (
