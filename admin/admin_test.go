@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -24,6 +23,7 @@ import (
 	_ "github.com/caddy-connreuse/connreuse/caddyfile"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	"github.com/caddy-connreuse/connreuse/internal/test/golden"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/misdirected"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 )
@@ -72,19 +72,18 @@ func start(t *testing.T) *live {
 		t: t, admin: "http://127.0.0.1:" + ports["ADMIN_PORT"], https: "127.0.0.1:" + ports["HTTPS_PORT"],
 		normal: strings.NewReplacer(main, "main", other, "other", upstream.Listener.Addr().String(), "UPSTREAM", ":"+ports["HTTPS_PORT"], ":HTTPS", `"port": `+ports["HTTPS_PORT"], `"port": "HTTPS"`),
 	}
-	// Certificates are made in the background.
-	for _, name := range []string{"shop", "blog", "lenient"} {
-		for try := 0; ; try++ {
-			conn, err := tls.Dial("tcp", l.https, &tls.Config{ServerName: name + ".admin.test", InsecureSkipVerify: true})
+	// Certificates are made in the background; what is said of a site depends on them.
+	for name, address := range map[string]string{
+		"shop.admin.test": l.https, "blog.admin.test": l.https, "lenient.admin.test": l.https, "vault.admin.test": l.https, "any.admin.test": l.https,
+		"apart.test": "127.0.0.1:" + ports["OTHER_PORT"],
+	} {
+		poll.Succeed(t, "a certificate for "+name, func() error {
+			conn, err := tls.Dial("tcp", address, &tls.Config{ServerName: name, InsecureSkipVerify: true})
 			if err == nil {
 				conn.Close()
-				break
 			}
-			if try == 300 {
-				t.Fatal(err)
-			}
-			time.Sleep(50 * time.Millisecond) // polls
-		}
+			return err
+		})
 	}
 	return l
 }

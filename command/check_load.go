@@ -97,16 +97,6 @@ func load(o checkOptions, dir string) (*checked, error) {
 		}
 	}
 	c.err = c.provision(all, dir)
-	if c.err != nil || c.app == nil {
-		return c, nil
-	}
-	if subjects := c.managed(); len(subjects) > 0 {
-		if err := c.standIn(subjects); err != nil {
-			return nil, err
-		}
-		all["apps"] = caddyconfig.JSON(c.apps, nil)
-		c.err = c.provision(all, dir)
-	}
 	return c, nil
 }
 

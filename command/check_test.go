@@ -84,6 +84,7 @@ func TestCheckFinds(t *testing.T) {
 		{"way-around-without-modules.caddyfile", []string{"sites that ask for client certificates can be reached", "vault.example.test"}, "www.example.test"},
 		{"shared-certificate.caddyfile", []string{"srv0: sites share a certificate and misdirected refuses their requests on each other's connections", "a.example.test, b.example.test"}, ""},
 		{"managed-wildcard.caddyfile", []string{"sites share a certificate and misdirected refuses", "put misdirected { scope certificate } into them", "*.example.test, open.example.test"}, ""},
+		{"forced-certificates.caddyfile", []string{"put misdirected { scope certificate } into them", "sites        *.example.test\n"}, "open.example.test"},
 		{"address-without-default-sni.caddyfile", []string{": 1 finding\n", "set default_sni to the address", "192.0.2.1"}, ""},
 		{"broken.caddyfile", []string{"does not load: ", "broken.caddyfile:3", "everything"}, ""},
 		{"does-not-load.json", []string{"does not load: ", "it is unnecessary to specify the TLS listener wrapper in the first position"}, ""},

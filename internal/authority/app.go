@@ -67,10 +67,11 @@ func (app *App) Warnings() (all []Warning) {
 		return nil
 	}
 	servers := http.(*caddyhttp.App).Servers
+	foreseen := newManaged(servers, app.tls)
 	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		var found []Warning
 		if server, ok := app.servers[servers[name]]; ok {
-			found = append(server.Snapshot().warnings(), server.sharedWarnings()...)
+			found = append(server.Snapshot().warnings(), server.sharedWarnings(foreseen)...)
 		} else if names := unguardedNames(servers[name]); len(names) > 0 {
 			found = []Warning{warn(unguarded, "sites", names)}
 		}

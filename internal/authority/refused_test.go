@@ -67,25 +67,26 @@ func TestWarnsOfSharedCertificates(t *testing.T) {
 		server       string
 		certificates fakeCertificates
 		want         []string
+		managed      managed
 	}{
 		{"one guarded site beside an open one", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test") + `]`, wild,
-			[]string{"origin listener wrapper|sites: a.w.test", "withdraws HTTP/3|scope certificate|sites: b.w.test"}},
+			[]string{"origin listener wrapper|sites: a.w.test", "withdraws HTTP/3|scope certificate|sites: b.w.test"}, nil},
 		{"without HTTP/3", `"protocols":["h1","h2"],` + policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test") + `]`, wild,
-			[]string{"origin listener wrapper"}},
-		{"all guarded", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test", cert) + `]`, wild, []string{"origin listener wrapper"}},
-		{"nothing refused", policies + `"routes":[` + hostRoute("a.w.test", cert) + `,` + hostRoute("b.w.test", cert) + `]`, wild, nil},
-		{"only reported", policies + `"routes":[` + hostRoute("a.w.test", guardFor(`,"scope":"sni","report_only":true`)) + `,` + hostRoute("b.w.test") + `]`, wild, nil},
-		{"certificates of their own", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test", own) + `]`, fakeCertificates{{"a.w.test"}, {"b.w.test"}}, nil},
+			[]string{"origin listener wrapper"}, nil},
+		{"all guarded", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test", cert) + `]`, wild, []string{"origin listener wrapper"}, nil},
+		{"nothing refused", policies + `"routes":[` + hostRoute("a.w.test", cert) + `,` + hostRoute("b.w.test", cert) + `]`, wild, nil, nil},
+		{"only reported", policies + `"routes":[` + hostRoute("a.w.test", guardFor(`,"scope":"sni","report_only":true`)) + `,` + hostRoute("b.w.test") + `]`, wild, nil, nil},
+		{"certificates of their own", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test", own) + `]`, fakeCertificates{{"a.w.test"}, {"b.w.test"}}, nil, nil},
 		{"a wildcard that Caddy will manage", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("*.w.test") + `]`, nil,
-			[]string{"origin listener wrapper", "withdraws HTTP/3|sites: *.w.test"}},
-		{"nothing known", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test") + `]`, nil, nil},
-		{"strict_sni_host", policies + `"strict_sni_host":true,"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test") + `]`, wild, nil},
+			[]string{"origin listener wrapper", "withdraws HTTP/3|sites: *.w.test"}, willManage("*.w.test")},
+		{"nothing known", policies + `"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test") + `]`, nil, nil, nil},
+		{"strict_sni_host", policies + `"strict_sni_host":true,"routes":[` + hostRoute("a.w.test", own) + `,` + hostRoute("b.w.test") + `]`, wild, nil, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			server := originServer(t, `"tls":{}`, test.server)
 			test.certificates.install(server.Snapshot())
 			for range 2 { // it may be asked more than once
-				found := server.sharedWarnings()
+				found := server.sharedWarnings(test.managed)
 				if len(found) != len(test.want) {
 					t.Fatalf("%d warnings, want %d: %v", len(found), len(test.want), found)
 				}

@@ -22,19 +22,18 @@ const (
 		"set default_sni to the address"
 )
 
-// sharedWarnings finds sites that a shared certificate leads to refusals. What it says
-// of certificates is true of those in Caddy's cache now, and of wildcards that Caddy
-// will manage.
-func (s *Server) sharedWarnings() (found []Warning) {
+// sharedWarnings finds sites that a shared certificate leads to refusals. It foresees
+// the certificates that Caddy manages.
+func (s *Server) sharedWarnings(m managed) (found []Warning) {
 	snap := s.Snapshot()
 	if snap.strictSNIHost || !s.HasTLS() || len(snap.guards.all()) == 0 {
 		return nil
 	}
+	snap = snap.foreseeing(m)
 	var refused, open []string
 	var example Refusal
-	kept := make(map[managedClass][]string)
 	for sni, shown := range snap.serverNames {
-		r := snap.knownRefusal(sni, kept)
+		r := snap.Refuses(sni)
 		if r.Answer != Yes {
 			continue
 		}

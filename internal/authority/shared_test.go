@@ -1,9 +1,13 @@
 package authority
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
@@ -22,7 +26,7 @@ func TestSharedWarnings(t *testing.T) {
 	site := func(host, handlers string) string {
 		return `{"match":[{"host":["` + host + `"]}],"handle":[` + handlers + `],"terminal":true}`
 	}
-	tls := testcaddy.TLSApp(t, `{}`, []string{"*.sw.test"}, []string{"alone.test"}, []string{"single.test"}, []string{"192.0.2.7"})
+	tlsApp := testcaddy.TLSApp(t, `{}`, []string{"*.sw.test"}, []string{"alone.test"}, []string{"single.test"}, []string{"192.0.2.7"})
 	for _, test := range []struct {
 		name     string
 		settings string
@@ -44,7 +48,7 @@ func TestSharedWarnings(t *testing.T) {
 		{"no guard", plain, []string{site("a.sw.test", ""), site("b.sw.test", "")}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx := testcaddy.Provision(t, `{`+tls+`,"connreuse":{},"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,`+test.settings+`,"routes":[`+strings.Join(test.routes, ",")+`]}}}}`, "")
+			ctx := testcaddy.Provision(t, `{`+tlsApp+`,"connreuse":{},"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,`+test.settings+`,"routes":[`+strings.Join(test.routes, ",")+`]}}}}`, "")
 			app, err := ctx.App("connreuse")
 			if err != nil {
 				t.Fatal(err)
@@ -77,12 +81,72 @@ func TestSharedWarningsAreQuick(t *testing.T) {
 	for _, test := range manyOf {
 		t.Run(test.name, func(t *testing.T) {
 			_, server := provisioned(t, test.server(n))
-			fakeCertificates{{"*.w.test"}}.install(server.Snapshot())
-			took := cpuTime(t, func() { server.sharedWarnings() })
+			took := cpuTime(t, func() { server.sharedWarnings(willManage("*.w.test")) })
 			if took > limit && !race.Enabled {
 				t.Errorf("they take %v", took)
 			}
 			t.Log(took)
 		})
+	}
+}
+
+// willManage is what Caddy will manage for one subject.
+func willManage(subject string) managed {
+	leaf := &x509.Certificate{DNSNames: []string{subject}}
+	return managed{subject: {Certificate: tls.Certificate{Leaf: leaf}, Names: []string{subject}}}
+}
+
+// TestManaged: which certificate Caddy will have for a name, before it has any.
+func TestManaged(t *testing.T) {
+	const auto = `"automatic_https":{"disable_redirects":true}`
+	for _, test := range []struct {
+		name, auto, tls string
+		hosts           string
+		host            string
+		want            string // subject; empty: none
+	}{
+		{"its own", auto, `{}`, `"a.mg.test"`, "a.mg.test", "a.mg.test"},
+		{"upper case", auto, `{}`, `"A.mg.test"`, "a.mg.test", "a.mg.test"},
+		{"a wildcard is enough", auto, `{}`, `"a.mg.test","*.mg.test"`, "a.mg.test", "*.mg.test"},
+		{"a name that no site has", auto, `{}`, `"*.mg.test"`, "other.mg.test", "*.mg.test"},
+		{"deeper than the wildcard", auto, `{}`, `"*.mg.test"`, "a.b.mg.test", ""},
+		{"forced", auto, `{"certificates":{"automate":["a.mg.test"]}}`, `"a.mg.test","*.mg.test"`, "a.mg.test", "a.mg.test"},
+		{"another is forced", auto, `{"certificates":{"automate":["b.mg.test"]}}`, `"a.mg.test","b.mg.test","*.mg.test"`, "a.mg.test", "*.mg.test"},
+		{"on demand, a wildcard is none", auto, `{"automation":{"on_demand":{"permission":{"module":"http","endpoint":"http://localhost:1"}},"policies":[{"subjects":["*.mg.test"],"on_demand":true}]}}`, `"*.mg.test"`, "a.mg.test", ""},
+		{"on demand, a name has its own", auto, `{"automation":{"on_demand":{"permission":{"module":"http","endpoint":"http://localhost:1"}},"policies":[{"on_demand":true}]}}`, `"a.mg.test","*.mg.test"`, "a.mg.test", "a.mg.test"},
+		{"skipped", `"automatic_https":{"disable_redirects":true,"skip_certificates":["a.mg.test"]}`, `{}`, `"a.mg.test"`, "a.mg.test", ""},
+		{"disabled", `"automatic_https":{"disable_redirects":true,"disable_certificates":true}`, `{}`, `"a.mg.test"`, "a.mg.test", ""},
+		{"an address", auto, `{}`, `"192.0.2.9"`, "192.0.2.9", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx := testcaddy.Provision(t, `{"tls":`+test.tls+`,"connreuse":{},"http":{"servers":{"srv0":{"listen":["127.0.0.1:8443"],`+test.auto+
+				`,"tls_connection_policies":[{}],"routes":[{"match":[{"host":[`+test.hosts+`]}],"handle":[{"handler":"test_guard"}]}]}}}}`, "")
+			app, err := ctx.App("connreuse")
+			if err != nil {
+				t.Fatal(err)
+			}
+			srv := testcaddy.HTTPServer(t, ctx)
+			got := ""
+			for _, cert := range newManaged(map[string]*caddyhttp.Server{"srv0": srv}, app.(*App).tls).find(test.host) {
+				got += cert.Names[0]
+			}
+			if got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// TestWarningsLeaveNothingBehind: what was foreseen is no answer for requests.
+func TestWarningsLeaveNothingBehind(t *testing.T) {
+	app, server := provisioned(t, `"tls_connection_policies":[{}],"routes":[{"match":[{"host":["a.lb.test"]}],"handle":[{"handler":"test_guard"}]}]`)
+	app.Warnings()
+	server.sharedWarnings(willManage("a.lb.test"))
+	snap := server.Snapshot()
+	if snap.certificates.kept.get("a.lb.test") != nil {
+		t.Error("a certificate is known")
+	}
+	if r := snap.Refuses("a.lb.test"); r.Answer != Unknown {
+		t.Errorf("%+v", r)
 	}
 }
