@@ -99,6 +99,20 @@ func (gs *guards) each(host string, f func(g *Guard, certain bool) bool) {
 	}
 }
 
+// errorsProxied tells whether the error routes may ask an upstream for host with no
+// guard in front.
+func (gs *guards) errorsProxied(host string) (proxied bool) {
+	if gs.errors == nil {
+		return false
+	}
+	w := walk{host: host, sees: func(s *step, _ bool) bool {
+		proxied = s.handler != nil && moduleID(s.handler) == "http.handlers.reverse_proxy"
+		return !proxied && s.guard == nil
+	}}
+	w.list(gs.errors, true, nil)
+	return proxied
+}
+
 // runs tells whether a handler of a module can run for a request to host, in
 // these routes or below.
 func (gs *guards) runs(rs *routes, host string, id caddy.ModuleID) bool {

@@ -33,6 +33,9 @@ func warn(message, what string, names []string, fields ...zap.Field) Warning {
 const unguarded = "sites that ask for client certificates can be reached over connections that were not asked for one: " +
 	"strict_sni_host is off, and no misdirected handler runs for each of their requests"
 
+const unguardedErrors = "error routes of sites that ask for client certificates ask an upstream, also over connections that were not asked for one: " +
+	"Caddy refuses some requests, such as those with a method longer than 32 characters, before misdirected judges them; put misdirected into handle_errors as well"
+
 // warnings is not for the request path.
 func (s *Snapshot) warnings() (found []Warning) {
 	if len(s.policies.unmatched) > 0 {
@@ -50,31 +53,7 @@ func (s *Snapshot) warnings() (found []Warning) {
 	}
 
 	if s.policies.clientAuthDiffers() {
-		var open []string
-		lenient := make(map[string][]string) // by option
-		for name, shown := range s.clientAuthNames() {
-			guarded := false
-			s.guards.each(name, func(g *Guard, certain bool) bool {
-				guarded = guarded || certain
-				if g.ReportOnly {
-					lenient["report_only"] = append(lenient["report_only"], shown)
-				}
-				if g.AcceptsMissingSNI && !s.RequiresClientCert(name) {
-					lenient["missing_sni accept"] = append(lenient["missing_sni accept"], shown)
-				}
-				return true
-			})
-			if !guarded {
-				open = append(open, shown)
-			}
-		}
-		if len(open) > 0 {
-			found = append(found, warn(unguarded, "sites", open))
-		}
-		for _, option := range slices.Sorted(maps.Keys(lenient)) {
-			found = append(found, warn("an option of misdirected lets requests reach sites that ask for client certificates "+
-				"over connections that were not asked for one", "sites", lenient[option], zap.String("option", option)))
-		}
+		found = append(found, s.clientAuthWarnings()...)
 	}
 
 	seen := make(map[string]bool) // sites of the Caddyfile often import the same block
@@ -88,6 +67,42 @@ func (s *Snapshot) warnings() (found []Warning) {
 				}
 			}
 		}
+	}
+	return found
+}
+
+// clientAuthWarnings are about the names for which clients are asked for a certificate,
+// where for others they are not.
+func (s *Snapshot) clientAuthWarnings() (found []Warning) {
+	var open, failing []string
+	lenient := make(map[string][]string) // by option
+	for name, shown := range s.clientAuthNames() {
+		guarded := false
+		s.guards.each(name, func(g *Guard, certain bool) bool {
+			guarded = guarded || certain
+			if g.ReportOnly {
+				lenient["report_only"] = append(lenient["report_only"], shown)
+			}
+			if g.AcceptsMissingSNI && !s.RequiresClientCert(name) {
+				lenient["missing_sni accept"] = append(lenient["missing_sni accept"], shown)
+			}
+			return true
+		})
+		if !guarded {
+			open = append(open, shown)
+		} else if s.guards.errorsProxied(name) {
+			failing = append(failing, shown)
+		}
+	}
+	if len(open) > 0 {
+		found = append(found, warn(unguarded, "sites", open))
+	}
+	if len(failing) > 0 {
+		found = append(found, warn(unguardedErrors, "sites", failing))
+	}
+	for _, option := range slices.Sorted(maps.Keys(lenient)) {
+		found = append(found, warn("an option of misdirected lets requests reach sites that ask for client certificates "+
+			"over connections that were not asked for one", "sites", lenient[option], zap.String("option", option)))
 	}
 	return found
 }

@@ -18,6 +18,8 @@ func TestWarnings(t *testing.T) {
 		mtls  = `"tls_connection_policies":[{"match":{"sni":["m.test","*.m.test"]},"client_authentication":{"mode":"require"}},{}]`
 		off   = `"strict_sni_host":false`
 		guard = `{"handler":"test_guard"}`
+		// Nothing is asked of it.
+		upstream = `{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:9"}]}`
 	)
 	site := func(host, handlers string) string {
 		return `{"match":[{"host":["` + host + `"]}],"handle":[` + handlers + `],"terminal":true}`
@@ -30,6 +32,12 @@ func TestWarnings(t *testing.T) {
 		{
 			name:   "guarded",
 			server: mtls + `,` + off + `,"routes":[` + site("m.test", guard) + `,` + site("*.m.test", guard) + `,` + site("a.test", "") + `]`,
+		},
+		{
+			name: "error routes that ask an upstream",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", guard) + `,` + site("x.m.test", guard) + `,` + site("y.m.test", guard) + `,` + site("*.m.test", guard) + `],
+				"errors":{"routes":[` + site("m.test", upstream) + `,` + site("x.m.test", guard+`,`+upstream) + `,` + site("y.m.test", `{"handler":"static_response"}`) + `,` + site("a.test", upstream) + `]}`,
+			want: []string{"put misdirected into handle_errors|sites: m.test"},
 		},
 		{
 			name:   "strict_sni_host turned itself on",
