@@ -49,7 +49,7 @@ func (l *ListenerWrapper) compile() (ch choice, names []string, err error) {
 	case slices.Equal(l.Origins, []string{sites}):
 		ch.naming = authority.BySites
 	case slices.Equal(l.Origins, []string{none}):
-		ch.none = true
+		ch.none, ch.naming = true, authority.Listed
 		for _, n := range numbers {
 			if value := *n.field(l); value != 0 {
 				fail("reading %s '%d': must not be set with origins none", n.name, value)
@@ -142,7 +142,8 @@ const (
 
 // A telling is what a connection is told of.
 type telling struct {
-	frame   bool // whether there is a frame at all
+	sni     string // canonical, "" where there is none
+	frame   bool   // whether there is a frame at all
 	in, cut []origin
 	refuses bool // something that the certificate covers is refused
 	set     *authority.OriginSet
@@ -156,9 +157,9 @@ type telling struct {
 // only if it has all of it. What the operator chose is sent in any case.
 func (l *ListenerWrapper) tell(sni string, port uint16) (t telling) {
 	if l.choice.none {
-		return telling{frame: true, set: new(authority.OriginSet)}
+		return telling{sni: sni, frame: true, set: new(authority.OriginSet)}
 	}
-	t.set = l.sets.Find(sni)
+	t.sni, t.set = sni, l.sets.Find(sni)
 	names := t.set.Names
 	if port == 0 && l.choice.naming != authority.Listed {
 		names = nil

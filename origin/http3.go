@@ -146,7 +146,7 @@ func (s *http3Sender) tell(c *h3conn, r *http.Request) {
 	if !t.frame {
 		return
 	}
-	out := encodeHTTP3(http3Origins(r.TLS.ServerName, t.in))
+	out := encodeHTTP3(http3Origins(t.sni, t.in))
 	control, err := s.layout.control(c.conn)
 	if err == nil {
 		err = control.TryWriteAll(out.bytes)
@@ -165,8 +165,8 @@ func (s *http3Sender) tell(c *h3conn, r *http.Request) {
 
 // http3Origins are those that fit in a frame that clients read to its end: first those
 // with the same registrable domain as the connection, then the others, in order.
-func http3Origins(serverName string, origins []origin) []origin {
-	own, err := publicsuffix.EffectiveTLDPlusOne(serverName)
+func http3Origins(sni string, origins []origin) []origin {
+	own, err := publicsuffix.EffectiveTLDPlusOne(sni)
 	if err != nil || len(origins) <= mostHTTP3 {
 		return origins[:min(len(origins), mostHTTP3)]
 	}

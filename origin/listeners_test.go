@@ -82,3 +82,26 @@ func TestExplainedAsOpened(t *testing.T) {
 		}
 	}
 }
+
+// A request is explained with what the frames of its server do.
+func TestAdvertisedIsExplainedByMode(t *testing.T) {
+	apps := `{` + testcaddy.TLSApp(t, `{}`, []string{"a.mode.test", "b.mode.test", "*.w.mode.test"}) + `,"http":{"servers":{"srv0":{` + testcaddy.NoRedirects + `,
+		"tls_connection_policies":[{}],"routes":[` + hostRoutes("a.mode.test", "b.mode.test", "x.w.mode.test") + `,{"handle":[{"handler":"test_probe","wrappers":[{%s}]}]}]}}}}`
+	for _, test := range []struct {
+		options, host string
+		want          authority.Absence
+	}{
+		{``, "b.mode.test", authority.Advertised},
+		{``, "x.w.mode.test", authority.Withheld},
+		{`"origins":["sites"]`, "x.w.mode.test", authority.Advertised},
+		{`"origins":["https://x.w.mode.test"]`, "x.w.mode.test", authority.Advertised},
+		{`"origins":["https://x.w.mode.test"]`, "b.mode.test", authority.NotListed},
+		{`"origins":["none"]`, "b.mode.test", authority.NotListed},
+	} {
+		srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, fmt.Sprintf(apps, test.options), ""))
+		e := srv.Routes[len(srv.Routes)-1].Handlers[0].(*probe).server.Explain("a.mode.test", test.host)
+		if e.Advertised != (test.want == authority.Advertised) || e.AdvertisedWhy != test.want.String() {
+			t.Errorf("{%s}, host %s: explained as %q, want %q", test.options, test.host, e.AdvertisedWhy, test.want)
+		}
+	}
+}

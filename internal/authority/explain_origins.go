@@ -80,6 +80,9 @@ func (s *Server) absence(sni, host string) Absence {
 	naming := BySpelling
 	if s.sets != nil {
 		naming = s.sets.naming
+		if _, ok := s.sets.listed[host]; naming == Listed && !ok {
+			return NotListed
+		}
 	}
 	snap := s.Snapshot()
 	return snap.absence(naming, sni, host, snap.presented(sni))

@@ -27,6 +27,7 @@ type Absence uint8
 // The absences, in the order in which they are looked for.
 const (
 	Advertised Absence = iota // it is
+	NotListed
 	NotServed
 	NotNamed
 	NotOpen
@@ -42,6 +43,7 @@ const (
 func (a Absence) String() string {
 	return [absenceCount]string{
 		Advertised:  "advertised",
+		NotListed:   "it is not among the configured origins",
 		NotServed:   "no site of this server is there for it",
 		NotNamed:    "no host matcher of this server names it exactly; another machine may serve it",
 		NotOpen:     "host matchers name it only inside 'not', or beside matchers such as remote_ip",
