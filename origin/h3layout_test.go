@@ -1,3 +1,5 @@
+//lint:file-ignore U1000 The doubles are read by reflection alone.
+
 package origin
 
 import (
