@@ -37,6 +37,7 @@ func (s *Server) sharedWarnings(m managed) (found []Warning) {
 		if r.Answer != Yes {
 			continue
 		}
+		r.SNI = shown
 		if example = r; !snap.guarded(sni) {
 			open = append(open, shown)
 			s.First("open " + snap.Site(sni))
