@@ -192,13 +192,14 @@ func TestChromiumOnDefaultCaddy(t *testing.T) {
 		caddy defaultCaddy
 		http3 bool // sites offer it
 		most  int  // 421s of a visit, on HTTP/2
+		warns bool // of open sites; the one for the wildcard has no gate
 	}{
-		{"all guarded by SNI", defaultCaddy{gates: all(gateSNI)}, false, others},
-		{"all by certificate", defaultCaddy{gates: all(gateCertificate)}, true, 0},
-		{"one of four by SNI, the others open", defaultCaddy{gates: [4]string{"", "", "", gateSNI}}, true, imagesPerHost},
+		{"all guarded by SNI", defaultCaddy{gates: all(gateSNI)}, false, others, true},
+		{"all by certificate", defaultCaddy{gates: all(gateCertificate)}, true, 0, false},
+		{"one of four by SNI, the others open", defaultCaddy{gates: [4]string{"", "", "", gateSNI}}, true, imagesPerHost, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			visits, _ := test.caddy.visits(t, browser.Chromium, 4)
+			visits, c := test.caddy.visits(t, browser.Chromium, 4)
 			answered(t, visits)
 			for i, v := range visits {
 				if v.Statuses[421] > test.most || i > 0 && v.Refused["HTTP/3.0"] > 0 {
@@ -207,6 +208,9 @@ func TestChromiumOnDefaultCaddy(t *testing.T) {
 			}
 			if got := sum(visits); (got.onHTTP3 > 0) != test.http3 {
 				t.Errorf("%d requests on HTTP/3, want some: %t", got.onHTTP3, test.http3)
+			}
+			if warned := c.logged("put misdirected { scope certificate } into them"); (len(warned) > 0) != test.warns {
+				t.Errorf("warned: %v, want some: %t", warned, test.warns)
 			}
 		})
 	}
@@ -226,8 +230,11 @@ func TestBrowsersWithoutRemedy(t *testing.T) {
 		{"Firefox, no frames", browser.Firefox, defaultCaddy{gates: all(gateSNI), origin: "-"}, 4},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			visits, _ := test.caddy.visits(t, test.browser, test.visits)
+			visits, c := test.caddy.visits(t, test.browser, test.visits)
 			last := visits[test.visits-1]
+			if warned := len(c.logged("add the origin listener wrapper")) > 0; warned != (test.caddy.origin == "-") {
+				t.Errorf("warned that frames are missing: %t", warned)
+			}
 			if test.browser.Name == browser.Chromium.Name && last.Refused["HTTP/3.0"] == 0 || sum(visits).refused == 0 {
 				t.Errorf("%v: nothing to be remedied", last)
 			}
