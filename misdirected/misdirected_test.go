@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -215,30 +214,9 @@ func TestProvisionErrors(t *testing.T) {
 //
 // Checklist: M23.
 func TestOwnNameIsNeverRefused(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(5, 6))
-	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
 	names := []string{"a.p1.test", "b.p1.test", "c.p1.test", "x.w.p1.test", "y.w.p1.test", "n.p1.test", "v.u.p1.test", "single"}
-	patterns := append([]string{"*.p1.test", "*.w.p1.test", "*.*.p1.test", "*.*.*.*", "*.*", "*"}, names...)
-	some := func(from []string, most int) string {
-		var list []string
-		for _, i := range rnd.Perm(len(from))[:1+rnd.IntN(most)] {
-			list = append(list, `"`+from[i]+`"`)
-		}
-		return "[" + strings.Join(list, ",") + "]"
-	}
-	guard := func() string {
-		share := ""
-		if rnd.IntN(4) == 0 {
-			share = `,"share":[["` + names[0] + `","` + names[1+rnd.IntN(3)] + `"]]`
-		}
-		return `{"handler":"misdirected","scope":"` + pick("sni", "site", "certificate") + `"` + share + `},`
-	}
-	// blocks are what a Caddyfile's handle blocks become: one for some hosts, and
-	// one for the others.
-	blocks := func(handlers, others string) string {
-		return `{"handler":"subroute","routes":[{"group":"` + pick("g", "h") + `","match":[{"host":` + some(append(patterns[:4:4], names...), 3) + `}],"handle":[` + handlers + `]},` +
-			`{"group":"g","handle":[` + others + `]}]}`
-	}
+	rnd := testcaddy.NewRandom(5, names, []string{"*.p1.test", "*.w.p1.test", "*.*.p1.test", "*.*.*.*", "*.*", "*"})
+	pick, some, guard, blocks, patterns := rnd.Pick, rnd.Some, func() string { return rnd.Guard() }, rnd.Blocks, rnd.Patterns
 	certificates := testcaddy.TLSApp(t, `{}`,
 		[]string{"a.p1.test", "b.p1.test", "x.w.p1.test"},
 		[]string{"b.p1.test", "c.p1.test"},
@@ -247,11 +225,8 @@ func TestOwnNameIsNeverRefused(t *testing.T) {
 	)
 	counts := make(map[string]int)
 	for range 400 {
-		var policies, routes []string
-		for range rnd.IntN(4) {
-			policies = append(policies, `{"match":{"sni":`+some(patterns, 3)+`}`+pick("", `,"client_authentication":{"mode":"require"}`, `,"client_authentication":{"mode":"request"}`, `,"alpn":["h2"]`)+`}`)
-		}
-		policies = append(policies, pick(`{}`, `{"client_authentication":{"mode":"require"}}`))
+		var routes []string
+		policies := rnd.Policies()
 		guarded := rnd.IntN(2) == 0 // by every route
 		for i := range rnd.IntN(5) {
 			handlers := fmt.Sprintf(`{"handler":"static_response","body":"%d"}`, i)
@@ -268,7 +243,7 @@ func TestOwnNameIsNeverRefused(t *testing.T) {
 			`{"handle":[`+pick(guard()+`{"handler":"headers"}`, rest, blocks(guard()+`{"handler":"static_response","body":"inner"}`, rest))+`]}`,
 			`{"handle":[`+rest+`]}`)
 		strict := pick("true", "false", "false")
-		config := `"strict_sni_host":` + strict + `,"tls_connection_policies":[` + strings.Join(policies, ",") + `],"routes":[` + strings.Join(routes, ",") + `]`
+		config := `"strict_sni_host":` + strict + `,` + policies + `,"routes":[` + strings.Join(routes, ",") + `]`
 		srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, `{`+certificates+`,"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,`+config+`}}}}`, ""))
 		handlers := srv.Routes[len(srv.Routes)-1].Handlers
 		s := handlers[0].(*Handler).server.Snapshot()

@@ -164,6 +164,14 @@ func packets(t testing.TB, from net.IP) net.PacketConn {
 
 func dialQUIC(t testing.TB, udp net.PacketConn, port int, config *tls.Config) *quic.Conn {
 	t.Helper()
+	conn, err := tryQUIC(t, udp, port, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func tryQUIC(t testing.TB, udp net.PacketConn, port int, config *tls.Config) (*quic.Conn, error) {
 	config = config.Clone()
 	config.NextProtos = []string{http3.NextProtoH3}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -171,13 +179,14 @@ func dialQUIC(t testing.TB, udp net.PacketConn, port int, config *tls.Config) *q
 	transport := &quic.Transport{Conn: udp}
 	conn, err := transport.DialEarly(ctx, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}, config, nil)
 	if err != nil {
-		t.Fatal(err)
+		transport.Close()
+		return nil, err
 	}
 	t.Cleanup(func() {
 		conn.CloseWithError(0, "")
 		transport.Close()
 	})
-	return conn
+	return conn, nil
 }
 
 func roundTrip(rt http.RoundTripper, method, host, target string) (int, http.Header, string, error) {

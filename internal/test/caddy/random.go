@@ -1,0 +1,61 @@
+package caddy
+
+import (
+	"math/rand/v2"
+	"strings"
+)
+
+// Random writes parts of random configurations of a server, as JSON.
+type Random struct {
+	*rand.Rand
+	// Names are host names; the first four may be in share groups.
+	Names []string
+	// Patterns are what may stand in host matchers and TLS policies.
+	Patterns []string
+}
+
+// NewRandom returns one for these names and wildcards.
+func NewRandom(seed uint64, names, wildcards []string) *Random {
+	return &Random{rand.New(rand.NewPCG(seed, seed+1)), names, append(append([]string(nil), wildcards...), names...)}
+}
+
+// Pick returns one of these.
+func (r *Random) Pick(from ...string) string { return from[r.IntN(len(from))] }
+
+// Some is a list of some of these, most at most.
+func (r *Random) Some(from []string, most int) string {
+	var list []string
+	for _, i := range r.Perm(len(from))[:1+r.IntN(most)] {
+		list = append(list, `"`+from[i]+`"`)
+	}
+	return "[" + strings.Join(list, ",") + "]"
+}
+
+// Guard is a misdirected handler with a scope, perhaps a share group, and perhaps
+// one of the options, and a comma behind it.
+func (r *Random) Guard(options ...string) string {
+	share := ""
+	if r.IntN(4) == 0 {
+		share = `,"share":[["` + r.Names[0] + `","` + r.Names[1+r.IntN(3)] + `"]]`
+	}
+	return `{"handler":"misdirected","scope":"` + r.Pick("sni", "site", "certificate") + `"` + share + r.Pick(append(options, "")...) + `},`
+}
+
+// Blocks are what a Caddyfile's handle blocks become: one for some hosts, and one for
+// the others.
+func (r *Random) Blocks(handlers, others string) string {
+	return `{"handler":"subroute","routes":[{"group":"` + r.Pick("g", "h") + `","match":[{"host":` + r.Some(append(r.Patterns[:4:4], r.Names...), 3) + `}],"handle":[` + handlers + `]},` +
+		`{"group":"g","handle":[` + others + `]}]}`
+}
+
+// Policies are TLS connection policies, the last of them for every name. Each may
+// have one of the settings besides.
+func (r *Random) Policies(settings ...string) string {
+	var policies []string
+	for range r.IntN(4) {
+		policies = append(policies, `{"match":{"sni":`+r.Some(append(r.Patterns, r.Pick(r.Patterns...)), 3)+`}`+
+			r.Pick(append(settings, "", `,"client_authentication":{"mode":"require"}`, `,"client_authentication":{"mode":"request"}`, `,"alpn":["h2","http/1.1","h3"]`)...)+`}`)
+	}
+	policies = append(policies, r.Pick(`{}`, `{}`, `{"client_authentication":{"mode":"require"}}`))
+	return `"tls_connection_policies":[` + strings.Join(policies, ",") + `]`
+}

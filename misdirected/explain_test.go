@@ -1,0 +1,122 @@
+package misdirected
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/caddy-connreuse/connreuse/internal/authority"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+)
+
+// It asks random servers over real connections, and compares each answer with what
+// explain says of it. Some have default_sni or fallback_sni, error routes, or a
+// listener wrapper that hides TLS; some requests are early data.
+func TestExplainIsTrueOnTheWire(t *testing.T) {
+	names := []string{"a.p3.test", "b.p3.test", "c.p3.test", "x.w.p3.test", "y.w.p3.test", "n.p3.test"}
+	rnd := testcaddy.NewRandom(21, names, []string{"*.p3.test", "*.w.p3.test", "*.*.p3.test", "*.*"})
+	certificates := testcaddy.TLSApp(t, `{}`, []string{"a.p3.test", "b.p3.test", "x.w.p3.test"}, []string{"c.p3.test"}, []string{"*.w.p3.test", "n.p3.test"})
+	cert, err := testcert.SelfSigned("client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := testcaddy.FreePort(t)
+	counts := make(map[string]int)
+	for range 25 {
+		const inner = `{"handler":"static_response","body":"ok"}`
+		var routes []string
+		for range 1 + rnd.IntN(4) {
+			handlers := rnd.Guard(`,"error_routes":true`, `,"missing_sni":"accept"`, `,"missing_sni":"reject"`, `,"report_only":true`) + inner
+			routes = append(routes, `{"match":[{"host":`+rnd.Some(rnd.Patterns, 3)+`}],"terminal":true,"handle":[`+rnd.Pick(handlers, rnd.Blocks(handlers, rnd.Guard()+inner))+`]}`)
+		}
+		routes = append(routes, `{"handle":[`+rnd.Guard()+inner+`]}`)
+		hidden := rnd.IntN(5) == 0
+		config := rnd.Policies(`,"default_sni":"a.p3.test"`, `,"fallback_sni":"c.p3.test"`) + `,"routes":[` + strings.Join(routes, ",") + `],
+			"errors":{"routes":[{"handle":[{"handler":"static_response","status_code":599}]}]}`
+		if hidden {
+			config = `"listener_wrappers":[{"wrapper":"test_hiding"}],` + config
+		}
+		run(t, certificates, port, config)
+		server := authority.Active()[0]
+
+		for range 40 {
+			sni, host := rnd.Pick(append(names, "other.test", "")...), rnd.Pick(append(names, "other.test", "A.p3.TEST:443", "b.p3.test.", "127.0.0.1")...)
+			protocol := rnd.Pick("h1", "h2", "h3", "early")
+			status, err := askOnce(t, protocol, port, sni, host, cert)
+			if err != nil {
+				counts["no connection"]++
+				continue
+			}
+			explained := server.Explain(sni, host)
+			counts[protocol+" "+explained.Answer]++
+			want := map[string]string{"pass": "200", "depends": fmt.Sprint(status)}[explained.Answer]
+			if want == "" {
+				want = explained.Answer
+				if status == 599 && strings.Contains(config, "error_routes") {
+					want = "599"
+				}
+			}
+			if hidden && (protocol == "h1" || protocol == "h2") {
+				want = "421"
+				if status == 599 && strings.Contains(config, "error_routes") {
+					want = "599"
+				}
+			}
+			if got := fmt.Sprint(status); got != want {
+				t.Fatalf("%s, SNI %q, host %q: %s, want %s: explained as %+v, in %s", protocol, sni, host, got, want, explained, config)
+			}
+		}
+	}
+	for _, what := range []string{"h1 pass", "h2 pass", "h3 pass", "early pass", "h1 421", "h2 421", "h3 421", "early 421", "h1 400"} {
+		if counts[what] < 5 {
+			t.Errorf("%s: %d times, want more", what, counts[what])
+		}
+	}
+	t.Log(counts)
+}
+
+// askOnce asks over a connection of its own, with a client certificate if the server
+// asks for one. Early data is sent on the second of two.
+func askOnce(t *testing.T, protocol string, port int, sni, host string, cert tls.Certificate) (status int, err error) {
+	config := clientTLS(sni)
+	config.Certificates = []tls.Certificate{cert}
+	anybody := net.IPv4(127, 0, 0, 1)
+	switch protocol {
+	case "h1", "h2":
+		config.NextProtos = []string{map[string]string{"h1": "http/1.1", "h2": "h2"}[protocol]}
+		c, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), config)
+		if err != nil {
+			return 0, err
+		}
+		c.Close()
+		status, _, _, err = dial(t, protocol, anybody, port, config).do("GET", host, "")
+		return status, err
+	case "h3":
+		conn, err := tryQUIC(t, packets(t, anybody), port, config)
+		if err != nil {
+			return 0, err
+		}
+		status, _, _, err = overHTTP3(conn).do("GET", host, "")
+		return status, err
+	}
+	tickets := &ticketCache{tls.NewLRUClientSessionCache(1), make(chan struct{}, 8)}
+	config.ClientSessionCache = tickets
+	first, err := tryQUIC(t, packets(t, anybody), port, config)
+	if err != nil {
+		return 0, err
+	}
+	if _, _, _, err := overHTTP3(first).do("GET", host, ""); err != nil {
+		return 0, err
+	}
+	conn, err := tryQUIC(t, packets(t, anybody), port, config)
+	if err != nil {
+		return 0, err
+	}
+	status, _, _, err = overHTTP3(conn).do(http3.MethodGet0RTT, host, "")
+	return status, err
+}
