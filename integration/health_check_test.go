@@ -1,0 +1,101 @@
+package integration
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
+)
+
+// HAProxy checks servers by HTTP/1.0 without Host. A catch-all with the gate answers
+// it, whether its connection has the SNI of a site or none.
+//
+// Checklist: M11.
+func TestHAProxyCheckStaysUp(t *testing.T) {
+	haproxy := needs.Program(t, "haproxy", "haproxy")
+	c := startCaddy(t, strings.Replace(strictOff, "o.y.test", "a.x.test", 1), `
+a.x.test {
+	misdirected
+	respond "a"
+}
+m.x.test {
+	tls {
+		client_auth {
+			mode require_and_verify
+			trust_pool pki_root local
+		}
+	}
+	misdirected
+	respond "SECRET"
+}
+https:// {
+	misdirected
+	respond /health "ok" 200
+	respond 404
+}
+`, []string{"a.x.test"})
+	stats := freePort(t)
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `defaults
+	mode http
+	timeout connect 5s
+	timeout client 5s
+	timeout server 5s
+	timeout check 5s
+listen stats
+	bind 127.0.0.1:%s
+	stats enable
+	stats uri /
+backend caddy
+	option httpchk GET /health
+	server named %[2]s ssl verify none check inter 100 rise 3 check-sni a.x.test
+	server unnamed %[2]s ssl verify none check inter 100 rise 3
+`, stats, c.addr), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	player{listen: []string{stats}, args: []string{haproxy, "-db", "-f", file}}.start(t)
+	for _, server := range []string{"named", "unnamed"} {
+		poll.Succeed(t, "the check of "+server, func() error {
+			status, code, err := checked("http://127.0.0.1:"+stats+"/;csv", server)
+			if err == nil && (status != "UP" || code != "200") {
+				err = fmt.Errorf("%s after %s", status, code)
+			}
+			return err
+		})
+	}
+}
+
+// checked returns the status of a server in HAProxy's statistics, and that of its
+// last check's response.
+func checked(url, server string) (status, code string, err error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return "", "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return "", "", err
+	}
+	lines, err := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(text), "# "))).ReadAll()
+	if err != nil {
+		return "", "", err
+	}
+	column := make(map[string]int)
+	for i, name := range lines[0] {
+		column[name] = i
+	}
+	for _, line := range lines[1:] {
+		if line[column["svname"]] == server {
+			return line[column["status"]], line[column["check_code"]], nil
+		}
+	}
+	return "", "", fmt.Errorf("no server %s", server)
+}
