@@ -273,7 +273,7 @@ func (ps *policies) same(by field, sni, host string) bool {
 		return false
 	}
 	equal := !ofSNI.differ && !ofHost.differ && ofSNI.value == ofHost.value
-	if ps.simple || sni == host {
+	if ps.simple || sni == host && host != "" {
 		return equal
 	}
 	sent := host

@@ -180,6 +180,8 @@ func TestPolicies(t *testing.T) {
 			pairs: []pair{
 				{"a.test", "b.test", true, true, true},
 				{"", "b.test", true, true, true},
+				{"", "", true, true, true}, // HTTP/1.0 without Host
+				{"", "unlisted.test", true, true, true},
 				{"", "127.0.0.1", true, true, true},
 				{"", "127.0.0.2", false, false, false},
 				{"a.test", "c.test", false, false, false},
