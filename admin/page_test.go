@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
@@ -107,7 +108,7 @@ func night(t *testing.T, script string) *httptest.Server {
 			Upstream: fmt.Sprintf("db-%03d:80", i), Scheme: "http", Protocol: "http/1.1", Requests: int64(i * 37 % 1000), Races: int64(i % 7),
 			ReuseRatio: 0.93, IdleLimit: limit.Value.Seconds(), KeepAlive: 5, Source: "announced", Why: limit.String(),
 			Connections: map[string]int{"idle": i % 5, "busy": i % 3}, IdleAges: []float64{0.4, 1.2},
-			Closes: map[upstreampool.CloseReason]int64{upstreampool.CloseIdleLimit: 3}, Replays: map[replay.Reason]int64{},
+			Closes: map[connpool.CloseReason]int64{connpool.CloseIdleLimit: 3}, Replays: map[replay.Reason]int64{},
 		})
 	}
 	var past History

@@ -308,7 +308,7 @@ func TestReload(t *testing.T) {
 		runCaddy(t, port, `,"max_requests":103`, "", s.addr())
 		close(done)
 	}()
-	eventually(t, "the old pools drain", old.draining.Load)
+	eventually(t, "the old pools drain", func() bool { return len(old.all()) > 0 && old.all()[0].snapshot().Connections["idle"] == 0 })
 	close(hang)
 	wg.Wait()
 	<-done
@@ -432,8 +432,8 @@ func TestTransportSettings(t *testing.T) {
 		}
 	}
 	cfg := tr.core.cfg
-	if cfg.maxConns != 5 || cfg.maxIdlePerHost != 1024 || cfg.maxPending != 1000 || cfg.acquireTimeout != 5*time.Second ||
-		cfg.base.MaxIdle != 2*time.Minute || cfg.handshake != 10*time.Second || cfg.dialTimeout != 3*time.Second {
+	if cfg.MaxConns != 5 || cfg.MaxIdlePerPool != 1024 || cfg.MaxPending != 1000 || cfg.AcquireTimeout != 5*time.Second ||
+		cfg.Idle.MaxIdle != 2*time.Minute || cfg.handshake != 10*time.Second || cfg.dialTimeout != 3*time.Second {
 		t.Errorf("defaults = %+v", cfg)
 	}
 }

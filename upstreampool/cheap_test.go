@@ -97,7 +97,7 @@ func fill(t testing.TB, tr http.RoundTripper, addr string, n int) {
 }
 
 // A thousand upstreams with ten idle connections each: the pools have no goroutine
-// of their own, only net/http's two for each connection, and one timer each.
+// of their own, only net/http's two for each connection.
 func TestManyIdleConnections(t *testing.T) {
 	upstreams, connections := 1000, 10
 	if race.Enabled {
@@ -109,7 +109,7 @@ func TestManyIdleConnections(t *testing.T) {
 	for _, addr := range addrs {
 		fill(t, tr, addr, connections)
 	}
-	eventually(t, "all connections idle", func() bool { return tr.core.idle.Load() == int64(upstreams*connections) })
+	eventually(t, "all connections idle", func() bool { return tr.core.group.Idle() == upstreams*connections })
 	// One that has just dialed may be about to end.
 	eventually(t, "two goroutines for each connection", func() bool { return runtime.NumGoroutine()-goroutines <= 2*upstreams*connections })
 	var stacks strings.Builder
@@ -118,20 +118,9 @@ func TestManyIdleConnections(t *testing.T) {
 	}
 	for stack := range strings.SplitSeq(stacks.String(), "\n\n") {
 		frames := strings.Split(strings.TrimSpace(stack), "\n")
-		if start := frames[len(frames)-1]; strings.Contains(start, "/upstreampool.(*") {
+		if start := frames[len(frames)-1]; strings.Contains(start, "/connpool.(*") {
 			t.Errorf("a goroutine of ours:\n%s", stack)
 		}
-	}
-	timers := 0
-	for _, p := range tr.core.all() {
-		p.mu.Lock()
-		if p.timer != nil && !p.timerAt.IsZero() {
-			timers++
-		}
-		p.mu.Unlock()
-	}
-	if timers != upstreams {
-		t.Errorf("%d timers run, want one for each of %d pools", timers, upstreams)
 	}
 }
 

@@ -6,9 +6,10 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
-	"sync/atomic"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 )
 
 // A core is everything of a transport that survives a reload: its pools, what
@@ -25,9 +26,7 @@ type core struct {
 	users             users
 	upstreams         upstreams
 
-	draining atomic.Bool
-	idle     atomic.Int64 // idle connections of all pools
-
+	group *connpool.Group
 	mu    sync.RWMutex
 	pools map[key]*pool
 }
@@ -47,8 +46,19 @@ func (c *core) pool(tg *target) *pool {
 	if p := c.pools[tg.key]; p != nil {
 		return p
 	}
+	p = c.newPool(tg)
+	if c.pools == nil {
+		c.pools = make(map[key]*pool)
+	}
+	c.pools[tg.key] = p
+	return p
+}
+
+// newPool makes the pool of a target.
+func (c *core) newPool(tg *target) *pool {
 	up := c.upstreams.get(tg.key.upstream())
-	p = &pool{
+	own := *tg
+	p := &pool{
 		core:  c,
 		key:   tg.key,
 		up:    up,
@@ -58,21 +68,24 @@ func (c *core) pool(tg *target) *pool {
 
 		requests: newRequestCounters(up.label),
 	}
-	own := *tg
-	p.dial = func(p *pool) (*conn, error) { return c.dial(p, &own) }
-	if c.pools == nil {
-		c.pools = make(map[key]*pool)
-	}
-	c.pools[tg.key] = p
+	p.Pool = c.group.NewPool(connpool.Options{
+		Memory:   &p.up.Memory,
+		Protocol: c.protocol(tg.key),
+		TLS:      tg.scheme == "https",
+		Events:   p,
+		Dial:     func(d *connpool.Dial) (connpool.Dialed, error) { return c.dial(d, &own) },
+		Emptied:  func() { c.forget(p) },
+	})
 	return p
 }
 
-// get returns a connection for a request to tg.
-func (c *core) get(ctx context.Context, tg *target, n need) (*pool, grant) {
+// acquire returns a connection for a request to tg.
+func (c *core) acquire(ctx context.Context, tg *target, n connpool.Need) (*pool, connpool.Lease, error) {
 	for {
 		p := c.pool(tg)
-		if g := p.get(ctx, n); g.err != errPoolGone {
-			return p, g
+		l, err := p.Acquire(ctx, n)
+		if err != connpool.ErrGone {
+			return p, l, err
 		}
 		c.forget(p)
 	}
@@ -102,9 +115,9 @@ func (c *core) all() []*pool {
 // pools is gone. Requests under way finish, idle connections close now.
 func (c *core) Destruct() error {
 	c.upstreams.forget()
-	c.draining.Store(true)
+	c.group.Retire()
 	for _, p := range c.all() {
-		p.drain()
+		p.Drain()
 	}
 	return nil
 }

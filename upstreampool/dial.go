@@ -3,6 +3,7 @@ package upstreampool
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,15 +15,19 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 )
 
 // An attempt is one dial. It travels in the context, through net/http, to the
 // functions that open the socket.
 type attempt struct {
 	context.Context // carries nothing but the deadline
-	tg              *target
-	vars            map[string]any
-	c               *conn
+	*connpool.Dial
+	tg         *target
+	vars       map[string]any
+	connect    time.Duration // how long TCP took to connect; 0: unknown
+	negotiated string        // by ALPN, where we did the handshake
 }
 
 type attemptKey struct{}
@@ -46,21 +51,17 @@ func attemptIn(ctx context.Context) *attempt {
 	return a
 }
 
-// dial opens a connection for p. It takes as long as the timeouts allow,
-// whatever becomes of the requests that wait for it.
-func (c *core) dial(p *pool, tg *target) (*conn, error) {
+// dial opens a connection. It takes as long as the timeouts allow, whatever becomes
+// of the requests that wait for it. Until a request is sent, lb_retries may try
+// another upstream: all its errors are those of a dial.
+func (c *core) dial(d *connpool.Dial, tg *target) (connpool.Dialed, error) {
 	timeout := c.cfg.dialTimeout + c.cfg.handshake
 	if tg.proxyURL != nil {
 		timeout *= 2
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	cn := &conn{pool: p, life: c.cfg.life()}
-	cn.net.owner = cn
-	if tg.scheme == "https" {
-		cn.net.noise = tlsNoise
-	}
-	a := &attempt{Context: ctx, tg: tg, c: cn, vars: make(map[string]any, 2)}
+	a := &attempt{Context: ctx, Dial: d, tg: tg, vars: make(map[string]any, 2)}
 	if c.cfg.proxyProtocol {
 		a.vars[proxyProtocolVar] = reverseproxy.ProxyProtocolInfo{AddrPort: tg.source}
 	}
@@ -73,34 +74,31 @@ func (c *core) dial(p *pool, tg *target) (*conn, error) {
 	}
 	cc, err := tr.NewClientConn(a, tg.scheme, tg.address)
 	if err != nil {
-		return nil, err
+		return connpool.Dialed{}, dialError(err)
 	}
-	cn.cc = cc
-	cn.opened = time.Now()
 	// Before its first request, an HTTP/1 connection has one slot and an HTTP/2
 	// connection a hundred or what its SETTINGS say.
-	if !tg.h1 {
-		cn.h2 = c.h2c(tg.key) || cn.negotiated == "h2" || cc.Available() > 1
-		p.up.speaksH2.Store(cn.h2)
-	}
-	cn.learner = p.up.learner(cn.h2)
-	if connected := cn.net.connected; connected > 0 {
-		cn.learner.Connected(cn.opened, connected)
-	}
-	cc.SetStateHook(cn.stateChanged)
-	countOpened(p.label)
-	return cn, nil
+	h2 := !tg.h1 && (c.h2c(tg.key) || a.negotiated == "h2" || cc.Available() > 1)
+	return connpool.Dialed{Conn: cc, HTTP2: h2, Connect: a.connect}, nil
 }
 
-// h2 tells whether a connection of key k will speak HTTP/2, as far as is known.
-func (c *core) h2(k key, up *upstream) bool {
-	switch {
-	case k.h1:
-		return false
-	case k.scheme == "http":
-		return c.h2c(k)
+// dialError makes err the error of a dial, if it is none.
+func dialError(err error) error {
+	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		return err
 	}
-	return up.speaksH2.Load()
+	return reverseproxy.NewDialError(err)
+}
+
+// protocol tells what connections of key k speak, where that is not negotiated.
+func (c *core) protocol(k key) connpool.Protocol {
+	switch {
+	case c.h2c(k) && !k.h1:
+		return connpool.HTTP2
+	case k.h1 || k.scheme == "http":
+		return connpool.HTTP1
+	}
+	return connpool.Negotiated
 }
 
 // h2c tells whether HTTP/2 is spoken by prior knowledge; over TLS to a forward
@@ -122,9 +120,8 @@ func (c *core) dialer(original func(ctx context.Context, network, addr string) (
 		if err != nil {
 			return nil, err
 		}
-		a.c.net.connected = timer.took()
-		a.c.net.wrap(nc)
-		return &a.c.net, nil
+		a.connect = timer.took()
+		return a.Wrap(nc, a.tg.scheme == "http" && a.tg.proxyURL == nil), nil
 	}
 }
 
@@ -161,7 +158,8 @@ func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, e
 			return nil, err
 		}
 		if a.tg.proxyURL == nil {
-			a.c.negotiated = tc.ConnectionState().NegotiatedProtocol
+			a.negotiated = tc.ConnectionState().NegotiatedProtocol
+			a.Secured()
 		}
 		return tc, nil
 	}

@@ -7,6 +7,6 @@
 //
 //   - internal/idletime: for how long a connection may be idle
 //   - internal/replay: when a failed request is sent once more
-//   - netconn.go, conn.go, pool.go: the connections
+//   - internal/connpool: the connections
 //   - dial.go, roundtrip.go, transport.go: the way of a request
 package upstreampool

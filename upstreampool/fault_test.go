@@ -32,7 +32,7 @@ func settled(t *testing.T, before int, tr *Transport) {
 	eventually(t, "no request holds a connection", func() bool {
 		for _, p := range tr.core.all() {
 			st := p.snapshot()
-			if st.Connections["busy"] != 0 || st.Connections["dialing"] != 0 || st.Waiting != 0 || p.waiting.Load() != 0 || p.returning.Load() != 0 {
+			if st.Connections["busy"] != 0 || st.Connections["dialing"] != 0 || st.Waiting != 0 {
 				return false
 			}
 		}
@@ -40,7 +40,7 @@ func settled(t *testing.T, before int, tr *Transport) {
 	})
 	_ = tr.Cleanup()
 	eventually(t, "no pool is left", func() bool { return len(tr.core.all()) == 0 })
-	if n := tr.core.idle.Load(); n != 0 {
+	if n := tr.core.group.Idle(); n != 0 {
 		t.Errorf("%d idle connections are counted after all were closed", n)
 	}
 	var n int
@@ -166,85 +166,6 @@ func TestFaults(t *testing.T) {
 				settled(t, runtime.NumGoroutine(), tr)
 			})
 		}
-	}
-}
-
-// An upstream that ends each connection before it can be used fails requests as
-// one that cannot be dialed; they do not dial again and again.
-func TestConnectionsUnusableFromTheStart(t *testing.T) {
-	for name, change := range map[string]func(*Transport){"HTTP/1": known, "HTTP/2": h2c} {
-		for how, end := range map[string]func(c *conn){
-			"closed": func(c *conn) { c.cc.Close() },
-			"in use": func(c *conn) { // stands for a GOAWAY, or SETTINGS that allow no stream
-				for c.cc.Reserve() == nil {
-				}
-			},
-		} {
-			t.Run(name+" "+how, func(t *testing.T) {
-				var dials atomic.Int64
-				s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-					io.Copy(io.Discard, r)
-				})
-				tr := newTransport(t, change)
-				tg := tr.mustTarget(t, s.addr())
-				p := tr.core.pool(&tg)
-				dial := p.dial
-				p.dial = func(p *pool) (*conn, error) {
-					dials.Add(1)
-					c, err := dial(p)
-					if err == nil {
-						end(c)
-					}
-					return c, err
-				}
-				ctx, cancel := contextWithTimeout(t, 20*time.Second)
-				defer cancel()
-				_, _, err := send(tr, requestTo(t, ctx, "POST", "tcp", s.addr(), strings.NewReader("x")))
-				var de reverseproxy.DialError
-				if !errors.As(err, &de) || dials.Load() != 1 {
-					t.Errorf("%d dials, error %v; want a DialError after the first", dials.Load(), err)
-				}
-				eventually(t, "nothing is left", func() bool { return len(tr.core.all()) == 0 })
-			})
-		}
-	}
-}
-
-// A connection comes back while it is given back, unused, to a request that waits:
-// something without meaning has arrived (a TLS session ticket) just then. It carries
-// that request now, and must not be handed to another one as well.
-func TestReturnedWhileGivenBack(t *testing.T) {
-	release := make(chan struct{})
-	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			<-release
-			respond(c, "")
-		}
-	})
-	tr := newTransport(t, func(tr *Transport) { known(tr); tr.MaxConnsPerHost = 1 })
-	tg := tr.mustTarget(t, s.addr())
-	p := tr.core.pool(&tg)
-	g := p.get(t.Context(), need{})
-	if g.err != nil {
-		t.Fatal(g.err)
-	}
-	done := make(chan error, 1)
-	go func() { _, _, err := send(tr, newRequest(t, "POST", s.addr(), nil)); done <- err }()
-	eventually(t, "the POST waits", func() bool { return p.snapshot().Waiting == 1 })
-	p.mu.Lock()
-	g.c.cc.Release()
-	returned := make(chan struct{})
-	go func() { g.c.outOfData(); close(returned) }()
-	time.Sleep(50 * time.Millisecond) // it waits for the lock
-	p.unused(g.c)
-	p.mu.Unlock()
-	<-returned
-	if st := p.snapshot(); st.Connections["busy"] != 1 {
-		t.Errorf("the connection that carries the POST counts as %v", st.Connections)
-	}
-	close(release)
-	if err := <-done; err != nil {
-		t.Errorf("POST: %v", err)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http2"
 
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 	"github.com/caddy-connreuse/connreuse/internal/test/h2"
@@ -209,11 +210,11 @@ func TestRefusedStreamInAFullPool(t *testing.T) {
 			tg := tr.mustTarget(t, s.addr())
 			p := tr.core.pool(&tg)
 			for range tc.maxConns { // others keep all connections busy
-				g := p.get(t.Context(), need{fresh: true})
-				if g.err != nil {
-					t.Fatal(g.err)
+				l, err := p.Acquire(t.Context(), connpool.Need{Freshness: connpool.Fresh})
+				if err != nil {
+					t.Fatal(err)
 				}
-				defer p.giveBack(g.c)
+				defer l.Unused()
 			}
 			hang(t, tr, s.addr())
 			eventually(t, "the server has it", func() bool { return requests.Load() == 1 })
@@ -245,7 +246,7 @@ func TestRefusalIsNoRace(t *testing.T) {
 		t.Errorf("connection %s", got)
 	}
 	p := onlyPool(t, tr)
-	if l := p.up.h2.Limit(time.Now(), idletime.Optional{}); p.snapshot().Races != 0 || l.Raised || l.Bound == idletime.BoundEarlyClose {
+	if l := p.up.H2.Limit(time.Now(), idletime.Optional{}); p.snapshot().Races != 0 || l.Raised || l.Bound == idletime.BoundEarlyClose {
 		t.Errorf("taken for a race: %v", l)
 	}
 }
@@ -291,12 +292,12 @@ func TestNoStreamAfterGoAway(t *testing.T) {
 		want := int64(want + 1)
 		eventually(t, "the idle connection is closed", func() bool {
 			ps := tr.core.all()
-			return len(ps) == 0 || ps[0].snapshot().Closes[CloseUpstream] == want
+			return len(ps) == 0 || ps[0].snapshot().Closes[connpool.CloseUpstream] == want
 		})
 	}
 	// And it is an observation of when the upstream closes.
 	u := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream())
-	if u.h2.Observed() == 0 {
+	if u.H2.Observed() == 0 {
 		t.Error("the GOAWAY taught nothing")
 	}
 }
@@ -350,7 +351,7 @@ func TestH2GoAwayWithCloseNotify(t *testing.T) {
 			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 			eventually(t, "the idle connection is closed", func() bool { return len(tr.core.all()) == 0 })
 			tg := tr.mustTarget(t, s.addr())
-			if u := tr.core.upstreams.get(tg.upstream()); u.h2.Observed() == 0 {
+			if u := tr.core.upstreams.get(tg.upstream()); u.H2.Observed() == 0 {
 				t.Error("the close taught nothing")
 			}
 		})
@@ -378,9 +379,7 @@ func TestH2IdleClockOfASlowReader(t *testing.T) {
 		}
 		resp.Body.Close()
 		p := onlyPool(t, tr)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.idle[0].age(time.Now()), time.Since(start)
+		return p.Snapshot().IdleAges[0], time.Since(start)
 	}
 	if d, most := age(0, false); d > most {
 		t.Errorf("age after a quick read = %v, want at most %v", d, most)
@@ -399,19 +398,19 @@ func TestH2IdleClockOfASlowReader(t *testing.T) {
 // taken for younger than they were.
 func TestH2IdleClockOfGrants(t *testing.T) {
 	const latency = 300 * time.Millisecond
-	n := need{replayable: true, bodyless: true}
+	n := connpool.Need{Replayable: true, Bodyless: true}
 	for _, tc := range []struct {
 		name string
 		do   func(t *testing.T, tr *Transport, p *pool)
 		want time.Duration // age
 	}{
 		{"given back after the last stream", func(t *testing.T, tr *Transport, p *pool) {
-			g := p.get(t.Context(), n)
+			l := acquire(t, p, n)
 			for range 4 {
 				mustSend(t, tr, get(t))
 			}
 			time.Sleep(time.Millisecond)
-			p.giveBack(g.c)
+			l.Unused()
 		}, time.Millisecond},
 		{"given back before a slow client has read", func(t *testing.T, tr *Transport, p *pool) {
 			resp, err := tr.RoundTrip(get(t))
@@ -419,7 +418,8 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(latency)
-			p.giveBack(p.get(t.Context(), n).c)
+			l := acquire(t, p, n)
+			l.Unused()
 			time.Sleep(latency)
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
@@ -428,15 +428,15 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 			done := make(chan string)
 			go func() { done <- mustSend(t, tr, get(t)) }()
 			synctest.Wait()
-			g := p.get(t.Context(), n)
+			l := acquire(t, p, n)
 			<-done
 			req := get(t)
 			tr.setScheme(req)
-			x := exchange{core: tr.core, ctx: req.Context(), req: req, out: req, need: n}
-			resp, _, err := x.attempt(p, g)
+			resp, err := l.RoundTrip(req)
 			if err != nil {
 				t.Fatal(err)
 			}
+			l.Done(resp)
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 		}, 0},
@@ -453,9 +453,7 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 				p := onlyPool(t, tr)
 				tc.do(t, tr, p)
 				synctest.Wait()
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				if age := p.idle[0].age(time.Now()); age != tc.want {
+				if age := p.Snapshot().IdleAges[0]; age != tc.want {
 					t.Errorf("age = %v, want %v", age, tc.want)
 				}
 			})
@@ -519,52 +517,37 @@ func TestErrorTexts(t *testing.T) {
 			c.WriteGoAway(stream-2, http2.ErrCodeNo, nil)
 			c.request()
 		})
-		tr := newTransport(t, h2c)
-		tg := tr.mustTarget(t, s.addr())
-		c, err := tr.core.dial(tr.core.pool(&tg), &tg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.cc.Close()
+		c := dialed(t, s.addr(), true)
+		defer c.Close()
 		req := newRequest(t, "GET", s.addr(), nil)
 		req.URL.Scheme = "http"
-		resp, err := c.cc.RoundTrip(req)
+		resp, err := c.RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if _, err := c.cc.RoundTrip(req); err == nil || !replay.WasRefused(err) {
+		if _, err := c.RoundTrip(req); err == nil || !replay.WasRefused(err) {
 			t.Errorf("error = %v, want one that tells of a refusal", err)
 		}
-		if _, err := c.cc.RoundTrip(req); err == nil || !replay.WasRefused(err) {
+		if _, err := c.RoundTrip(req); err == nil || !replay.WasRefused(err) {
 			t.Errorf("error = %v, want one that tells of a refusal", err)
 		}
 	})
 	t.Run("not established", func(t *testing.T) {
 		s := serveFrames(t, func(*frameConn) {})
-		tr := newTransport(t, h2c)
-		tg := tr.mustTarget(t, s.addr())
-		c, err := tr.core.dial(tr.core.pool(&tg), &tg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "the connection is closed", func() bool { return c.cc.Err() != nil })
+		c := dialed(t, s.addr(), true)
+		eventually(t, "the connection is closed", func() bool { return c.Err() != nil })
 		req := newRequest(t, "GET", s.addr(), nil)
 		req.URL.Scheme = "http"
-		if _, err := c.cc.RoundTrip(req); err == nil || !replay.WasRefused(err) {
+		if _, err := c.RoundTrip(req); err == nil || !replay.WasRefused(err) {
 			t.Errorf("error = %v, want one that tells of a refusal", err)
 		}
 	})
 	t.Run("server closed idle connection", func(t *testing.T) {
 		s := serveRaw(t, func(int64, net.Conn, *bufioReader) {})
-		tr := newTransport(t, known)
-		tg := tr.mustTarget(t, s.addr())
-		c, err := tr.core.dial(tr.core.pool(&tg), &tg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "the connection is closed", func() bool { return c.cc.Err() != nil })
-		if err := c.cc.Err(); !replay.ClosedWhileIdle(err) {
+		c := dialed(t, s.addr(), false)
+		eventually(t, "the connection is closed", func() bool { return c.Err() != nil })
+		if err := c.Err(); !replay.ClosedWhileIdle(err) {
 			t.Errorf("error = %v, want one that tells of an end while idle", err)
 		}
 	})
@@ -674,7 +657,7 @@ func TestH2OneDialAtATime(t *testing.T) {
 	addr := srv.Listener.Addr().String()
 	mustSend(t, tr, newRequest(t, "GET", addr, nil))
 	eventually(t, "no connection", func() bool { return len(tr.core.all()) == 0 })
-	tr.core.cfg.maxRequests = 0
+	tr.core.group.Config().MaxRequests = 0
 	before := conns.Load()
 	var wg sync.WaitGroup
 	for range 50 {
@@ -694,11 +677,11 @@ func TestH2RequestsPerConnection(t *testing.T) {
 		name   string
 		change func(*Transport)
 		most   int
-		reason CloseReason
+		reason connpool.CloseReason
 	}{
-		{"keepalive off", func(tr *Transport) { tr.KeepAlive = &reverseproxy.KeepAlive{Enabled: &off} }, 1, CloseRequested},
-		{"max_requests 1", func(tr *Transport) { tr.MaxRequests = 1 }, 1, CloseMaxRequests},
-		{"max_requests 2", func(tr *Transport) { tr.MaxRequests = 2 }, 2, CloseMaxRequests},
+		{"keepalive off", func(tr *Transport) { tr.KeepAlive = &reverseproxy.KeepAlive{Enabled: &off} }, 1, connpool.CloseRequested},
+		{"max_requests 1", func(tr *Transport) { tr.MaxRequests = 1 }, 1, connpool.CloseMaxRequests},
+		{"max_requests 2", func(tr *Transport) { tr.MaxRequests = 2 }, 2, connpool.CloseMaxRequests},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var mu sync.Mutex
@@ -803,10 +786,7 @@ func TestH2ArrivedResponseHoldsNoStream(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			if !waits {
-				p.mu.Lock()
-				c := p.active[0]
-				p.mu.Unlock()
-				eventually(t, "the stream has ended", func() bool { return c.cc.InFlight() == 0 })
+				time.Sleep(50 * time.Millisecond) // the stream ends, though nobody has read it
 				go ask()
 			}
 			if err := <-next; err != nil {
@@ -831,14 +811,14 @@ func TestH2UnusedStreamServesAWaiter(t *testing.T) {
 	p := onlyPool(t, tr)
 	hang(t, tr, s.addr())
 	eventually(t, "one stream is in use", func() bool { return p.snapshot().Connections["busy"] == 1 })
-	g := p.get(t.Context(), need{}) // the other one
-	if g.err != nil {
-		t.Fatal(g.err)
+	l, err := p.Acquire(t.Context(), connpool.Need{}) // the other one
+	if err != nil {
+		t.Fatal(err)
 	}
 	done := make(chan error, 1)
 	go func() { _, _, err := send(tr, newRequest(t, "GET", s.addr(), nil)); done <- err }()
 	eventually(t, "a request waits", func() bool { return p.snapshot().Waiting == 1 })
-	p.giveBack(g.c)
+	l.Unused()
 	if err := <-done; err != nil {
 		t.Errorf("with a free stream: %v", err)
 	}
@@ -855,13 +835,13 @@ func TestCloseNotify(t *testing.T) {
 			start := time.Now()
 			mustSend(t, tr, newRequest(t, "GET", addr, nil))
 			p := onlyPool(t, tr)
-			eventually(t, "the connection is gone", func() bool { return p.snapshot().Closes[CloseUpstream] == 1 })
+			eventually(t, "the connection is gone", func() bool { return p.snapshot().Closes[connpool.CloseUpstream] == 1 })
 			most := time.Since(start)
 			mustSend(t, tr, newRequest(t, "POST", addr, strings.NewReader("x")))
 			if st := p.snapshot(); len(st.Replays) != 0 {
 				t.Errorf("replays = %v", st.Replays)
 			}
-			l := p.up.learner(protocol == "h2").Limit(time.Now(), idletime.Optional{})
+			l := p.up.Learner(protocol == "h2").Limit(time.Now(), idletime.Optional{})
 			if l.Bound != idletime.BoundEarlyClose || l.EarlyClose < idle/2 || l.EarlyClose > most {
 				t.Errorf("limit = %v, want it capped by a close after %v", l, idle)
 			}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,9 +18,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+	"golang.org/x/net/http2"
 
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
+
+func init() { connpool.Strict = true }
 
 // newTransport returns a provisioned transport of its own: its pools are shared
 // with no other.
@@ -118,6 +121,34 @@ func onlyPool(t testing.TB, tr *Transport) *pool {
 	return ps[0]
 }
 
+// acquire gets a connection of p.
+func acquire(t testing.TB, p *pool, n connpool.Need) connpool.Lease {
+	t.Helper()
+	l, err := p.Acquire(t.Context(), n)
+	if err != nil {
+		t.Error(err)
+	}
+	return l
+}
+
+// dialed returns a connection to addr as net/http makes it, over h2c or HTTP/1.
+func dialed(t testing.TB, addr string, h2 bool) *http.ClientConn {
+	t.Helper()
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	if tr.Protocols.SetHTTP1(!h2); h2 {
+		if err := http2.ConfigureTransport(tr); err != nil {
+			t.Fatal(err)
+		}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+	}
+	c, err := tr.NewClientConn(t.Context(), "http", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
 func (p *pool) snapshot() PoolState { return p.state(time.Now()) }
 
 // needsSocketLook skips what only a look into the socket can tell: bytes that no
@@ -125,7 +156,7 @@ func (p *pool) snapshot() PoolState { return p.state(time.Now()) }
 // nosocket, with which their code is tested here.
 func needsSocketLook(t *testing.T) {
 	t.Helper()
-	if reflect.TypeFor[socket]().Size() == 0 {
+	if !connpool.LooksIntoSockets {
 		t.Skip("this build cannot look into sockets")
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
@@ -108,16 +109,29 @@ func TestOnlyCompleteResponsesReturn(t *testing.T) {
 			t.Errorf("connection %s", got)
 		}
 	})
+	// Go 1.27 reads a short rest of a response that was given up, if it is there soon.
 	t.Run("given up", func(t *testing.T) {
-		s := serveRaw(t, script("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", ok1))
-		tr := newTransport(t, known)
-		resp, err := tr.RoundTrip(newRequest(t, "GET", s.addr(), nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if got := mustSend(t, tr, newRequest(t, "GET", s.addr(), nil)); got == "1" {
-			t.Error("a connection with an unread response was reused")
+		for name, response := range map[string]string{
+			"the rest never comes": "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc",
+			"the rest is long":     "HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + strings.Repeat("a", 300000),
+		} {
+			first, others := script(response, ok1), script(ok1)
+			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
+				if n == 1 {
+					first(n, c, r)
+				} else {
+					others(n, c, r)
+				}
+			})
+			tr := newTransport(t, known)
+			resp, err := tr.RoundTrip(newRequest(t, "GET", s.addr(), nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if got := mustSend(t, tr, newRequest(t, "GET", s.addr(), nil)); got == "1" {
+				t.Errorf("%s: a connection with an unread response was reused", name)
+			}
 		}
 	})
 	t.Run("ended by close", func(t *testing.T) {
@@ -243,7 +257,7 @@ func TestIdleConnectionsAreWatched(t *testing.T) {
 			tr := newTransport(t, nil)
 			mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
 			p := onlyPool(t, tr)
-			eventually(t, "the connection is gone", func() bool { return p.snapshot().Closes[CloseUpstream] == 1 })
+			eventually(t, "the connection is gone", func() bool { return p.snapshot().Closes[connpool.CloseUpstream] == 1 })
 			if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), strings.NewReader("x"))); got != "2" {
 				t.Errorf("connection %s", got)
 			}
@@ -251,7 +265,7 @@ func TestIdleConnectionsAreWatched(t *testing.T) {
 				t.Errorf("%d replays: the close was not noticed in time", n)
 			}
 			// The close is an observation.
-			if l := p.up.h1.Limit(time.Now(), idletime.Optional{}); l.Bound != idletime.BoundEarlyClose {
+			if l := p.up.H1.Limit(time.Now(), idletime.Optional{}); l.Bound != idletime.BoundEarlyClose {
 				t.Errorf("limit = %v, want it capped by the close", l)
 			}
 		})
@@ -358,8 +372,8 @@ func TestReplayOfGETWithBodyOfUnknownLength(t *testing.T) {
 	if got := mustSend(t, tr, req); got != "2" {
 		t.Errorf("connection %s", got)
 	}
-	if seen.Load() != 3 || body.closes != 1 {
-		t.Errorf("%d requests were seen, the body was closed %d times; want 3 and 1", seen.Load(), body.closes)
+	if seen.Load() != 3 || body.closes() != 1 {
+		t.Errorf("%d requests were seen, the body was closed %d times; want 3 and 1", seen.Load(), body.closes())
 	}
 }
 
@@ -400,8 +414,8 @@ func TestNoReplayOfLargeBodies(t *testing.T) {
 	if n := seen.Load(); n != 2 {
 		t.Errorf("the upstream saw %d requests", n)
 	}
-	if body.closes != 1 {
-		t.Errorf("the body was closed %d times", body.closes)
+	if body.closes() != 1 {
+		t.Errorf("the body was closed %d times", body.closes())
 	}
 }
 
@@ -520,7 +534,7 @@ func TestNoChunkedToHTTP10(t *testing.T) {
 			t.Errorf("body of %d: %+v", n, g)
 		}
 		// net/http closes the others.
-		if closes := req.Body.(*countingBody).closes; n == 0 && closes != 1 {
+		if closes := req.Body.(*countingBody).closes(); n == 0 && closes != 1 {
 			t.Errorf("an empty body was closed %d times", closes)
 		}
 	}
@@ -701,7 +715,7 @@ func TestInformationalAndUpgrade(t *testing.T) {
 		rw.Close()
 		eventually(t, "it is counted as closed", func() bool {
 			st := p.snapshot()
-			return st.Connections["upgraded"] == 0 && st.Closes[CloseUpgraded] == 1
+			return st.Connections["upgraded"] == 0 && st.Closes[connpool.CloseUpgraded] == 1
 		})
 	})
 }
@@ -895,10 +909,10 @@ func TestRequestBodyError(t *testing.T) {
 	if !errors.Is(err, broken) {
 		t.Errorf("error = %v", err)
 	}
-	if body.closes != 1 {
-		t.Errorf("the body was closed %d times", body.closes)
+	if body.closes() != 1 {
+		t.Errorf("the body was closed %d times", body.closes())
 	}
-	if tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).h1.Limit(time.Now(), idletime.Optional{}).Raised {
+	if tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).H1.Limit(time.Now(), idletime.Optional{}).Raised {
 		t.Error("a broken request was taken for a race")
 	}
 	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
@@ -969,7 +983,7 @@ func TestReadTimeout(t *testing.T) {
 		t.Errorf("connection %s", got)
 	}
 	time.Sleep(2200 * time.Millisecond)
-	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).h1.Limit(time.Now(), idletime.Optional{}); st.Bound == idletime.BoundEarlyClose {
+	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).H1.Limit(time.Now(), idletime.Optional{}); st.Bound == idletime.BoundEarlyClose {
 		t.Errorf("a timeout of ours was taken for the upstream's: %v", st)
 	}
 }
@@ -987,7 +1001,9 @@ func (t *Transport) mustTarget(tb testing.TB, addr string) target {
 // countingBody counts how often it is closed.
 type countingBody struct {
 	io.Reader
-	closes int
+	closed atomic.Int64
 }
 
-func (b *countingBody) Close() error { b.closes++; return nil }
+func (b *countingBody) Close() error { b.closed.Add(1); return nil }
+
+func (b *countingBody) closes() int64 { return b.closed.Load() }

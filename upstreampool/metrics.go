@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/metrics"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
@@ -92,7 +93,7 @@ func countOpened(upstream string) {
 	collectors.opened.WithLabelValues(upstream).Inc()
 }
 
-func countClosed(upstream string, reason CloseReason) {
+func countClosed(upstream string, reason connpool.CloseReason) {
 	collectors.closed.WithLabelValues(upstream, string(reason)).Inc()
 }
 
@@ -149,8 +150,8 @@ func (poolCollector) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
 	for _, c := range cores() {
 		for _, p := range c.all() {
-			h2 := p.h2()
-			limit := p.up.learner(h2).Limit(now, idletime.Optional{})
+			h2 := p.HTTP2()
+			limit := p.up.Learner(h2).Limit(now, idletime.Optional{})
 			k := limitKey{p.label, protocolName(h2)}
 			if l, ok := limits[k]; !ok || limit.Value < l.Value {
 				limits[k] = limit
@@ -160,12 +161,11 @@ func (poolCollector) Collect(ch chan<- prometheus.Metric) {
 				s = &sum{connections: make(map[string]int)}
 				sums[p.label] = s
 			}
-			p.mu.Lock()
-			for state, n := range p.connections() {
+			held := p.Snapshot()
+			for state, n := range held.Connections {
 				s.connections[state] += n
 			}
-			s.waiting += p.queue.n
-			p.mu.Unlock()
+			s.waiting += held.Waiting
 		}
 	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {

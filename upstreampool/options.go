@@ -208,9 +208,9 @@ func (c *check) minIdle() {
 		name  string
 		value int
 	}{
-		{"max_conns_per_host", cfg.maxConns},
-		{"keepalive_idle_conns", cfg.maxIdle},
-		{"keepalive_idle_conns_per_host", cfg.maxIdlePerHost},
+		{"max_conns_per_host", cfg.MaxConns},
+		{"keepalive_idle_conns", cfg.MaxIdle},
+		{"keepalive_idle_conns_per_host", cfg.MaxIdlePerPool},
 	} {
 		if most.value > 0 && n > most.value {
 			c.refuse("min_idle '%d': must be at most %s '%d'", n, most.name, most.value)

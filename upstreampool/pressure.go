@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 )
 
 // A request that finds its pool full is refused by us, not by the upstream. As an
@@ -47,7 +49,7 @@ func unavailable(err error) error {
 
 // fullCause returns what says that the pool was full, or nil.
 func fullCause(err error) error {
-	for _, cause := range []error{errQueueFull, errAcquireTimeout} {
+	for _, cause := range []error{connpool.ErrQueueFull, connpool.ErrAcquireTimeout} {
 		if errors.Is(err, cause) {
 			return cause
 		}
@@ -110,7 +112,7 @@ func (t *Transport) warnOfPressure(h *reverseproxy.Handler, logger *zap.Logger) 
 			break
 		}
 	}
-	wait := t.config().acquireTimeout
+	wait := t.config().AcquireTimeout
 	if latency := time.Duration(passive.UnhealthyLatency); latency > 0 && latency <= wait {
 		logger.Warn("a full pool will mark the upstream down: requests may wait for a connection for as long as unhealthy_latency allows, or longer",
 			zap.Duration("unhealthy_latency", latency), zap.Duration("acquire_timeout", wait))

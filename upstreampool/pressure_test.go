@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 )
 
 // retryElsewhere is the expression of the documentation, in JSON.
@@ -112,9 +114,9 @@ func TestRefusalAsResponse(t *testing.T) {
 		err   error
 		field string
 	}{
-		{unavailable(errQueueFull), statusFull},
-		{unavailable(errAcquireTimeout), statusFull},
-		{opaque(unavailable(errQueueFull)), ""}, // the body is gone
+		{unavailable(connpool.ErrQueueFull), statusFull},
+		{unavailable(connpool.ErrAcquireTimeout), statusFull},
+		{opaque(unavailable(connpool.ErrQueueFull)), ""}, // the body is gone
 	} {
 		resp := refusal(req, test.err)
 		if resp == nil {
@@ -127,7 +129,7 @@ func TestRefusalAsResponse(t *testing.T) {
 			t.Errorf("%v: Proxy-Status = %q, want %q", test.err, got, test.field)
 		}
 	}
-	if resp := refusal(req, errUnusable); resp != nil {
+	if resp := refusal(req, connpool.ErrUnusable); resp != nil {
 		t.Errorf("a failed dial is answered with %v", resp)
 	}
 }

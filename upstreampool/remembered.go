@@ -55,6 +55,6 @@ func (c *core) remember(u *upstream) {
 	for _, h2 := range []bool{false, true} {
 		remembered.Remember(remember.Key{
 			Scheme: k.scheme, Network: k.network, Address: k.addr, Proxy: k.proxy, Protocol: protocolName(h2),
-		}, u.learner(h2))
+		}, u.Learner(h2))
 	}
 }

@@ -5,19 +5,16 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"golang.org/x/net/http2"
 
-	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
@@ -29,7 +26,7 @@ type exchange struct {
 	out  *http.Request // what is sent; req itself while nothing differs
 	body *replay.Body  // nil: there is none
 	tg   target
-	need need
+	need connpool.Need
 }
 
 // roundTrip sends req to tg.
@@ -43,9 +40,10 @@ func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 		x.body = bodyOf(req)
 		x.edit().Body = x.body.First()
 	}
-	x.need = need{
-		replayable: replay.Idempotent(req) && (x.body == nil || x.keepable()),
-		bodyless:   x.body == nil,
+	x.need = connpool.Need{
+		Replayable: replay.Idempotent(req) && (x.body == nil || x.keepable()),
+		Bodyless:   x.body == nil,
+		Probe:      isHealthCheck(x.ctx),
 	}
 	resp, err := x.run()
 	if err != nil {
@@ -83,140 +81,121 @@ func (x *exchange) keepable() bool {
 	return false
 }
 
+// isHealthCheck tells whether a request is an active health check of reverse_proxy:
+// it belongs to no request of a client, which has variables.
+func isHealthCheck(ctx context.Context) bool { return ctx.Value(caddyhttp.VarsCtxKey) == nil }
+
+// A try is one attempt at a request.
+type try struct {
+	pool  *pool
+	lease connpool.Lease
+	known replay.Outcome
+	resp  *http.Response
+	err   error
+}
+
 // run makes the attempts.
 func (x *exchange) run() (*http.Response, error) {
 	if err := x.lengthFor10(); err != nil {
 		return nil, err
 	}
-	p, g := x.core.get(x.ctx, &x.tg, x.need)
-	if g.err != nil {
-		return nil, unavailable(g.err)
+	var first try
+	if err := x.acquire(&first, x.need); err != nil {
+		return nil, unavailable(err)
 	}
-	resp, o, err := x.attempt(p, g)
-	replayed := false
-	if o.Raced {
-		defer func() { p.countRace(replayed) }()
+	x.attempt(&first)
+	reason, again := first.known.Decide()
+	replayed := again && x.again(&first, reason)
+	if first.known.Raced {
+		first.pool.countRace(replayed)
 	}
-	reason, again := o.Decide()
-	if !again {
-		if err != nil && g.reused && !o.Ours {
-			x.log(p, g, zap.WarnLevel, "request failed on reused connection", "not replayable", err)
-		}
-		return resp, err
+	if !again && first.err != nil && first.lease.Reused && !first.known.Ours {
+		x.log(&first, zap.WarnLevel, "request failed on reused connection", "not replayable", first.err)
 	}
+	return first.resp, first.err
+}
+
+// again sends the request once more and tells whether it did: what came of it is in
+// t then.
+func (x *exchange) again(t *try, reason replay.Reason) bool {
 	met := time.Now()
-	if resp != nil {
+	if t.resp != nil {
 		var whole bool
-		if resp, whole = keepResponse(resp); !whole {
-			return resp, nil
+		if t.resp, whole = keepResponse(t.resp); !whole {
+			return false
 		}
 	}
 	n := x.need
-	n.freshIfRoom = reason == replay.Refused
-	n.fresh = !n.freshIfRoom
-	p2, g2 := x.core.get(x.ctx, &x.tg, n)
-	if g2.err != nil {
-		x.log(p, g, zap.WarnLevel, "replaying request failed", string(reason), g2.err)
-		return resp, err
+	n.Freshness = connpool.Fresh
+	if reason == replay.Refused {
+		n.Freshness = connpool.FreshIfRoom
+	}
+	var second try
+	if err := x.acquire(&second, n); err != nil {
+		x.log(t, zap.WarnLevel, "replaying request failed", string(reason), err)
+		return false
 	}
 	if x.body != nil {
 		v, ok := x.body.Rewind()
 		if !ok {
-			p2.giveBack(g2.c)
-			return resp, err
+			second.lease.Unused()
+			return false
 		}
 		out := *x.out // net/http may still look at the first one
 		out.Body = v
 		x.out = &out
 	}
-	replayed = true
-	countReplayed(p.label, reason)
-	p2.replayed(reason)
-	x.log(p, g, zap.DebugLevel, "replaying request", string(reason), err)
-	resp, _, err = x.attempt(p2, g2)
-	if o.Raced && err == nil {
-		// It was the connection, not the request.
-		g.c.learner.SawClose(idletime.Close{At: met, Idle: g.idle, Open: g.idle, Opened: g.c.opened})
+	second.pool.replayed(reason)
+	x.log(t, zap.DebugLevel, "replaying request", string(reason), t.err)
+	x.attempt(&second)
+	if t.known.Raced && second.err == nil {
+		t.lease.Confirm(met)
 	}
-	return resp, err
+	t.resp, t.err = second.resp, second.err
+	return true
 }
 
-// attempt sends the request on the connection granted and says how that went.
-func (x *exchange) attempt(p *pool, g grant) (*http.Response, replay.Outcome, error) {
-	c := g.c
-	p.requests.count(g.reused)
-	out := x.out
-	if !c.h2 && c.requests == 1 && x.core.cfg.reuse && out.Header["Connection"] == nil {
-		// Apache and Tomcat announce their timeout only to those who ask. The
-		// map is shared with reverse_proxy, which may retry elsewhere.
-		asking := *out
-		asking.Header = maps.Clone(out.Header)
-		if asking.Header == nil {
-			asking.Header = make(http.Header, 1)
-		}
-		asking.Header["Connection"] = []string{"keep-alive"}
-		out = &asking
+// acquire gets a connection for an attempt.
+func (x *exchange) acquire(t *try, n connpool.Need) (err error) {
+	t.pool, t.lease, err = x.core.acquire(x.ctx, &x.tg, n)
+	if err == connpool.ErrUnusable {
+		err = dialError(err)
 	}
-	start := time.Now()
-	resp, err := c.cc.RoundTrip(out)
-	if c.h2 {
-		c.streamsEnded(true)
-	}
-	o := replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: g.reused, H2: c.h2}
-	if err != nil {
-		x.failed(p, g, start, err, &o)
-		return nil, o, err
-	}
-	if g.idle > 0 {
-		c.learner.SawOpen(c.seen(start, g.idle, idletime.Answered))
-	}
-	o.Status = resp.StatusCode
-	if o.Status == http.StatusMisdirectedRequest {
-		o.BodyKept = x.body.Rewindable()
-	}
-	if c.h2 {
-		if n := c.cc.Available(); n > 0 {
-			p.up.streams.Store(int32(min(n+c.cc.InFlight(), 1<<20)))
-		}
-		if x.need.bodyless {
-			c.learner.Responded(start, time.Since(start))
-		}
-		c.answered.Add(1)
-		c.serveWaiting()
-		resp.Body = &stream{ReadCloser: resp.Body, c: c}
-		return resp, o, nil
-	}
-	p.answered(c, resp)
-	return resp, o, nil
+	return err
 }
 
-// raceShows is how soon a request fails that met a connection being closed: it
-// takes a round trip. Later failures are about the request.
-const raceShows = time.Second
+// attempt sends the request on the connection acquired, and says how that went.
+func (x *exchange) attempt(t *try) {
+	l := &t.lease
+	t.pool.requests.count(l.Reused)
+	t.known = replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: l.Reused, H2: l.HTTP2()}
+	t.resp, t.err = l.RoundTrip(x.out)
+	if t.err != nil {
+		x.failed(t)
+		return
+	}
+	t.known.Status = t.resp.StatusCode
+	if t.known.Status == http.StatusMisdirectedRequest {
+		t.known.BodyKept = x.body.Rewindable()
+	}
+	if !l.HTTP2() {
+		t.pool.up.versions.Answered(time.Now(), t.resp)
+	}
+	l.Done(t.resp)
+}
 
 // failed finds out what an error means, and ends the lease.
-func (x *exchange) failed(p *pool, g grant, start time.Time, err error, o *replay.Outcome) {
-	c := g.c
-	now := time.Now()
+func (x *exchange) failed(t *try) {
 	var timeout net.Error
-	o.Ours = x.ctx.Err() != nil || x.body.Failed() || errors.As(err, &timeout) && timeout.Timeout()
+	ours := x.ctx.Err() != nil || x.body.Failed() || errors.As(t.err, &timeout) && timeout.Timeout()
+	f := t.lease.Fail(t.err, ours)
+	o := &t.known
 	o.BodyKept = x.body.Rewindable()
-	if c.h2 {
-		o.Refused = replay.WasRefused(err)
-		_, reset := errors.AsType[http2.StreamError](err)
-		o.StreamOnly = (reset || !o.Refused) && c.cc.Err() == nil
-	} else {
-		o.Written = c.net.sent.Load()
-		o.Responded = c.net.got.Load() > int64(c.net.noise)
-		// net/http did not like the request: the connection has not seen it.
-		o.Ours = o.Ours || !o.Written && c.cc.Available() == 1
+	o.Ours, o.Written, o.Responded = f.Ours, f.Written, f.Responded
+	o.Refused, o.StreamOnly, o.Raced = f.Refused, f.StreamOnly, f.Raced
+	if !f.Ours && (o.H2 && f.Refused && !f.StreamOnly || !o.H2 && !f.Written && !f.Responded) {
+		t.err = dialError(replay.Plain(t.err)) // nothing was sent
 	}
-	if g.reused && !o.Ours && !o.Responded && !o.StreamOnly && now.Sub(start) < raceShows &&
-		g.limit.Value > 0 && g.idle >= g.limit.Value/2 {
-		c.learner.Raced(now)
-		o.Raced = true
-	}
-	p.settle(c)
 }
 
 // lengthFor10 gives a body of unknown length one, if the upstream last answered
@@ -225,8 +204,7 @@ func (x *exchange) lengthFor10() error {
 	if x.body == nil || x.req.ContentLength >= 0 {
 		return nil
 	}
-	up := x.core.upstreams.get(x.tg.upstream())
-	if !up.versions.Only10(time.Now()) || x.core.h2(x.tg.key, up) {
+	if p := x.core.pool(&x.tg); !p.up.versions.Only10(time.Now()) || p.HTTP2() {
 		return nil
 	}
 	out := x.edit()
@@ -273,47 +251,19 @@ func opaque(err error) error {
 	return errors.New(err.Error())
 }
 
-func (x *exchange) log(p *pool, g grant, level zapcore.Level, msg, reason string, err error) {
+func (x *exchange) log(t *try, level zapcore.Level, msg, reason string, err error) {
 	ce := x.core.log().Check(level, msg)
 	if ce == nil {
 		return
 	}
 	ce.Write(
-		zap.String("upstream", p.name),
+		zap.String("upstream", t.pool.name),
 		zap.String("method", x.req.Method),
 		zap.String("uri", x.req.URL.RequestURI()),
-		zap.Bool("reused", g.reused),
-		zap.Duration("idle", g.idle),
-		zap.Duration("age", time.Since(g.c.opened)),
+		zap.Bool("reused", t.lease.Reused),
+		zap.Duration("idle", t.lease.Idle),
+		zap.Duration("age", t.lease.Age()),
 		zap.String("reason", reason),
 		zap.Error(err),
 	)
-}
-
-// stream is the body of an HTTP/2 response: its end frees the stream.
-type stream struct {
-	io.ReadCloser
-	c    *conn
-	done atomic.Bool
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.ReadCloser.Read(p)
-	if err != nil {
-		s.end()
-	}
-	return n, err
-}
-
-func (s *stream) Close() error {
-	err := s.ReadCloser.Close()
-	s.end()
-	return err
-}
-
-func (s *stream) end() {
-	if !s.done.Swap(true) {
-		s.c.answered.Add(-1)
-		s.c.pool.streamEnded(s.c)
-	}
 }

@@ -2,79 +2,14 @@ package upstreampool
 
 import (
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
-
-// stats is what a pool counts. It is guarded by the pool's lock.
-type stats struct {
-	opened     int64
-	dialErrors int64
-	refused    int64
-	races      int64
-	upgraded   int // now
-	closes     map[CloseReason]int64
-	replays    map[replay.Reason]int64
-}
-
-func newStats() stats {
-	return stats{closes: make(map[CloseReason]int64), replays: make(map[replay.Reason]int64)}
-}
-
-func (s *stats) closed(reason CloseReason) { s.closes[reason]++ }
-
-// replayed counts a replay.
-func (p *pool) replayed(reason replay.Reason) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stats.replays[reason]++
-}
-
-// countRace counts a request that met a connection as it was being closed.
-func (p *pool) countRace(replayed bool) {
-	if replayed {
-		p.requests.raceReplayed.Inc()
-	} else {
-		p.requests.raceFailed.Inc()
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stats.races++
-}
-
-// answered notes what an HTTP/1 response says about its connection and server.
-func (p *pool) answered(c *conn, resp *http.Response) {
-	p.up.versions.Answered(time.Now(), resp)
-	d, promised := idletime.AnnouncedTimeout(resp.Header)
-	if promised {
-		c.learner.Announced(time.Now(), d)
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		p.upgraded(c)
-		return
-	}
-	if !promised && !resp.Close {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if promised {
-		c.announced = idletime.Known(d)
-		if c.is(stateIdle) { // it was quicker than we are
-			now := time.Now()
-			c.allowed = c.limit(now).Value
-			p.arm(now.Add(c.allowed - c.age(now)))
-		}
-	}
-	if resp.Close && c.is(stateBusy) {
-		c.reason = CloseRequested
-	}
-}
 
 // PoolState describes one pool, for people and for the admin API.
 type PoolState struct {
@@ -108,7 +43,7 @@ type PoolState struct {
 	// The above in words.
 	Why string `json:"why"`
 
-	// Connections by state: idle, busy, sensor, dialing, upgraded.
+	// Connections by state: idle, busy, draining, sensor, dialing, upgraded.
 	Connections map[string]int `json:"connections"`
 	// For how long connections have been idle, in seconds, youngest first; at
 	// most 100.
@@ -125,12 +60,9 @@ type PoolState struct {
 	ReuseRatio float64 `json:"reuse_ratio"`
 	Races      int64   `json:"races"`
 
-	Closes  map[CloseReason]int64   `json:"closes"`
-	Replays map[replay.Reason]int64 `json:"replays"`
+	Closes  map[connpool.CloseReason]int64 `json:"closes"`
+	Replays map[replay.Reason]int64        `json:"replays"`
 }
-
-// mostAges is how many ages a state lists.
-const mostAges = 100
 
 // States describes all pools of all running configurations, in a stable order.
 func States() []PoolState {
@@ -158,7 +90,7 @@ func Drain(upstream string) (pools, connections int) {
 		for _, p := range c.all() {
 			if upstream == "" || p.name == upstream {
 				pools++
-				connections += p.drain()
+				connections += p.Drain()
 			}
 		}
 	}
@@ -178,8 +110,9 @@ func protocolName(h2 bool) string {
 }
 
 func (p *pool) state(now time.Time) PoolState {
-	h2 := p.h2()
-	limit := p.up.learner(h2).Limit(now, idletime.Optional{})
+	h2 := p.HTTP2()
+	limit := p.up.Learner(h2).Limit(now, idletime.Optional{})
+	held := p.Snapshot()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := PoolState{
@@ -187,8 +120,8 @@ func (p *pool) state(now time.Time) PoolState {
 		Protocol:  protocolName(h2),
 		IdleLimit: limit.Value.Seconds(), KeepAlive: limit.KeepAlive.Seconds(), Source: limit.Source,
 		Margin: limit.Margin.Seconds(), Why: limit.String(),
-		Connections: p.connections(), IdleAges: []float64{},
-		Waiting: p.queue.n,
+		Connections: held.Connections, IdleAges: []float64{},
+		Waiting: held.Waiting,
 		Opened:  p.stats.opened, DialErrors: p.stats.dialErrors, Refused: p.stats.refused,
 		Reused: p.requests.reusedHere.Load(), Races: p.stats.races,
 		Closes: maps.Clone(p.stats.closes), Replays: maps.Clone(p.stats.replays),
@@ -196,27 +129,12 @@ func (p *pool) state(now time.Time) PoolState {
 	if p.key.source.IsValid() {
 		s.ProxySource = p.key.source.String()
 	}
-	for _, c := range slices.Backward(p.idle[max(0, len(p.idle)-mostAges):]) {
-		s.IdleAges = append(s.IdleAges, c.age(now).Seconds())
+	for _, age := range held.IdleAges {
+		s.IdleAges = append(s.IdleAges, age.Seconds())
 	}
 	s.Requests = s.Reused + p.requests.freshHere.Load()
 	if s.Requests > 0 {
 		s.ReuseRatio = float64(s.Reused) / float64(s.Requests)
 	}
 	return s
-}
-
-// connections counts them by state. The lock is held.
-func (p *pool) connections() map[string]int {
-	n := map[string]int{
-		stateNames[stateIdle]:     len(p.idle),
-		stateNames[stateBusy]:     p.busy,
-		stateNames[stateDialing]:  p.dials,
-		stateNames[stateUpgraded]: p.stats.upgraded,
-		stateNames[stateSensor]:   0,
-	}
-	if p.sensor != nil {
-		n[stateNames[stateSensor]] = 1
-	}
-	return n
 }

@@ -212,7 +212,7 @@ func TestEverythingAtOnce(t *testing.T) {
 				return left == 0
 			})
 			cores.Range(func(c, _ any) bool {
-				if n := c.(*core).idle.Load(); n != 0 {
+				if n := c.(*core).group.Idle(); n != 0 {
 					t.Errorf("%d idle connections are counted after all were closed", n)
 				}
 				return true

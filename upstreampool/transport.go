@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
@@ -190,6 +191,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		t.user.remembersFor(ctx, handler)
 	}
 	t.core.users.join(t.user)
+	t.core.group.Renew()
 	return nil
 }
 
@@ -217,6 +219,7 @@ func (t *Transport) newCore(cfg config) *core {
 	tr := t.Transport
 	c := &core{
 		cfg:               cfg,
+		group:             connpool.NewGroup(cfg.Config),
 		h2Transport:       tr,
 		sniHasPlaceholder: t.TLS != nil && strings.Contains(t.TLS.ServerName, "{"),
 		proxy:             tr.Proxy,
@@ -237,6 +240,10 @@ func (t *Transport) newCore(cfg config) *core {
 	c.sessions = tls.NewLRUClientSessionCache(256)
 	c.tls = tr.TLSClientConfig
 	tr.Proxy = proxyOf
+	if tr.Protocols != nil && slices.Contains(t.Versions, "2") {
+		// Go 1.27 goes by this over TLS, too, and Caddy sets it for h2c alone.
+		tr.Protocols.SetHTTP2(true)
+	}
 	dial := c.dialer(tr.DialContext)
 	tr.DialContext = dial
 	tr.DialTLSContext = c.tlsDialer(dial)
@@ -252,12 +259,12 @@ func (t *Transport) newCore(cfg config) *core {
 	return c
 }
 
-// newUpstream makes the memory of one upstream.
+// newUpstream makes the memory of one upstream. Learners report with a pool locked.
 func (c *core) newUpstream(k upstreamKey) *upstream {
 	learner := func(h2 bool) *idletime.Learner {
-		return idletime.NewLearner(c.cfg.base, func(e idletime.Event) { c.learned(k, h2, e) })
+		return idletime.NewLearner(c.cfg.Idle, func(e idletime.Event) { go c.learned(k, h2, e) })
 	}
-	u := &upstream{key: k, label: labels.take(k.name()), h1: learner(false), h2: learner(true)}
+	u := &upstream{key: k, label: labels.take(k.name()), Memory: connpool.Memory{H1: learner(false), H2: learner(true)}}
 	c.remember(u)
 	return u
 }
@@ -277,7 +284,7 @@ func (c *core) learned(k upstreamKey, h2 bool, e idletime.Event) {
 		c.log().Info("upstream keeps idle connections open at least this long", fields...)
 	default:
 		c.log().Info("upstream closes idle connections after this time", append(fields,
-			zap.Duration("max_idle_time", c.cfg.base.MaxIdle))...)
+			zap.Duration("max_idle_time", c.cfg.Idle.MaxIdle))...)
 	}
 }
 
@@ -289,6 +296,7 @@ func (t *Transport) Cleanup() error {
 		}
 		t.key = nil // t.core stays: requests may still be under way
 		t.core.users.leave(t.user)
+		t.core.group.Renew()
 	}
 	if t.HTTPTransport == nil {
 		return nil

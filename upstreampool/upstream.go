@@ -3,9 +3,8 @@ package upstreampool
 import (
 	"container/list"
 	"sync"
-	"sync/atomic"
 
-	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
@@ -31,20 +30,10 @@ func (k upstreamKey) name() string {
 // An upstream is what is known about one server, apart from its connections.
 // A pool holds on to its upstream for as long as it has connections.
 type upstream struct {
-	key      upstreamKey
-	label    string            // in metrics; "other" where there are too many
-	speaksH2 atomic.Bool       // its last connection that could choose spoke HTTP/2
-	streams  atomic.Int32      // how many streams its last HTTP/2 connection allowed
-	versions replay.Versions   // of HTTP/1 that it answers in
-	h1, h2   *idletime.Learner // servers have separate timeouts for the two
-}
-
-// learner returns the learned state of one protocol.
-func (u *upstream) learner(h2 bool) *idletime.Learner {
-	if h2 {
-		return u.h2
-	}
-	return u.h1
+	key   upstreamKey
+	label string // in metrics; "other" where there are too many
+	connpool.Memory
+	versions replay.Versions // of HTTP/1 that it answers in
 }
 
 // upstreams is an LRU of what is known.
@@ -83,7 +72,7 @@ func (us *upstreams) get(k upstreamKey) *upstream {
 func (u *upstream) forgotten() {
 	labels.giveBack(u.label)
 	for _, h2 := range []bool{false, true} {
-		remembered.Forget(u.learner(h2))
+		remembered.Forget(u.Learner(h2))
 	}
 }
 

@@ -1,6 +1,6 @@
 //go:build unix && !nosocket
 
-package upstreampool
+package connpool
 
 import (
 	"io"
@@ -9,6 +9,10 @@ import (
 	"sync"
 	"syscall"
 )
+
+// LooksIntoSockets tells whether it can be seen that bytes have arrived which no
+// goroutine has read yet.
+const LooksIntoSockets = true
 
 // A socket is what lies below a net.Conn, to look into it and to know when data
 // leaves it. Its functions are kept, so as not to allocate.

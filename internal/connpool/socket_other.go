@@ -1,8 +1,12 @@
 //go:build !unix || nosocket
 
-package upstreampool
+package connpool
 
 import "net"
+
+// LooksIntoSockets tells whether it can be seen that bytes have arrived which no
+// goroutine has read yet.
+const LooksIntoSockets = false
 
 // A socket cannot be looked into here.
 type socket struct{}

@@ -1,4 +1,4 @@
-package upstreampool
+package connpool
 
 import (
 	"errors"
@@ -20,12 +20,13 @@ const (
 	// shortest message of HTTP/1 more than 40.
 	tlsNoise = 32
 
-	// tlsEnd is the size of the largest last words over TLS: a GOAWAY, with some
-	// debug data, and a close_notify; without any data they have 63 or 77 bytes.
-	tlsEnd = 128
+	// lastWords is the size of the largest end of an HTTP/2 connection: a GOAWAY,
+	// with some debug data, and over TLS a close_notify. Without any data they have
+	// 17, and over TLS 63 or 77 bytes.
+	lastWords = 128
 
-	// rttEvery is how often a connection measures a response time.
-	rttEvery = time.Second
+	// measureEvery is how often a connection measures a response time.
+	measureEvery = time.Second
 )
 
 // A netConn is what a connection looks like from below: it counts bytes, keeps
@@ -36,30 +37,33 @@ type netConn struct {
 	owner *conn
 	noise int // messages of up to so many bytes carry no HTTP
 
-	connected time.Duration // how long TCP took to connect; 0: unknown
-
 	reading atomic.Bool  // inside Read, so every layer above is out of data
 	sent    atomic.Bool  // something of the request was written
 	got     atomic.Int64 // bytes read since take-out
 	last    atomic.Int64 // bytes of the last Read that had any
 	written atomic.Int64 // end of the last Write, in nanoseconds since started
 	timing  atomic.Bool  // the next byte ends a response time
-	closed  atomic.Bool
-
-	// Owned by whoever reads, which net/http makes one goroutine at a time.
-	waitedAt time.Time // end of the last Read that had to wait
-	timedAt  time.Time // when a response time was last measured
-
-	closing atomic.Pointer[ending]
+	secured atomic.Bool  // what is read from now on is HTTP
+	entries atomic.Int32 // of Read, since secured
+	shut    atomic.Bool
+	ending  atomic.Pointer[ending]
 
 	socket socket
+	byReader
+}
+
+// byReader is owned by whoever reads, which net/http makes one goroutine at a time.
+type byReader struct {
+	waitedAt   time.Time // end of the last Read that had to wait
+	measuredAt time.Time // when a response time was last measured
 }
 
 // An ending is how the connection ended, as seen from below.
 type ending struct {
-	at   time.Time
-	err  error // of Read, if it was the first sign
-	last int   // bytes of the last Read
+	at       time.Time
+	err      error // of Read, if it was the first sign
+	last     int   // bytes of the last Read
+	inFlight int   // HTTP/2: streams
 }
 
 // started is what monotonic times in atomics are relative to.
@@ -83,8 +87,14 @@ func (n *netConn) take(now time.Time, timing bool) {
 	n.timing.Store(timing)
 }
 
+// responded tells whether bytes of a response have arrived since take-out.
+func (n *netConn) responded() bool { return n.got.Load() > int64(n.noise) }
+
 func (n *netConn) Read(p []byte) (count int, err error) {
 	n.reading.Store(true)
+	if n.secured.Load() {
+		n.entries.Add(1)
+	}
 	watch := n.owner.readEntered()
 	before := time.Now()
 	if watch {
@@ -100,9 +110,9 @@ func (n *netConn) Read(p []byte) (count int, err error) {
 	if count > 0 {
 		n.got.Add(int64(count))
 		n.last.Store(int64(count))
-		if n.timing.Swap(false) && now.Sub(n.timedAt) >= rttEvery {
-			n.timedAt = now
-			n.owner.learner.Responded(now, now.Sub(started)-time.Duration(n.written.Load()))
+		if n.timing.Swap(false) && now.Sub(n.measuredAt) >= measureEvery {
+			n.measuredAt = now
+			n.owner.measured(now, now.Sub(started)-time.Duration(n.written.Load()))
 		}
 	}
 	if err != nil {
@@ -131,7 +141,7 @@ func (n *netConn) readWatched(p []byte) (int, error) {
 // renewTimeout starts our read_timeout. transport http does with each Read, but for
 // Unix sockets, where there is none.
 func (n *netConn) renewTimeout(now time.Time) {
-	d := n.owner.pool.core.cfg.base.ReadTimeout
+	d := n.owner.pool.cfg.Idle.ReadTimeout
 	if _, unix := n.Conn.(*net.UnixConn); d > 0 && !unix {
 		_ = n.Conn.SetReadDeadline(now.Add(d))
 	}
@@ -151,7 +161,7 @@ func (n *netConn) Write(p []byte) (int, error) {
 // Close closes the socket and has the owner clean up. It may be called with
 // locks of net/http held, so the owner does that on a goroutine of its own.
 func (n *netConn) Close() error {
-	if n.closed.Swap(true) {
+	if n.shut.Swap(true) {
 		return net.ErrClosed
 	}
 	n.end(time.Now(), nil)
@@ -170,9 +180,14 @@ func (n *netConn) CloseWrite() error {
 
 // end records the first sign of the end.
 func (n *netConn) end(at time.Time, err error) {
-	if n.closing.Load() == nil {
-		n.closing.CompareAndSwap(nil, &ending{at: at, err: err, last: int(n.last.Load())})
+	if n.ending.Load() != nil {
+		return
 	}
+	e := &ending{at: at, err: err, last: int(n.last.Load())}
+	if c := n.owner; !c.is(dialing) && c.h2 {
+		e.inFlight = c.cc.InFlight()
+	}
+	n.ending.CompareAndSwap(nil, e)
 }
 
 // quiet tells whether the socket has neither data nor an end to be read. The
@@ -184,4 +199,54 @@ func (n *netConn) quiet(h2 bool) bool {
 	data, dead := n.socket.peek()
 	// HTTP/2 peers may send frames at any time.
 	return !dead && (h2 || !data)
+}
+
+// readEntered runs whenever net/http is about to wait for data. It tells whether
+// that is to be watched: outOfData runs when the socket has none.
+//
+// An HTTP/1 connection is available again exactly then. The response was read to
+// its end and everything above the socket is out of data, so surplus bytes of the
+// upstream, which would be taken for the next answer (RFC 9112 section 9.2), can
+// only be in the socket itself. It is tempting to use the state hook of
+// [http.ClientConn] instead, but it fires when the response is complete, before
+// anyone has looked for surplus bytes.
+//
+// The first bytes of an HTTP/2 connection are its SETTINGS (RFC 9113 section 3.4):
+// they have been read when the second Read begins. An idle one that has become
+// unavailable has received a GOAWAY, or SETTINGS that allow no stream.
+func (c *conn) readEntered() (watch bool) {
+	switch {
+	case c.is(dialing):
+	case !c.h2:
+		s := c.at()
+		return s == idle || s == fresh || c.complete()
+	case !c.settings.Load() && c.net.entries.Load() > 1:
+		c.noteSettings()
+		c.serveWaiting()
+	case c.idles() || c.is(sensor):
+		if c.cc.Available() == 0 && c.cc.InFlight() == 0 {
+			go c.pool.streamsRefused(c, time.Now())
+		}
+	}
+	return false
+}
+
+// outOfData runs when an HTTP/1 connection that is idle, or about to be, waits for
+// data. It runs on the goroutine that reads.
+func (c *conn) outOfData() {
+	if c.complete() {
+		c.pool.returned(c, c.net.waitedAt)
+	}
+}
+
+// measured notes a response time.
+func (c *conn) measured(now time.Time, took time.Duration) {
+	c.learner.Responded(now, took)
+}
+
+// socketClosed runs when the socket is closed, by us or by net/http.
+func (c *conn) socketClosed() {
+	if !c.is(dialing) {
+		go c.pool.removed(c)
+	}
 }

@@ -1,0 +1,297 @@
+package connpool
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
+)
+
+// A conn is one connection of a pool. What is not in one of the structs below is
+// set before the connection is fresh, or has a lock or atomics of its own.
+type conn struct {
+	pool    *Pool
+	cc      *http.ClientConn
+	learner *idletime.Learner
+	h2      bool
+	dialed  time.Time     // when its dial began
+	opened  time.Time     // when it ended
+	life    time.Duration // max_lifetime with its jitter; 0: unlimited
+
+	state    atomic.Uint32 // see moveLocked
+	answered atomic.Int32  // HTTP/2: leases whose response has begun to arrive
+	settings atomic.Bool   // HTTP/2: the SETTINGS of the upstream have arrived
+	allowed  atomic.Int32  // HTTP/2: the streams it allowed when that was last seen
+
+	net     netConn
+	streams streamClock
+	byPool
+}
+
+// byPool is guarded by the pool's lock.
+type byPool struct {
+	links     [numLinks]links // the second one is guarded by the group's list
+	leases    int             // requests it carries
+	requests  int             // requests it has carried
+	takenAt   time.Time
+	idleAt    time.Time
+	announced idletime.Optional // by a Keep-Alive field of this connection
+	reason    CloseReason       // why we close it
+	limit     idletime.Limit    // of its idle age, when that was last looked at
+	seenOpen  time.Time         // when the learner was last told so
+	suspect   bool
+	counted   bool // it was told whether it ended at once
+	gone      bool // HTTP/2: a GOAWAY has arrived
+	dialedFor *waiter
+	owner     any // whose requests alone it carries; nil: anybody's
+}
+
+// A streamClock notes when the last stream of an HTTP/2 connection ended. That may
+// be long before its response is read to the end: what has arrived waits in
+// buffers for a slow client, while the upstream's idle clock runs.
+type streamClock struct {
+	mu      sync.Mutex
+	running bool // a stream began since endedAt was noted
+	endedAt time.Time
+}
+
+func (c *conn) at() state       { return state(c.state.Load()) }
+func (c *conn) is(s state) bool { return c.at() == s }
+
+// idles tells whether the connection waits in the pool.
+func (c *conn) idles() bool { return c.is(idle) || c.is(fresh) }
+
+// age returns for how long the connection has been idle.
+func (c *conn) age(now time.Time) time.Duration { return elapsed(c.idleAt, now) }
+
+// askLimit finds out the connection's idle limit.
+func (c *conn) askLimit(now time.Time) {
+	if c.requests == 0 {
+		c.limit = c.learner.UnusedLimit(now)
+	} else {
+		c.limit = c.learner.Limit(now, c.announced)
+	}
+}
+
+// seen returns the observation that the connection was open when it had been idle
+// for age.
+func (c *conn) seen(now time.Time, age time.Duration, p idletime.Proof) idletime.Sighting {
+	return idletime.Sighting{At: now, Idle: age, Opened: c.opened, Proof: p}
+}
+
+// sightEvery is how often the learner is told that a connection is open.
+const sightEvery = 250 * time.Millisecond
+
+// sight tells the learner that the connection is open at that age, if it was of no
+// use to a request because nobody knows how old it may be.
+func (c *conn) sight(now time.Time, age time.Duration) {
+	if now.Sub(c.seenOpen) >= sightEvery {
+		c.seenOpen = now
+		c.learner.SawOpen(c.seen(now, age, idletime.LivePath))
+	}
+}
+
+// countEnd tells the learner, once, whether a connection that could be reused ended
+// right after its first response.
+func (c *conn) countEnd(now time.Time, atOnce bool) {
+	switch {
+	case c.counted:
+		return
+	case atOnce:
+		c.learner.EndedAtOnce(now)
+	default:
+		c.learner.Lasted(now)
+	}
+	c.counted = true
+}
+
+// worn tells whether the connection may carry no further request, and why.
+func (c *conn) worn(now time.Time) (CloseReason, bool) {
+	cfg := c.pool.cfg
+	switch {
+	case cfg.MaxRequests > 0 && c.requests >= cfg.MaxRequests && !cfg.Reuse:
+		return CloseRequested, true
+	case cfg.MaxRequests > 0 && c.requests >= cfg.MaxRequests:
+		return CloseMaxRequests, true
+	case c.life > 0 && elapsed(c.opened, now) >= c.life:
+		return CloseMaxLifetime, true
+	case c.pool.group.retired.Load():
+		return CloseDrained, true
+	}
+	return "", false
+}
+
+// reserve makes sure that one request can be sent without waiting.
+//
+// For HTTP/2 the pool does its own counting. Reservations of net/http deadlock
+// when there are more than the SETTINGS that arrive later allow: each request
+// waits for the number of streams and reservations to fall below the limit, and
+// the reservations are those of the requests that wait.
+func (c *conn) reserve() bool {
+	if !c.h2 {
+		return c.cc.Reserve() == nil
+	}
+	return c.room() > 0
+}
+
+// room returns how many requests an HTTP/2 connection can take now.
+//
+// A response that has fully arrived no longer occupies a stream, even if the
+// client still reads it. Which responses these are cannot be seen: of those that
+// have begun to arrive, at most as many are under way as there are streams.
+//
+// Until the SETTINGS are here, net/http takes the limit for 100, and it is not known
+// whether anybody is there. One request finds out.
+func (c *conn) room() int {
+	answered := int(c.answered.Load()) // first: what begins to arrive now is counted twice, not left out
+	available, inFlight := c.cc.Available(), c.cc.InFlight()
+	limit := available + inFlight
+	if !c.sawSettings(limit) {
+		limit = min(limit, 1)
+	}
+	if available == 0 {
+		return 0
+	}
+	return limit - (c.leases - answered + min(answered, inFlight))
+}
+
+// assumedStreams is what net/http takes for the limit until the SETTINGS arrive
+// (RFC 9113 section 6.5.2 recommends that it be no smaller).
+const assumedStreams = 100
+
+// sawSettings tells whether the SETTINGS of the upstream have arrived, given the
+// limit that net/http goes by. For a limit of 100, the reader tells: see
+// [netConn.Read].
+func (c *conn) sawSettings(limit int) bool {
+	if !c.settings.Load() && limit != assumedStreams && c.cc.Err() == nil {
+		c.noteSettings()
+	}
+	return c.settings.Load()
+}
+
+// noteSettings notes that the SETTINGS have arrived.
+func (c *conn) noteSettings() {
+	if c.settings.Swap(true) {
+		return
+	}
+	c.pool.memory.usable.add(time.Since(c.dialed))
+	// An assumption is no news. Nothing available tells nothing either after a GOAWAY.
+	available, inFlight := c.cc.Available(), c.cc.InFlight()
+	if n := available + inFlight; n != assumedStreams && (available > 0 || c.pool.memory.streams.Load() == 0) {
+		c.noteStreams(n)
+	}
+}
+
+// noteStreams notes how many streams the upstream allows.
+func (c *conn) noteStreams(n int) {
+	c.allowed.Store(int32(min(n, 1<<20)))
+	c.pool.memory.allows(n)
+}
+
+// leaving tells whether an HTTP/2 connection that carries requests has received a
+// GOAWAY: it takes none, though fewer are under way than it allows.
+func (c *conn) leaving() bool {
+	return c.h2 && c.cc.Available() == 0 && c.cc.InFlight() < int(c.allowed.Load())
+}
+
+// complete tells whether an HTTP/1 connection is done with its response.
+func (c *conn) complete() bool {
+	s := c.at()
+	return (s == busy || s == returning) && c.cc.Available() == 1
+}
+
+// stateChanged is the state hook. net/http calls it with locks held and in the
+// way of requests, so it only notes things.
+//
+// Streams of an HTTP/2 connection may have become free. An HTTP/1 connection
+// whose response is complete is on its way back: it is not available yet, but
+// nobody needs to dial in the moment until then.
+func (c *conn) stateChanged(*http.ClientConn) {
+	if c.h2 {
+		c.streamsEnded(false)
+		if available := c.cc.Available(); available > 0 {
+			if n := available + c.cc.InFlight(); c.sawSettings(n) {
+				c.noteStreams(n)
+			}
+		}
+		c.serveWaiting()
+		return
+	}
+	if c.cc.Available() != 1 || !c.state.CompareAndSwap(uint32(busy), uint32(returning)) {
+		return
+	}
+	c.pool.returning.Add(1)
+	if c.cc.Available() == 1 {
+		return
+	}
+	// It was back already, and taken again, when its state changed.
+	if c.state.CompareAndSwap(uint32(returning), uint32(busy)) {
+		c.pool.returning.Add(-1)
+	}
+	c.serveWaiting() // somebody may have counted on it
+}
+
+// serveWaiting runs when those that wait may be served: a stream of an HTTP/2
+// connection may have become free.
+func (c *conn) serveWaiting() {
+	if c.pool.waiting.Load() > 0 {
+		go c.pool.offer(c)
+	}
+}
+
+// streamsEnded notes when the last stream of an HTTP/2 connection ended; began
+// says that there was one since.
+func (c *conn) streamsEnded(began bool) {
+	s := &c.streams
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = s.running || began
+	if s.running && c.cc.InFlight() == 0 {
+		s.running, s.endedAt = false, time.Now()
+	}
+}
+
+// quietSince returns when the last stream ended, and whether that is known: there
+// was one, none is under way, and net/http is done with all that were reset.
+func (c *conn) quietSince() (time.Time, bool) {
+	s := &c.streams
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endedAt, !s.running && !s.endedAt.IsZero()
+}
+
+// lastEnd returns when the last stream ended, or the time given if that is not known.
+func (c *conn) lastEnd(otherwise time.Time) time.Time {
+	if at, known := c.quietSince(); known {
+		return at
+	}
+	return otherwise
+}
+
+// looksAlive looks into the socket of a connection that was taken out of the pool.
+// For HTTP/1 there must be no data either, and none on its way up. That is asked
+// last: what arrives later makes net/http close the connection.
+func (c *conn) looksAlive() bool {
+	return c.net.quiet(c.h2) && (c.h2 || c.net.reading.Load())
+}
+
+// usable tells whether an HTTP/2 connection that has no stream to give may get one
+// later: its SETTINGS allow none for now (RFC 9113 section 5.1.2). One that has
+// received a GOAWAY never does. net/http tells the two apart only when a request
+// is sent: at once if there will be no stream. This one does not come further than
+// that, since its host name cannot be sent.
+func (c *conn) usable() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	req := &http.Request{
+		Method: http.MethodGet, URL: &url.URL{Scheme: "http", Host: "probe"}, Host: "\x00",
+		Header: make(http.Header), Body: http.NoBody,
+	}
+	_, err := c.cc.RoundTrip(req.WithContext(ctx))
+	return err != nil && !replay.WasRefused(err)
+}

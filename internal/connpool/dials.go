@@ -1,0 +1,371 @@
+package connpool
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"time"
+)
+
+const (
+	// mostHedged is how many dials are under way at most because the others take
+	// long.
+	mostHedged = 8
+
+	// leastPatience is how soon a further dial is started at least, unknownPatience
+	// how soon while nobody knows how long one takes.
+	leastPatience   = 250 * time.Millisecond
+	unknownPatience = time.Second
+
+	// warmFor is how long after its last request a pool keeps MinIdle connections
+	// open. Addresses can be chosen by clients.
+	warmFor = time.Hour
+
+	// redialAfter is the pause after a dial for MinIdle was of no use. It doubles
+	// with each one, up to redialAtLast.
+	redialAfter  = time.Second
+	redialAtLast = time.Minute
+)
+
+// ErrUnusable is as good as a failed dial: nothing was sent. Dialing again for the
+// same request could go on for as long as the client waits.
+var ErrUnusable = errors.New("opening connection: the upstream ended it before it could be used")
+
+// A Dial is one connection that is being opened.
+type Dial struct{ c *conn }
+
+// Wrap returns what stands between net/http and the socket nc. secured says that
+// nothing comes before HTTP, as TLS does.
+func (d *Dial) Wrap(nc net.Conn, secured bool) net.Conn {
+	d.c.net.wrap(nc)
+	d.c.net.secured.Store(secured)
+	return &d.c.net
+}
+
+// Secured tells that what comes before HTTP is over.
+func (d *Dial) Secured() { d.c.net.secured.Store(true) }
+
+// Dialed is a connection that was opened.
+type Dialed struct {
+	Conn    *http.ClientConn
+	HTTP2   bool
+	Connect time.Duration // how long TCP took to connect; 0: unknown
+}
+
+// A dialClock says when to start another dial because those under way take long.
+type dialClock struct {
+	next     time.Time // zero: nobody waits for a dial
+	patience time.Duration
+	hedges   int
+	failed   string // why the last dial failed
+}
+
+// startDialsLocked starts the dials that those that wait, and MinIdle, need.
+func (p *Pool) startDialsLocked(now time.Time) {
+	want := p.wantedDialsLocked(now)
+	n := want - p.underWayLocked(now)
+	if warm := p.missingLocked(now); warm > 0 && !now.Before(p.warm.retryAt) {
+		n = max(n, want+warm-p.lists[dialing].n)
+	}
+	for ; n > 0 && !p.fullLocked(); n-- {
+		p.dialLocked(now)
+	}
+}
+
+// dialLocked starts a dial for the first waiter that has none.
+func (p *Pool) dialLocked(now time.Time) {
+	c := &conn{pool: p, dialed: now, life: p.cfg.life()}
+	c.net.owner = c
+	if p.opt.TLS {
+		c.net.noise = tlsNoise
+	}
+	for w := p.queue.first; w != nil; w = w.next {
+		if !w.dialed {
+			w.dialed, c.dialedFor = true, w
+			break
+		}
+	}
+	p.lists[dialing].push(c)
+	go func() {
+		d, err := p.opt.Dial(&Dial{c})
+		p.opened(c, d, err)
+	}()
+}
+
+// wantedDialsLocked returns how many dials should be under way for those that wait:
+// one for each, as long as it is not known that the connections speak HTTP/2.
+// There, the first requests share a dial. But one that hangs is one dial's matter,
+// so from time to time another one is started, sooner if dials are known to be
+// quick.
+func (p *Pool) wantedDialsLocked(now time.Time) int {
+	waiting := p.queue.n - int(p.returning.Load())
+	if waiting <= 0 {
+		p.dials = dialClock{}
+		return 0
+	}
+	if !p.sharesDials() {
+		return waiting
+	}
+	clock := &p.dials
+	switch {
+	case clock.next.IsZero():
+		clock.patience = p.patience()
+		clock.next = now.Add(clock.patience)
+	case !now.Before(clock.next):
+		clock.hedges++
+		clock.patience *= 2
+		clock.next = now.Add(clock.patience)
+	}
+	p.armLocked(clock.next)
+	need := 1
+	if streams := int(p.memory.streams.Load()); streams > 0 {
+		need = (waiting + streams - 1) / streams
+	}
+	return min(waiting, max(need, min(1+clock.hedges, mostHedged)))
+}
+
+// patience returns how long a dial usually takes at most.
+func (p *Pool) patience() time.Duration {
+	if usual := p.memory.usable.value(); usual > 0 {
+		return max(3*usual, leastPatience)
+	}
+	return unknownPatience
+}
+
+// underWayLocked returns how many dials those that wait can hope for. One that has
+// taken long, and whose request is gone, is none. An open HTTP/2 connection without
+// SETTINGS is one, since it takes no more than one request so far.
+func (p *Pool) underWayLocked(now time.Time) (n int) {
+	patience := p.patience()
+	for c := p.lists[dialing].first; c != nil; c = c.links[linkPool].next {
+		if w := c.dialedFor; w != nil && w.queued || now.Sub(c.dialed) < patience {
+			n++
+		}
+	}
+	if p.queue.n == 0 || !p.sharesDials() {
+		return n
+	}
+	for c := p.lists[listStreams].first; c != nil; c = c.links[linkPool].next {
+		if !c.settings.Load() && now.Sub(c.dialed) < patience {
+			n++
+		}
+	}
+	for c := p.lists[fresh].first; c != nil; c = c.links[linkPool].next {
+		if c.h2 && c.room() <= 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// sharesDials tells whether one dial serves many requests.
+func (p *Pool) sharesDials() bool { return p.HTTP2() && p.cfg.MaxRequests != 1 }
+
+// HTTP2 tells whether the next connection will speak HTTP/2, as far as is known.
+func (p *Pool) HTTP2() bool {
+	if p.opt.Protocol != Negotiated {
+		return p.opt.Protocol == HTTP2
+	}
+	return p.memory.Protocol() == HTTP2
+}
+
+// dialsForLocked tells whether a dial under way is for w.
+func (p *Pool) dialsForLocked(w *waiter) bool {
+	dials := p.lists[dialing].n
+	if p.sharesDials() {
+		return w.queued && dials > 0
+	}
+	for v := p.queue.first; dials > 0 && v != nil; v = v.next {
+		if v == w {
+			return true
+		}
+		dials--
+	}
+	return false
+}
+
+// opened adds the outcome of a dial.
+func (p *Pool) opened(c *conn, d Dialed, err error) {
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	w := c.dialedFor
+	if err != nil {
+		p.moveLocked(c, closed)
+		p.dialFailedLocked(now, w, err)
+		return
+	}
+	c.adopt(d, now)
+	p.afterLocked(event{kind: opening})
+	p.moveLocked(c, fresh)
+	if c.net.shut.Load() {
+		go p.removed(c) // it was closed before we could be told
+		return
+	}
+	if !p.introduceLocked(c, now) {
+		p.closeLocked(c, CloseFailed)
+		p.uselessLocked(c, now)
+		return
+	}
+	if c.leases > 0 {
+		p.dials.failed, c.dialedFor = "", nil
+	} else {
+		p.keepFreshLocked(c, now)
+	}
+	p.startDialsLocked(now)
+}
+
+// adopt makes c the connection that was dialed.
+func (c *conn) adopt(d Dialed, now time.Time) {
+	m := c.pool.memory
+	c.cc, c.h2, c.opened, c.idleAt = d.Conn, d.HTTP2, now, now
+	if c.pool.opt.Protocol == Negotiated {
+		spoken := HTTP1
+		if c.h2 {
+			spoken = HTTP2
+		}
+		m.protocol.Store(int32(spoken))
+	}
+	c.learner = m.Learner(c.h2)
+	if d.Connect > 0 {
+		c.learner.Connected(now, d.Connect)
+	}
+	c.cc.SetStateHook(c.stateChanged)
+	if c.h2 && c.net.entries.Load() > 1 {
+		c.noteSettings()
+	}
+}
+
+// introduceLocked gives a connection to those that wait, as a fresh one, whatever
+// its protocol. It tells whether the connection can be used.
+func (p *Pool) introduceLocked(c *conn, now time.Time) bool {
+	for w := p.queue.first; w != nil; {
+		next := w.next
+		if c.leases > 0 && (!c.h2 || c.owner != w.need.Owner) {
+			return true
+		}
+		if _, worn := c.worn(now); worn && c.leases > 0 {
+			return true
+		}
+		if !c.reserve() {
+			// SETTINGS may allow no stream for now.
+			return c.leases > 0 || c.h2 && c.cc.Err() == nil
+		}
+		c.owner = w.need.Owner
+		g := grant{c: c, first: c.requests == 0}
+		p.leaseLocked(c, now, w.need)
+		p.queue.remove(w)
+		w.grant <- g
+		w = next
+	}
+	return true
+}
+
+// keepFreshLocked keeps a connection that nobody waited for.
+func (p *Pool) keepFreshLocked(c *conn, now time.Time) {
+	switch {
+	case p.group.retired.Load():
+		p.closeLocked(c, CloseDrained)
+	case p.spareLocked() > p.cfg.MinIdle: // or MinIdle would dial anew
+		p.boundLocked()
+	}
+	if c.idles() {
+		c.askLimit(now)
+		p.watchIdleLocked(c, now)
+	}
+}
+
+// dialFailedLocked tells a waiter that a dial failed: the one that it was dialed
+// for, if there are fewer dials than waiters now. The others get another dial. All
+// are told when no dial is left and the last two failed alike.
+func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
+	p.afterLocked(event{kind: openFailed, err: err})
+	p.warm.backOff(now)
+	why := cause(err)
+	alike := p.dials.failed == why
+	p.dials.failed = why
+	left := p.lists[dialing].n
+	if w != nil && w.queued && left < p.queue.n {
+		p.queue.remove(w)
+		w.grant <- grant{err: err}
+	} else if w != nil {
+		w.dialed = false
+	}
+	for w := p.queue.first; w != nil && left == 0 && alike; w = p.queue.first {
+		p.queue.remove(w)
+		w.grant <- grant{err: err}
+	}
+	p.startDialsLocked(now)
+	if p.missingLocked(now) > 0 {
+		p.armLocked(p.warm.retryAt)
+	}
+	p.tidyLocked(now)
+}
+
+// uselessLocked tells a waiter that a connection came to nothing before it was used:
+// that is as good as a failed dial.
+func (p *Pool) uselessLocked(c *conn, now time.Time) {
+	if w := c.dialedFor; w != nil {
+		c.dialedFor = nil
+		p.dialFailedLocked(now, w, ErrUnusable)
+	}
+}
+
+// cause returns the text of the innermost error, which holds no port of ours.
+func cause(err error) string {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err.Error()
+}
+
+// warmth is what a pool knows about keeping MinIdle connections open.
+type warmth struct {
+	usedAt   time.Time // last request
+	renewal  int64     // of the group, at that time
+	stopped  bool      // drained since
+	retryAt  time.Time // no dial before
+	failures int       // dials that were of no use, in a row
+}
+
+func (w *warmth) used(now time.Time, g *Group) {
+	w.usedAt, w.renewal, w.stopped = now, g.renewals.Load(), false
+}
+
+// backOff has dials wait. Several that fail together count as one.
+func (w *warmth) backOff(now time.Time) {
+	if now.Before(w.retryAt) {
+		return
+	}
+	pause := redialAtLast
+	if w.failures < 6 {
+		pause = min(redialAfter<<w.failures, redialAtLast)
+	}
+	w.failures++
+	w.retryAt = now.Add(pause)
+}
+
+// missingLocked returns how many idle connections MinIdle lacks: none, where they
+// could not be used, or nobody uses them.
+func (p *Pool) missingLocked(now time.Time) int {
+	n := p.cfg.MinIdle - p.spareLocked()
+	if n <= 0 || p.group.retired.Load() || p.warm.stopped || now.Sub(p.warm.usedAt) >= warmFor ||
+		p.warm.renewal != p.group.renewals.Load() || p.memory.Learner(p.HTTP2()).UnusedLimit(now).Value == 0 {
+		return 0
+	}
+	return n
+}
+
+// coolLocked notes that c is gone. What was of no use to anyone within redialAfter
+// would be followed by more of the same, as fast as they can be dialed.
+func (p *Pool) coolLocked(c *conn, now time.Time) {
+	switch {
+	case c.requests > 0 || elapsed(c.opened, now) >= redialAfter:
+		p.warm.failures = 0
+	default:
+		p.warm.backOff(now)
+		if p.missingLocked(now) > 0 {
+			p.armLocked(p.warm.retryAt)
+		}
+	}
+}

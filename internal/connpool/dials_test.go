@@ -1,0 +1,178 @@
+package connpool
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A dial that hangs is one dial's matter: others follow, twice as long apart each
+// time, and at most eight.
+func TestHedgedDials(t *testing.T) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		withH2(cfg, b)
+		b.dialing = func(int64) error { time.Sleep(time.Hour); return errors.New("gone") }
+	}, func(t *testing.T, b *bench) {
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 20 {
+			go b.Acquire(ctx, anything)
+		}
+		var at []int64 // dials after so many seconds
+		for range 16 {
+			synctest.Wait()
+			at = append(at, b.dials.Load())
+			time.Sleep(time.Second)
+		}
+		if at[0] != 1 || at[1] != 2 || at[2] != 2 || at[3] != 3 || at[7] != 4 || at[15] != 5 {
+			t.Errorf("dials after each second = %v", at)
+		}
+		time.Sleep(30 * time.Minute)
+		if n := b.dials.Load(); n != 8 {
+			t.Errorf("%d dials hang, want 8", n)
+		}
+		cancel()
+		time.Sleep(time.Hour)
+	})
+}
+
+// A hedge is sooner where dials are known to be quick. There is none for a request
+// that waits alone: more dials than requests are nobody's need.
+func TestHedgeAfterQuickDials(t *testing.T) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		withH2(cfg, b)
+		cfg.MaxRequests = 2
+		b.dialing = func(n int64) error {
+			if n == 2 {
+				time.Sleep(time.Minute)
+			}
+			return nil
+		}
+	}, func(t *testing.T, b *bench) {
+		mustGet(t, b.Pool)
+		mustGet(t, b.Pool)
+		b.Pool = b.another() // that one has ended with its connection
+		start := time.Now()
+		took := make(chan time.Duration)
+		for range 2 {
+			go func() {
+				l := mustAcquire(t, b.Pool, anything)
+				took <- time.Since(start)
+				if _, err := get(&l); err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+		if d := <-took; d != leastPatience {
+			t.Errorf("the first request waited %v", d)
+		}
+		if d := <-took; d != leastPatience {
+			t.Errorf("the second request waited %v", d)
+		}
+		if n := b.dials.Load(); n != 3 {
+			t.Errorf("%d dials", n)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// A failed dial is told to one request, and to all when the next one fails alike.
+func TestFailedDialIsToldTo(t *testing.T) {
+	refused := errors.New("refused")
+	for _, tc := range []struct {
+		name   string
+		fails  func(n int64) error
+		failed int
+		dials  int64
+	}{
+		{"one, if it is the only one", func(n int64) error {
+			if n == 1 {
+				return refused
+			}
+			return nil
+		}, 1, 2},
+		{"all, if the next fails alike", func(int64) error { return refused }, 10, 2},
+		{"one each, if they fail in different ways", func(n int64) error { return errors.New(string(rune('a' + n))) }, 10, 10},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, func(cfg *Config, b *bench) {
+				withH2(cfg, b)
+				b.dialing = func(n int64) error { time.Sleep(time.Millisecond); return tc.fails(n) }
+			}, func(t *testing.T, b *bench) {
+				errs := make(chan error)
+				for range 10 {
+					go func() {
+						l, err := b.Acquire(t.Context(), anything)
+						if err == nil {
+							_, err = get(&l)
+						}
+						errs <- err
+					}()
+				}
+				failed := 0
+				for range 10 {
+					if <-errs != nil {
+						failed++
+					}
+				}
+				if failed != tc.failed || b.dials.Load() != tc.dials {
+					t.Errorf("%d requests failed after %d dials, want %d after %d", failed, b.dials.Load(), tc.failed, tc.dials)
+				}
+			})
+		})
+	}
+}
+
+// The failed dial of a request that is gone fails no other one.
+func TestFailedDialOfAGoneRequest(t *testing.T) {
+	inBubble(t, func(_ *Config, b *bench) {
+		b.dialing = func(n int64) error {
+			time.Sleep(time.Duration(n) * time.Second)
+			if n == 1 {
+				return errors.New("refused")
+			}
+			return nil
+		}
+	}, func(t *testing.T, b *bench) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		go b.Acquire(ctx, anything)
+		synctest.Wait()
+		if got := mustGet(t, b.Pool); got != "2" {
+			t.Errorf("answered by connection %s", got)
+		}
+	})
+}
+
+// Dials for MinIdle that fail are further and further apart, and end with the
+// configuration or an hour after the last request.
+func TestWarmDials(t *testing.T) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		cfg.MinIdle = 1
+		b.dialing = func(n int64) error {
+			if n > 1 {
+				return errors.New("refused")
+			}
+			return nil
+		}
+	}, func(t *testing.T, b *bench) {
+		l := mustAcquire(t, b.Pool, anything)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		if n := b.dials.Load(); n < 5 || n > 9 {
+			t.Errorf("%d dials in a minute", n)
+		}
+		time.Sleep(30 * time.Minute)
+		if n := b.dials.Load(); n < 30 || n > 45 {
+			t.Errorf("%d dials in 31 minutes", n)
+		}
+		before := b.dials.Load()
+		b.group.Renew()
+		time.Sleep(2 * time.Minute)
+		if n := b.dials.Load() - before; n > 1 {
+			t.Errorf("%d dials after another configuration took over", n)
+		}
+		l.Unused()
+	})
+}

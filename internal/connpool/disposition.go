@@ -1,0 +1,203 @@
+package connpool
+
+import (
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+)
+
+// fitLocked asks the first two questions about c, which carries no request: is it
+// worn, and is it over its limit? If either, c is taken out of use.
+func (p *Pool) fitLocked(c *conn, now time.Time) bool {
+	if reason, worn := c.worn(now); worn {
+		p.closeLocked(c, reason)
+		return false
+	}
+	if c.askLimit(now); c.age(now) >= c.limit.Value {
+		p.retireLocked(c, now)
+		return false
+	}
+	return true
+}
+
+// disposeLocked decides what becomes of c, which has just become idle. After the
+// first two questions it asks the third: is anyone waiting?
+func (p *Pool) disposeLocked(c *conn, now time.Time) {
+	if !p.fitLocked(c, now) {
+		return
+	}
+	p.serveLocked(c, now)
+	switch {
+	case !c.idles():
+	case p.fullLocked() && p.waitersExceedComingLocked(),
+		p.cfg.MaxConns > 0 && p.countedLocked() > p.cfg.MaxConns,
+		p.blocksLocked(now):
+		p.closeLocked(c, CloseReplaced)
+	default:
+		p.boundLocked()
+		if c.idles() {
+			p.watchIdleLocked(c, now)
+		}
+	}
+}
+
+// young tells whether a connection of that age is good enough for n.
+func young(age time.Duration, limit *idletime.Limit, n Need) bool {
+	return age < limit.Value && (n.Replayable || age < limit.Unreplayable)
+}
+
+// serveLocked hands c to those that wait, as long as it can take requests. In a full
+// pool, an idle connection that is not good enough for the first of them makes
+// room for one that is: later ones could take every connection there is.
+func (p *Pool) serveLocked(c *conn, now time.Time) {
+	for w := p.queue.first; w != nil; {
+		next := w.next
+		var g grant
+		ok := false
+		switch {
+		case w.need.Freshness == Fresh:
+		case c.idles():
+			g, ok = p.tryIdleLocked(c, now, w.need)
+		case c.is(busy) && c.h2:
+			g, ok = p.tryStreamLocked(c, now, w.need)
+		}
+		switch {
+		case ok:
+			p.queue.remove(w)
+			w.grant <- g
+		case c.idles():
+			if w.prev == nil && p.fullLocked() && p.comingLocked() == 0 {
+				p.closeLocked(c, CloseReplaced)
+				return
+			}
+		case w.need.Freshness != Fresh && c.owner == w.need.Owner:
+			return // it has no free stream, or is closing
+		}
+		w = next
+	}
+}
+
+// comingLocked returns how many connections are being dialed, or closed, which
+// makes room for as many.
+func (p *Pool) comingLocked() int { return p.lists[dialing].n + p.lists[closing].n }
+
+// waitersExceedComingLocked tells whether more wait than connections are coming.
+func (p *Pool) waitersExceedComingLocked() bool {
+	if p.sharesDials() {
+		return p.queue.n > 0 && p.comingLocked() == 0
+	}
+	return p.queue.n > p.comingLocked()
+}
+
+// offer serves those that wait with c, or with new connections.
+func (p *Pool) offer(c *conn) {
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	if c.idles() || c.is(busy) {
+		p.serveLocked(c, now)
+	}
+	p.startDialsLocked(now)
+}
+
+// returned takes back an HTTP/1 connection whose response is complete. The
+// upstream's clock started when it had sent the response, which is not before it
+// had the request, and not before our last wait for data ended.
+func (p *Pool) returned(c *conn, waitedAt time.Time) {
+	p.lock()
+	defer p.unlock()
+	if !c.complete() { // it was given back, and may have been taken again
+		return
+	}
+	c.idleAt = c.takenAt
+	if waitedAt.After(c.idleAt) {
+		c.idleAt = waitedAt
+	}
+	p.releaseLocked(c, time.Now())
+}
+
+// releaseLocked makes a connection available that carries no request any more.
+func (p *Pool) releaseLocked(c *conn, now time.Time) {
+	p.use.note(now, p.inLocked(busy))
+	if c.requests > 1 {
+		c.countEnd(now, false)
+	}
+	c.leases = 0
+	to := idle
+	if c.requests == 0 {
+		to = fresh
+	}
+	p.moveLocked(c, to)
+	p.disposeLocked(c, now)
+	p.startDialsLocked(now) // if it was good enough for nobody
+}
+
+// endStreamLocked ends one lease of an HTTP/2 connection.
+func (p *Pool) endStreamLocked(c *conn, now time.Time, idleAt time.Time) {
+	c.leases--
+	switch {
+	case c.leases > 0 && c.is(busy):
+		p.serveLocked(c, now)
+	case c.leases > 0:
+	case c.is(draining):
+		p.closeLocked(c, c.reason)
+		p.startDialsLocked(now)
+	default:
+		c.idleAt = idleAt
+		p.releaseLocked(c, now)
+	}
+}
+
+// unusedLocked undoes a lease whose reservation is gone already. The connection
+// has been idle for as long as before, unless others had streams meanwhile.
+func (p *Pool) unusedLocked(c *conn, now time.Time) {
+	c.requests--
+	if c.h2 {
+		p.endStreamLocked(c, now, c.lastEnd(c.idleAt))
+		return
+	}
+	p.releaseLocked(c, now)
+}
+
+// giveBack takes back a connection whose reservation was not used.
+func (p *Pool) giveBack(c *conn) {
+	p.lock()
+	defer p.unlock()
+	if !c.carries() {
+		return
+	}
+	if !c.h2 {
+		c.cc.Release()
+	}
+	p.unusedLocked(c, time.Now())
+}
+
+// distrust gives back a connection that did not look alive. net/http will see what
+// has become of it.
+func (p *Pool) distrust(c *conn) {
+	p.lock()
+	c.suspect = true
+	p.unlock()
+	p.giveBack(c)
+}
+
+// carries tells whether c carries requests.
+func (c *conn) carries() bool {
+	s := c.at()
+	return s == busy || s == returning || s == draining
+}
+
+// drainLocked has a busy HTTP/2 connection take no more requests that has received
+// a GOAWAY or is worn, and tells whether it is so. A connection for one request is
+// worn from the start, and counts like any other.
+func (p *Pool) drainLocked(c *conn, now time.Time) bool {
+	reason, worn := c.worn(now)
+	if c.leaving() {
+		reason, worn = CloseUpstream, true
+	}
+	if worn && c.is(busy) && p.cfg.MaxRequests != 1 {
+		c.reason = reason
+		p.moveLocked(c, draining)
+	}
+	return worn
+}

@@ -1,0 +1,40 @@
+// Package connpool holds the connections to one upstream. It knows no Caddy, and
+// of a request only its [Need].
+//
+// A request acquires a [Lease], sends itself on it, and ends it in exactly one of
+// three ways: Done, Fail or Unused. The wire protocol is net/http's: every
+// connection is an [http.ClientConn].
+//
+//   - states.go: the life of a connection as one table, and the one function that
+//     moves a connection through it
+//   - conn.go, netconn.go: a connection from above and from below
+//   - lease.go: one request on a connection
+//   - pool.go, queue.go: how a request gets a connection
+//   - dials.go: how many connections are opened, and whom a failed dial is told to
+//   - disposition.go: what becomes of a connection that carries no request
+//   - idle.go: the timer, what is not worth keeping, the bound over all pools
+//   - sensor.go: what a close of an idle connection teaches
+//   - serial.go: upstreams that serve one connection at a time
+//   - memory.go: what outlives the connections
+//
+// The words have one meaning each:
+//
+//   - lease: the right to send one request on a connection.
+//   - fresh: a connection that has carried no request.
+//   - returning: an HTTP/1 connection whose response is complete and that is not
+//     idle yet, since nobody has looked for surplus bytes.
+//   - draining: an HTTP/2 connection that carries requests and takes no more.
+//   - sensor: a connection that reached its idle limit and is kept to see when the
+//     upstream closes it.
+//   - worn: a connection that has carried all its requests, or for too long.
+//   - suspect: an idle connection that is not handed out any more, because its
+//     socket did not look alive.
+//   - waiter: a request that waits for a connection.
+//   - warm: what min_idle keeps open.
+//   - hedge: a further dial, because those under way take long.
+//
+// Lock order: a Pool's lock, then that of a learner, those of net/http, or that of
+// the idle list of all pools. Nothing logs, counts for metrics, closes a
+// connection or makes a system call with a Pool's lock held: what has to be done
+// is noted, and done by unlock.
+package connpool

@@ -1,0 +1,245 @@
+package connpool
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// lately and aMinute are the times whose need of connections counts, for all
+	// of them and for so many.
+	lately      = 5 * time.Second
+	aMinute     = time.Minute
+	mostAMinute = 32
+
+	// alwaysKept is how many idle connections are worth keeping in any case.
+	alwaysKept = 2
+
+	// trimEvery is how often half of the excess is closed.
+	trimEvery = time.Second
+)
+
+// armLocked makes the timer run at t at the latest.
+func (p *Pool) armLocked(t time.Time) {
+	if !p.timerAt.IsZero() && !t.Before(p.timerAt) {
+		return
+	}
+	p.timerAt = t
+	d := time.Until(t)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(d, p.tick)
+	} else {
+		p.timer.Reset(d)
+	}
+}
+
+// watchIdleLocked has the timer run when c, which is idle, reaches its limit or the
+// end of its lifetime, and when it may not be needed any more.
+func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
+	p.armLocked(now.Add(c.limit.Value - c.age(now)))
+	if c.life > 0 {
+		p.armLocked(now.Add(c.life - elapsed(c.opened, now)))
+	}
+	if p.spareLocked() > max(alwaysKept, p.cfg.MinIdle) && p.use.trimAt.IsZero() {
+		p.use.trimAt = now.Add(trimEvery)
+		p.armLocked(p.use.trimAt)
+	}
+}
+
+// tick does what is due.
+func (p *Pool) tick() {
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	p.timerAt = time.Time{}
+	for _, s := range [...]state{idle, fresh} {
+		for c := p.lists[s].first; c != nil; {
+			next := c.links[linkPool].next
+			if p.fitLocked(c, now) {
+				p.watchIdleLocked(c, now)
+			}
+			c = next
+		}
+	}
+	if c := p.lists[sensor].first; c != nil {
+		p.checkSensorLocked(c, now)
+	}
+	p.trimLocked(now)
+	p.checkFirstsLocked(now)
+	p.startDialsLocked(now)
+	if p.missingLocked(now) > 0 {
+		p.armLocked(later(p.warm.retryAt, now.Add(redialAfter)))
+	}
+	p.tidyLocked(now)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// spareLocked returns how many connections carry no request.
+func (p *Pool) spareLocked() int { return p.lists[idle].n + p.lists[fresh].n }
+
+// usage is how many connections were lately in use at once.
+type usage struct {
+	lately, minute most
+	trimAt         time.Time // zero: there is nothing to trim
+}
+
+func (u *usage) note(now time.Time, n int) {
+	u.lately.note(now, lately, n)
+	u.minute.note(now, aMinute, n)
+}
+
+// most is the largest number noted within a time, and up to as long before.
+type most struct {
+	since       time.Time
+	now, before int
+}
+
+func (m *most) note(now time.Time, length time.Duration, n int) {
+	if passed := now.Sub(m.since); passed >= length {
+		m.before = m.now
+		if passed >= 2*length {
+			m.before = 0
+		}
+		m.since, m.now = now, 0
+	}
+	m.now = max(m.now, n)
+}
+
+func (m *most) value(now time.Time, length time.Duration) int {
+	m.note(now, length, 0)
+	return max(m.now, m.before)
+}
+
+// neededLocked returns how many idle connections are worth keeping. An upstream
+// with a worker for each connection has none for others while we keep them all.
+func (p *Pool) neededLocked(now time.Time) int {
+	return max(p.cfg.MinIdle, alwaysKept, p.use.lately.value(now, lately), min(mostAMinute, p.use.minute.value(now, aMinute)))
+}
+
+// trimLocked closes half of the connections that are not needed.
+func (p *Pool) trimLocked(now time.Time) {
+	switch {
+	case p.use.trimAt.IsZero():
+		return
+	case p.spareLocked() <= max(alwaysKept, p.cfg.MinIdle):
+		p.use.trimAt = time.Time{}
+		return
+	case !now.Before(p.use.trimAt):
+		excess := p.spareLocked() - p.neededLocked(now)
+		for n := excess; n > 0; n -= 2 {
+			p.closeOldestLocked(CloseNotNeeded)
+		}
+		p.use.trimAt = now.Add(trimEvery)
+		if excess <= 0 {
+			p.use.trimAt = now.Add(lately)
+		}
+	}
+	p.armLocked(p.use.trimAt)
+}
+
+// closeOldestLocked closes the connection that has been idle for longest.
+func (p *Pool) closeOldestLocked(reason CloseReason) {
+	c := p.lists[idle].first
+	if f := p.lists[fresh].first; c == nil || f != nil && f.idleAt.Before(c.idleAt) {
+		c = f
+	}
+	p.closeLocked(c, reason)
+}
+
+// boundLocked closes the oldest idle connection if the pool has too many.
+func (p *Pool) boundLocked() {
+	if most := p.cfg.MaxIdlePerPool; most > 0 && p.spareLocked() > most {
+		p.closeOldestLocked(CloseMaxIdle)
+	}
+}
+
+// An idleList holds the idle connections of all pools, in the order in which they
+// became idle. Its lock is the last one to be taken.
+type idleList struct {
+	most int // zero: any number
+
+	mu   sync.Mutex
+	list list
+}
+
+// push adds c. If there are too many then, it returns the oldest, which it has
+// taken out; it is to be evicted.
+func (l *idleList) push(c *conn) (victim *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list.push(c)
+	if l.most > 0 && l.list.n > l.most {
+		victim = l.list.first
+		l.list.remove(victim)
+	}
+	return victim
+}
+
+func (l *idleList) remove(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list.remove(c)
+}
+
+func (l *idleList) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.list.n
+}
+
+// has tells whether c is in the list.
+func (l *idleList) has(c *conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return c.links[linkGroup].in
+}
+
+// evict closes c, for which the list of all pools has no room, unless it has been
+// in use since.
+func (p *Pool) evict(c *conn) {
+	p.lock()
+	defer p.unlock()
+	if c.idles() && !p.group.idle.has(c) {
+		p.closeLocked(c, CloseMaxIdle)
+		p.tidyLocked(time.Now())
+	}
+}
+
+// Drain closes what is idle, and returns how many connections that were. None is
+// kept warm until the next request.
+func (p *Pool) Drain() (closed int) {
+	p.lock()
+	defer p.unlock()
+	p.warm.stopped = true
+	for _, s := range [...]state{idle, fresh, sensor} {
+		for c := p.lists[s].first; c != nil; c = p.lists[s].first {
+			p.closeLocked(c, CloseDrained)
+			closed++
+		}
+	}
+	p.tidyLocked(time.Now())
+	return closed
+}
+
+// tidyLocked stops the timer of a pool that has nothing to wait for, and ends a
+// pool that holds nothing.
+func (p *Pool) tidyLocked(now time.Time) {
+	if p.spareLocked() > 0 || p.lists[sensor].n > 0 || p.queue.n > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
+		return
+	}
+	if p.timer != nil && !p.timerAt.IsZero() {
+		p.timer.Stop()
+		p.timerAt = time.Time{}
+	}
+	if p.gone || p.countedLocked() > 0 || p.lists[draining].n > 0 || p.lists[upgraded].n > 0 {
+		return
+	}
+	p.gone = true
+	p.afterLocked(event{kind: emptied})
+}

@@ -1,0 +1,233 @@
+package connpool
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
+)
+
+// raceShows is how soon a request fails that met a connection being closed: it
+// takes a round trip. Later failures are about the request.
+const raceShows = time.Second
+
+// A Lease is the right to send one request on a connection. After RoundTrip it ends
+// in exactly one of three ways: Done, if there is a response, Fail, if there is an
+// error, or Unused, if RoundTrip was not called.
+type Lease struct {
+	First  bool           // the connection has carried no request before
+	Reused bool           // it came out of the pool
+	Idle   time.Duration  // for how long it was idle
+	Limit  idletime.Limit // what its idle limit was, if reused
+	Waited time.Duration  // how long the request waited for it
+
+	pool   *Pool
+	c      *conn
+	need   Need
+	start  time.Time
+	unsent bool
+}
+
+// HTTP2 tells what the connection speaks.
+func (l *Lease) HTTP2() bool { return l.c.h2 }
+
+// Age returns how long the connection has been open.
+func (l *Lease) Age() time.Duration { return time.Since(l.c.opened) }
+
+// RoundTrip sends the request. One whose context is done is not sent.
+func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
+	c := l.c
+	if ctx := req.Context(); ctx.Err() != nil {
+		l.unsent = true
+		return nil, context.Cause(ctx)
+	}
+	if l.First && !c.h2 && l.pool.cfg.Reuse && req.Header["Connection"] == nil {
+		req = askingForTimeout(req)
+	}
+	l.start = time.Now()
+	resp, err := c.cc.RoundTrip(req)
+	if c.h2 {
+		c.streamsEnded(true)
+	}
+	return resp, err
+}
+
+// askingForTimeout returns req with a Connection field: Apache and Tomcat announce
+// their timeout only to those who ask. The caller's header stays as it is.
+func askingForTimeout(req *http.Request) *http.Request {
+	asking := *req
+	asking.Header = maps.Clone(req.Header)
+	if asking.Header == nil {
+		asking.Header = make(http.Header, 1)
+	}
+	asking.Header["Connection"] = []string{"keep-alive"}
+	return &asking
+}
+
+// Unused ends the lease of a request that was not sent.
+func (l *Lease) Unused() { l.pool.giveBack(l.c) }
+
+// Done ends the lease as soon as the response is read to its end or its body is
+// closed. What the response says about its connection is noted.
+func (l *Lease) Done(resp *http.Response) {
+	c := l.c
+	if l.Idle > 0 {
+		c.learner.SawOpen(c.seen(l.start, l.Idle, idletime.Answered))
+	}
+	if !c.h2 {
+		l.pool.answered(c, resp)
+		return
+	}
+	c.noteSettings()
+	if n := c.cc.Available(); n > 0 {
+		c.noteStreams(n + c.cc.InFlight())
+	}
+	if l.need.Bodyless {
+		c.measured(l.start, time.Since(l.start))
+	}
+	c.answered.Add(1)
+	c.serveWaiting()
+	resp.Body = &stream{ReadCloser: resp.Body, c: c}
+}
+
+// answered notes what an HTTP/1 response says about its connection.
+func (p *Pool) answered(c *conn, resp *http.Response) {
+	d, announced := idletime.AnnouncedTimeout(resp.Header)
+	if announced {
+		c.learner.Announced(time.Now(), d)
+	}
+	leaves := resp.StatusCode == http.StatusSwitchingProtocols
+	if !announced && !resp.Close && !leaves {
+		return
+	}
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	if leaves {
+		if c.carries() {
+			p.moveLocked(c, upgraded)
+			p.startDialsLocked(now)
+		}
+		return
+	}
+	if announced {
+		c.announced = idletime.Known(d)
+		if c.is(idle) { // it was quicker than we are
+			c.askLimit(now)
+			p.watchIdleLocked(c, now)
+		}
+	}
+	if resp.Close && c.carries() {
+		c.reason = CloseRequested
+	}
+}
+
+// A Failure says what is known of a request that failed on a connection.
+type Failure struct {
+	Ours       bool // the upstream did nothing wrong
+	Written    bool // bytes of the request were written (HTTP/1)
+	Responded  bool // bytes of a response arrived (HTTP/1)
+	Refused    bool // certainly not processed (HTTP/2)
+	StreamOnly bool // the upstream reset this stream, the connection is well (HTTP/2)
+	Raced      bool // the connection was idle for so long that the upstream may have closed it for that
+}
+
+// Fail ends the lease of a request that failed with err; ours says that this was
+// nothing the upstream did.
+func (l *Lease) Fail(err error, ours bool) Failure {
+	if l.unsent {
+		l.Unused()
+		return Failure{Ours: true}
+	}
+	c, now := l.c, time.Now()
+	f := Failure{Ours: ours}
+	if c.h2 {
+		f.Refused = replay.WasRefused(err)
+		_, reset := errors.AsType[http2.StreamError](err)
+		f.StreamOnly = (reset || !f.Refused) && c.cc.Err() == nil
+	} else {
+		f.Written = c.net.sent.Load()
+		f.Responded = c.net.responded()
+		// net/http did not like the request: the connection has not seen it.
+		f.Ours = f.Ours || !f.Written && c.cc.Available() == 1
+	}
+	f.Raced = l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows &&
+		l.Limit.Value > 0 && l.Idle >= l.Limit.Value/2
+	if f.Raced {
+		c.learner.Raced(now)
+	}
+	l.pool.failed(c, now, l.Idle, f)
+	return f
+}
+
+// Confirm tells that a request that raced was answered on another connection: it
+// was the connection, not the request.
+func (l *Lease) Confirm(at time.Time) {
+	l.c.learner.SawClose(idletime.Close{At: at, Idle: l.Idle, Open: l.Idle, Opened: l.c.opened})
+}
+
+// failed ends the lease of c after its request failed. net/http has closed an
+// HTTP/1 connection then, unless it refused the request before using it.
+func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
+	p.lock()
+	defer p.unlock()
+	if f.Raced {
+		p.suspectLocked(now, age)
+	}
+	if !f.Ours && !f.Responded && c.requests == 2 && age < idletime.AtOnce {
+		c.countEnd(now, true)
+	}
+	switch {
+	case !c.carries():
+	case c.h2 && !c.sawSettings(c.cc.Available()+c.cc.InFlight()):
+		p.closeLocked(c, CloseFailed) // there may be nobody
+	case c.h2:
+		p.endStreamLocked(c, now, c.lastEnd(now))
+	case c.cc.Available() == 1 && c.net.reading.Load() && !c.net.sent.Load():
+		p.unusedLocked(c, now)
+	default:
+		p.closeLocked(c, CloseFailed)
+	}
+}
+
+// stream is the body of an HTTP/2 response: its end ends the lease.
+type stream struct {
+	io.ReadCloser
+	c    *conn
+	done atomic.Bool
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err != nil {
+		s.end()
+	}
+	return n, err
+}
+
+func (s *stream) Close() error {
+	err := s.ReadCloser.Close()
+	s.end()
+	return err
+}
+
+func (s *stream) end() {
+	if s.done.Swap(true) {
+		return
+	}
+	c, p := s.c, s.c.pool
+	c.answered.Add(-1)
+	p.lock()
+	defer p.unlock()
+	if now := time.Now(); c.carries() {
+		p.endStreamLocked(c, now, c.lastEnd(now))
+	}
+}

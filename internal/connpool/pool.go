@@ -1,0 +1,381 @@
+package connpool
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+)
+
+var (
+	ErrQueueFull      = errors.New("waiting for a connection: too many requests wait already (max_pending)")
+	ErrAcquireTimeout = errors.New("waiting for a connection: none became available in time (acquire_timeout)")
+
+	// ErrGone tells that the pool was emptied and must not be used any more.
+	ErrGone = errors.New("acquiring connection: the pool is gone")
+)
+
+// lookAfter is the idle age from which a look into the socket is worth its
+// system call; there was one when the connection became idle.
+const lookAfter = time.Millisecond
+
+// Options make a pool.
+type Options struct {
+	Memory   *Memory
+	Protocol Protocol // Negotiated, unless there is only one
+	TLS      bool
+	Events   Events
+	// Dial opens a connection. It must not take for ever.
+	Dial func(*Dial) (Dialed, error)
+	// Emptied is called when the pool holds nothing any more; Acquire returns
+	// ErrGone from then on. Clients can choose what makes a pool.
+	Emptied func()
+}
+
+// A Pool holds the connections that are as good as each other for a request. Its
+// rules:
+//
+//   - A request takes the youngest idle connection that is younger than its
+//     idle limit, or a free stream of a busy HTTP/2 connection.
+//   - Otherwise it waits, in order of arrival, for whatever comes first: a
+//     connection that becomes free, or a new one.
+type Pool struct {
+	group   *Group
+	cfg     *Config
+	opt     Options
+	memory  *Memory
+	events  Events
+	waiting atomic.Int32 // requests in the queue, or about to enter it
+
+	returning atomic.Int32 // HTTP/1 connections about to be idle
+
+	mu      sync.Mutex
+	lists   [numLists]list
+	queue   queue
+	after   []event
+	dials   dialClock
+	warm    warmth
+	use     usage
+	firsts  firsts
+	timer   *time.Timer
+	timerAt time.Time // zero: not armed
+	lookAt  time.Time // when to look at the sensor again
+	gone    bool
+}
+
+// NewPool returns a pool that belongs to g.
+func (g *Group) NewPool(opt Options) *Pool {
+	return &Pool{group: g, cfg: &g.cfg, opt: opt, memory: opt.Memory, events: opt.Events}
+}
+
+func (p *Pool) lock() { p.mu.Lock() }
+
+// unlock unlocks the pool and does what was noted meanwhile.
+func (p *Pool) unlock() {
+	after := p.after
+	p.after = nil
+	p.mu.Unlock()
+	for i := range after {
+		after[i].happen(p)
+	}
+}
+
+// An event is something to do once the pool is unlocked.
+type event struct {
+	kind   eventKind
+	conn   *conn
+	reason CloseReason
+	idle   time.Duration
+	err    error
+}
+
+type eventKind uint8
+
+const (
+	opening eventKind = iota
+	openFailed
+	hangUp
+	ended
+	evicting
+	sawClose
+	refused
+	emptied
+)
+
+func (p *Pool) afterLocked(e event) { p.after = append(p.after, e) }
+
+func (e *event) happen(p *Pool) {
+	switch e.kind {
+	case opening:
+		p.events.Opened()
+	case openFailed:
+		p.events.DialFailed(e.err)
+	case hangUp:
+		go func() { _ = e.conn.cc.Close() }() // ending TLS and HTTP/2 writes to the socket
+	case ended:
+		p.events.Closed(e.reason)
+	case evicting:
+		e.conn.pool.evict(e.conn)
+	case sawClose:
+		p.events.SawClose(e.idle, e.reason == CloseSensor)
+	case refused:
+		p.events.Refused(e.err)
+	case emptied:
+		p.opt.Emptied()
+	}
+}
+
+// Acquire returns a connection for one request. It waits for as long as dials take,
+// in a full pool for AcquireTimeout, and not longer than ctx allows.
+func (p *Pool) Acquire(ctx context.Context, n Need) (Lease, error) {
+	if ctx.Err() != nil {
+		return Lease{}, context.Cause(ctx)
+	}
+	start := time.Now()
+	for again := false; ; again = true {
+		g, w := p.acquire(start, n, again)
+		if w != nil {
+			g = p.await(ctx, start, w)
+			p.waiting.Add(-1)
+		}
+		if g.look && !g.c.looksAlive() {
+			p.distrust(g.c)
+			continue
+		}
+		l := Lease{pool: p, c: g.c, need: n, First: g.first, Reused: g.reused, Idle: g.idle, Limit: g.limit}
+		if w != nil {
+			l.Waited = time.Since(start)
+			p.events.Waited(l.Waited)
+		}
+		return l, g.err
+	}
+}
+
+// acquire takes what is there, or else returns a waiter that is in the queue; again
+// says that the request has waited before.
+func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
+	growStack()
+	p.lock()
+	defer p.unlock()
+	if p.gone {
+		return grant{err: ErrGone}, nil
+	}
+	p.warm.used(now, p.group)
+	if n.Freshness == FreshIfRoom {
+		n.Freshness = Fresh
+		if p.fullLocked() {
+			n.Freshness = Any
+		}
+	}
+	if g, ok := p.takeLocked(now, n); ok {
+		return g, nil
+	}
+	// From here on, whoever frees a connection sees that someone waits. It may
+	// have happened since we looked, so look again.
+	p.waiting.Add(1)
+	if g, ok := p.takeLocked(now, n); ok {
+		p.waiting.Add(-1)
+		return g, nil
+	}
+	if p.fullLocked() && !n.Probe {
+		if p.queue.n >= p.cfg.MaxPending {
+			p.waiting.Add(-1)
+			p.afterLocked(event{kind: refused, err: ErrQueueFull})
+			return grant{err: ErrQueueFull}, nil
+		}
+		p.makeRoomLocked()
+	}
+	p.clearForDialLocked(now)
+	w := &waiter{need: n, grant: make(chan grant, 1)}
+	if again || n.Probe {
+		p.queue.pushFront(w)
+	} else {
+		p.queue.push(w)
+	}
+	p.startDialsLocked(now)
+	return grant{}, w
+}
+
+// await waits for w to be granted something.
+func (p *Pool) await(ctx context.Context, start time.Time, w *waiter) grant {
+	timeout := time.NewTimer(p.cfg.AcquireTimeout - time.Since(start))
+	defer timeout.Stop()
+	for {
+		var err error
+		select {
+		case g := <-w.grant:
+			return g
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-timeout.C:
+			err = ErrAcquireTimeout
+		}
+		p.lock()
+		if err == ErrAcquireTimeout && p.dialsForLocked(w) {
+			p.unlock() // dials have timeouts of their own
+			timeout.Reset(p.cfg.AcquireTimeout)
+			continue
+		}
+		if p.queue.remove(w) {
+			if err == ErrAcquireTimeout {
+				p.afterLocked(event{kind: refused, err: err})
+			}
+			p.unlock()
+			return grant{err: err}
+		}
+		p.unlock()
+		// It was granted something at this very moment.
+		g := <-w.grant
+		if err == ErrAcquireTimeout || g.err != nil {
+			return g
+		}
+		p.giveBack(g.c)
+		return grant{err: err}
+	}
+}
+
+// fullLocked tells whether max_conns_per_host leaves no room for another dial. An
+// active health check that waits has one connection beyond it.
+func (p *Pool) fullLocked() bool {
+	most := p.cfg.MaxConns
+	return most > 0 && p.countedLocked() >= most+min(p.queue.probes, 1)
+}
+
+// makeRoomLocked closes a connection that takes up a place and serves nobody: the
+// sensor, or else the oldest idle connection, which was not good enough for the
+// request at hand. The place becomes free when it is closed.
+func (p *Pool) makeRoomLocked() {
+	switch {
+	case p.lists[sensor].first != nil:
+		p.closeLocked(p.lists[sensor].first, CloseSensor)
+	case p.lists[idle].first != nil:
+		p.closeLocked(p.lists[idle].first, CloseReplaced)
+	case p.lists[fresh].first != nil:
+		p.closeLocked(p.lists[fresh].first, CloseReplaced)
+	}
+}
+
+// takeLocked leases a connection that is there, if one is good enough for n: an
+// HTTP/2 connection in use, else the youngest idle one.
+func (p *Pool) takeLocked(now time.Time, n Need) (grant, bool) {
+	if n.Freshness == Fresh {
+		return grant{}, false
+	}
+	streams := &p.lists[listStreams]
+	for c := streams.last; c != nil; {
+		before := streams.before(c)
+		if g, ok := p.tryStreamLocked(c, now, n); ok {
+			return g, true
+		}
+		c = before
+	}
+	used, unused := p.lists[idle].last, p.lists[fresh].last
+	for used != nil || unused != nil {
+		var c *conn
+		if unused == nil || used != nil && !used.idleAt.Before(unused.idleAt) {
+			c, used = used, p.lists[idle].before(used)
+		} else {
+			c, unused = unused, p.lists[fresh].before(unused)
+		}
+		if g, ok := p.tryIdleLocked(c, now, n); ok {
+			return g, true
+		}
+	}
+	return grant{}, false
+}
+
+// tryStreamLocked leases a stream of the busy HTTP/2 connection c, if it has one to
+// give. One whose streams have all ended, though a client still reads, is as old
+// for its upstream as an idle one.
+func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need) (grant, bool) {
+	if p.drainLocked(c, now) || c.owner != n.Owner || !c.reserve() {
+		return grant{}, false
+	}
+	c.askLimit(now)
+	g := grant{c: c, reused: true, limit: c.limit}
+	if since, known := c.quietSince(); known {
+		g.idle = elapsed(since, now)
+		if !young(g.idle, &c.limit, n) {
+			return grant{}, false
+		}
+		g.look = g.idle >= lookAfter
+	}
+	p.leaseLocked(c, now, n)
+	return g, true
+}
+
+// tryIdleLocked leases the idle connection c if it is good enough for n, and
+// retires it if it is for nobody.
+func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
+	if !p.fitLocked(c, now) || c.suspect || c.owner != n.Owner {
+		return grant{}, false
+	}
+	age := c.age(now)
+	if !young(age, &c.limit, n) {
+		c.sight(now, age)
+		return grant{}, false
+	}
+	if !c.h2 && !c.net.reading.Load() {
+		return grant{}, false // something has arrived, net/http will see what
+	}
+	if !c.reserve() {
+		if !c.h2 || c.cc.Err() != nil {
+			p.closeLocked(c, CloseFailed)
+		}
+		return grant{}, false
+	}
+	g := grant{c: c, reused: true, first: c.requests == 0, idle: age, limit: c.limit, look: age >= lookAfter}
+	p.leaseLocked(c, now, n)
+	return g, true
+}
+
+// leaseLocked hands c, with a reservation, to a request.
+func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
+	if c.leases > 0 {
+		p.lists[listStreams].touch(c)
+	} else {
+		c.net.take(now, n.Bodyless && !c.h2)
+		p.moveLocked(c, busy)
+		p.use.note(now, p.inLocked(busy))
+		if c.requests == 0 {
+			p.watchFirstLocked(c, now)
+		}
+	}
+	if c.leases == 0 && c.requests == 1 && c.age(now) >= idletime.AtOnce {
+		c.countEnd(now, false)
+	}
+	c.leases++
+	c.requests++
+	c.takenAt = now
+}
+
+// closeLocked closes c for the given reason.
+func (p *Pool) closeLocked(c *conn, reason CloseReason) {
+	if c.is(closing) || c.is(closed) {
+		return
+	}
+	now := time.Now()
+	p.coolLocked(c, now)
+	if c.idles() && c.requests == 1 && c.age(now) >= idletime.AtOnce {
+		c.countEnd(now, false)
+	}
+	p.moveLocked(c, closing)
+	c.reason = reason
+	p.afterLocked(event{kind: hangUp, conn: c})
+}
+
+// growStack touches more stack than acquire needs with the pool locked. A request is
+// often the first on its goroutine to come this deep, and to grow its stack then
+// would have others wait.
+//
+//go:noinline
+func growStack() {
+	var frame [2 << 10]byte
+	touch(&frame)
+}
+
+//go:noinline
+func touch(frame *[2 << 10]byte) { frame[0] = 1 }

@@ -1,0 +1,106 @@
+package connpool
+
+import (
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+)
+
+// A Need is what a request asks of a connection.
+type Need struct {
+	Replayable bool // the request can be sent once more, should the connection be dead
+	Bodyless   bool
+	Freshness  Freshness
+	// An active health check does not wait behind requests: in a full pool it gets
+	// one connection beyond the limit.
+	Probe bool
+	// Whose request it is, if that matters. A connection that is pinned to an owner
+	// carries no other's requests, and takes all of its owner's.
+	Owner any
+}
+
+// Freshness says whether a connection will do that has carried requests.
+type Freshness uint8
+
+const (
+	Any         Freshness = iota
+	FreshIfRoom           // a fresh one, unless the pool is full
+	Fresh                 // one that is dialed for this request
+)
+
+// A grant is what a request gets: a connection with a reservation, or an error.
+type grant struct {
+	c      *conn
+	reused bool           // it came out of the pool
+	first  bool           // it has carried no request
+	look   bool           // into its socket, before it is used
+	idle   time.Duration  // for how long it was idle
+	limit  idletime.Limit // what its limit was, if reused
+	err    error
+}
+
+// A waiter is a request that waits for a connection, in the order of arrival.
+type waiter struct {
+	need       Need
+	grant      chan grant // buffered: granting never blocks
+	dialed     bool       // a dial was started for it
+	next, prev *waiter
+	queued     bool
+}
+
+// queue is a FIFO of waiters that can leave from anywhere.
+type queue struct {
+	first, last *waiter
+	n           int
+	probes      int // active health checks among them
+}
+
+func (q *queue) push(w *waiter) {
+	w.prev, w.queued = q.last, true
+	if q.last != nil {
+		q.last.next = w
+	} else {
+		q.first = w
+	}
+	q.last = w
+	q.count(w, 1)
+}
+
+// pushFront puts back a waiter whose connection turned out to be dead.
+func (q *queue) pushFront(w *waiter) {
+	w.next, w.queued = q.first, true
+	if q.first != nil {
+		q.first.prev = w
+	} else {
+		q.last = w
+	}
+	q.first = w
+	q.count(w, 1)
+}
+
+// remove takes w out of the queue and reports whether it was in it.
+func (q *queue) remove(w *waiter) bool {
+	if !w.queued {
+		return false
+	}
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		q.first = w.next
+	}
+	if w.next != nil {
+		w.next.prev = w.prev
+	} else {
+		q.last = w.prev
+	}
+	w.next, w.prev, w.queued = nil, nil, false
+	q.count(w, -1)
+	return true
+}
+
+func (q *queue) count(w *waiter, n int) {
+	q.n += n
+	if w.need.Probe {
+		q.probes += n
+	}
+}

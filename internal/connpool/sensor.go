@@ -1,0 +1,192 @@
+package connpool
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
+)
+
+var errGoAway = errors.New("receiving GOAWAY")
+
+// retireLocked takes an idle connection that has reached its limit out of use: it
+// becomes the sensor if one is wanted and the connection has carried a request,
+// and is closed otherwise. A sensor takes the place of no request that waits.
+func (p *Pool) retireLocked(c *conn, now time.Time) {
+	age := c.age(now)
+	late := age - c.limit.Value
+	if c.requests > 0 && !c.suspect && late <= tolerance(age) {
+		c.sight(now, age)
+	}
+	noRoom := p.queue.n > 0 && p.fullLocked()
+	if p.lists[sensor].n > 0 || noRoom || c.requests == 0 || c.suspect || c.owner != nil || late > tolerance(age) ||
+		!c.learner.StartSensor(now) {
+		p.closeLocked(c, CloseIdleLimit)
+		return
+	}
+	p.moveLocked(c, sensor)
+	c.seenOpen = now
+	p.armLocked(p.nextLookLocked(c, now))
+}
+
+// tolerance is how exactly the age of a close must be known to count.
+func tolerance(age time.Duration) time.Duration {
+	return max(300*time.Millisecond, age/10)
+}
+
+// nextLookLocked returns when to look at the sensor again. Looks are frequent enough
+// that a suspended process, which sees a close too late, is noticed.
+func (p *Pool) nextLookLocked(c *conn, now time.Time) time.Time {
+	p.lookAt = now.Add(max(250*time.Millisecond, c.age(now)/20))
+	return p.lookAt
+}
+
+// checkSensorLocked looks at the sensor, which is still open.
+func (p *Pool) checkSensorLocked(c *conn, now time.Time) {
+	age := c.age(now)
+	switch late := elapsed(p.lookAt, now); {
+	case late > tolerance(age):
+		p.closeLocked(c, CloseSensor) // we were not there to see
+	case now.Before(p.lookAt):
+		p.armLocked(p.lookAt)
+	case c.learner.SensorSawOpen(c.seen(now, age, idletime.LivePath)):
+		p.closeLocked(c, CloseSensor) // it has seen enough
+	default:
+		c.seenOpen = now
+		p.armLocked(p.nextLookLocked(c, now))
+	}
+}
+
+// streamsRefused closes an idle HTTP/2 connection that has no stream to give any
+// more, if that is because of a GOAWAY.
+func (p *Pool) streamsRefused(c *conn, at time.Time) {
+	if c.usable() {
+		return
+	}
+	c.net.end(at, errGoAway)
+	p.lock()
+	defer p.unlock()
+	if c.idles() || c.is(sensor) {
+		p.learnLocked(c)
+		p.closeLocked(c, CloseUpstream)
+	}
+}
+
+// learnLocked tells the learner that the upstream closed c, which was idle.
+func (p *Pool) learnLocked(c *conn) {
+	if c.requests == 0 {
+		return
+	}
+	at := c.net.ending.Load().at
+	age := c.age(at)
+	open, reason := age, CloseUpstream
+	if c.is(sensor) {
+		reason = CloseSensor
+		open = c.age(c.seenOpen)
+		if elapsed(c.seenOpen, at) > age/20+250*time.Millisecond+tolerance(age) {
+			return // seen too late
+		}
+	} else if age >= c.limit.Value+tolerance(age) {
+		return // it should have been retired long ago: we were suspended
+	}
+	c.learner.SawClose(idletime.Close{At: at, Idle: age, Open: open, Opened: c.opened})
+	p.afterLocked(event{kind: sawClose, idle: age, reason: reason})
+}
+
+// removed runs when the socket of c is closed.
+func (p *Pool) removed(c *conn) {
+	end, upstream := c.howEnded()
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	if c.requests == 1 && c.leases == 0 {
+		if atOnce := c.age(c.net.ending.Load().at) < idletime.AtOnce; upstream || !atOnce {
+			c.countEnd(now, atOnce)
+		}
+	}
+	reason := c.reason
+	switch s := c.at(); s {
+	case closed:
+		return
+	case fresh, idle, sensor:
+		reason = end
+		if upstream {
+			p.learnLocked(c)
+		}
+	case busy, returning:
+		reason = p.whyBusyEndedLocked(c, end, upstream)
+	case upgraded:
+		reason = CloseUpgraded
+	}
+	if !c.is(closing) {
+		p.coolLocked(c, now)
+	}
+	p.moveLocked(c, closed)
+	p.afterLocked(event{kind: ended, reason: reason})
+	if c.requests == 0 {
+		p.uselessLocked(c, now)
+	}
+	p.startDialsLocked(now)
+	p.tidyLocked(now)
+}
+
+// whyBusyEndedLocked returns why a connection that carried requests was closed, not
+// by us. If all streams of an HTTP/2 connection had ended, though a client still
+// reads, it is as good as idle.
+func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) CloseReason {
+	since, known := c.quietSince()
+	switch {
+	case c.reason != "":
+		return c.reason
+	case !p.cfg.Reuse:
+		return CloseRequested
+	case c.h2 && known && c.net.ending.Load().inFlight == 0:
+		c.idleAt = since
+		c.askLimit(since)
+		if upstream {
+			p.learnLocked(c)
+		}
+		return end
+	}
+	return CloseFailed
+}
+
+// howEnded classifies the end of a connection that carried no request when its
+// socket was closed and that we did not close: why, and whether that tells when
+// the upstream closes idle connections.
+func (c *conn) howEnded() (reason CloseReason, closedByUpstream bool) {
+	end := c.net.ending.Load()
+	if end.err != nil {
+		if errors.Is(end.err, os.ErrDeadlineExceeded) {
+			return CloseReadTimeout, false
+		}
+		return CloseUpstream, true // EOF, RST, GOAWAY
+	}
+	if c.h2 {
+		// No error from the socket: a GOAWAY, over TLS perhaps with a close_notify
+		// behind it, or a protocol error.
+		return CloseUpstream, end.last <= lastWords
+	}
+	_ = c.cc.Available() // returns once net/http has noted its reason
+	switch err := c.cc.Err(); {
+	case err == nil:
+		return CloseFailed, false
+	case replay.ClosedWhileIdle(err):
+		return CloseUpstream, true
+	}
+	return CloseSurplus, false
+}
+
+// suspectLocked closes the idle connections that are at least half as old as one
+// that was dead: whatever ended it is likely to have ended them.
+func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
+	for c := p.lists[idle].first; c != nil; {
+		next := c.links[linkPool].next
+		if c.age(now) >= age/2 {
+			p.closeLocked(c, CloseSuspect)
+		}
+		c = next
+	}
+}

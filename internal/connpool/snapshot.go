@@ -1,0 +1,35 @@
+package connpool
+
+import "time"
+
+// mostAges is how many ages a snapshot lists.
+const mostAges = 100
+
+// A Snapshot is what a pool holds at a moment.
+type Snapshot struct {
+	// Connections by state: idle, busy, draining, sensor, dialing and upgraded. One
+	// that has carried no request counts as idle, one on its way back as busy.
+	Connections map[string]int
+	// For how long connections have been idle, youngest first, at most 100.
+	IdleAges []time.Duration
+	// Requests that wait for a connection.
+	Waiting int
+}
+
+// Snapshot returns what the pool holds.
+func (p *Pool) Snapshot() Snapshot {
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	s := Snapshot{Connections: make(map[string]int), Waiting: p.queue.n}
+	for _, st := range [...]state{busy, draining, sensor, dialing, upgraded} {
+		s.Connections[st.String()] = p.inLocked(st)
+	}
+	s.Connections[idle.String()] = p.spareLocked()
+	for _, st := range [...]state{idle, fresh} {
+		for c := p.lists[st].last; c != nil && len(s.IdleAges) < mostAges; c = p.lists[st].before(c) {
+			s.IdleAges = append(s.IdleAges, c.age(now))
+		}
+	}
+	return s
+}

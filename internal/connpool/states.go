@@ -1,0 +1,197 @@
+package connpool
+
+import (
+	"fmt"
+	"time"
+)
+
+// A state is where a connection is in its life.
+type state uint32
+
+const (
+	dialing   state = iota // not open yet
+	fresh                  // open, has carried no request
+	idle                   // carries no request, waits in the pool
+	busy                   // carries at least one request
+	returning              // HTTP/1: the response is complete, but not whether it was all
+	draining               // HTTP/2: carries requests and takes no more
+	sensor                 // set aside to see when the upstream closes it
+	upgraded               // left the pool with a 101 response
+	closing                // we are closing it
+	closed
+	numStates
+)
+
+var stateNames = [numStates]string{"dialing", "fresh", "idle", "busy", "returning", "draining", "sensor", "upgraded", "closing", "closed"}
+
+func (s state) String() string { return stateNames[s] }
+
+// allowed is the life of a connection: where it can go from each state.
+//
+// A connection leaves busy and returns to it by the state hook of net/http, which
+// has no lock of ours: see [conn.stateChanged]. All other moves are moveLocked's.
+var allowed = [numStates][]state{
+	dialing:   {fresh, closed},
+	fresh:     {busy, closing, closed},
+	idle:      {busy, sensor, closing, closed},
+	busy:      {returning, idle, fresh, draining, upgraded, closing, closed},
+	returning: {busy, idle, fresh, upgraded, closing, closed},
+	draining:  {closing, closed},
+	sensor:    {closing, closed},
+	upgraded:  {closed},
+	closing:   {closed},
+}
+
+// Strict makes a move that the table does not allow panic. Tests set it. Without
+// it, such a move is left out.
+var Strict bool
+
+// moves tells whether the table has a move.
+func moves(from, to state) bool {
+	for _, s := range allowed[from] {
+		if s == to {
+			return true
+		}
+	}
+	return false
+}
+
+// moveLocked moves c to another state. It is the only function that does, but for
+// the state hook, and it alone maintains lists and what is counted by them.
+func (p *Pool) moveLocked(c *conn, to state) {
+	from := c.at()
+	for ; moves(from, to); from = c.at() {
+		if c.state.CompareAndSwap(uint32(from), uint32(to)) {
+			break // or else the hook was quicker
+		}
+	}
+	if !moves(from, to) {
+		if Strict {
+			panic(fmt.Sprintf("connpool: a connection moved from %v to %v", from, to))
+		}
+		return
+	}
+	if from == returning {
+		p.returning.Add(-1)
+	}
+	p.lists[c.listOf(from)].remove(c)
+	if to != closed {
+		p.lists[c.listOf(to)].push(c)
+	}
+	switch from {
+	case fresh, idle:
+		p.group.idle.remove(c)
+	case sensor:
+		c.learner.EndSensor()
+	}
+	if to == fresh || to == idle {
+		if victim := p.group.idle.push(c); victim != nil {
+			p.afterLocked(event{kind: evicting, conn: victim})
+		}
+	}
+}
+
+// Connections are kept in lists by state. Those of HTTP/2 that carry requests are
+// apart, since more requests may join them.
+const (
+	listStreams = int(numStates)
+	numLists    = listStreams + 1
+)
+
+func (c *conn) listOf(s state) int {
+	switch {
+	case s == returning:
+		return int(busy)
+	case s == busy && c.h2:
+		return listStreams
+	}
+	return int(s)
+}
+
+// in returns how many connections are in a state.
+func (p *Pool) inLocked(s state) int {
+	n := p.lists[s].n
+	if s == busy {
+		n += p.lists[listStreams].n
+	}
+	return n
+}
+
+// countedLocked returns how many connections count under max_conns_per_host.
+// Draining ones do not, up to as many again: their streams may last for days.
+func (p *Pool) countedLocked() int {
+	n := 0
+	for _, s := range [...]state{dialing, fresh, idle, busy, sensor, closing} {
+		n += p.inLocked(s)
+	}
+	return n + max(0, p.inLocked(draining)-p.cfg.MaxConns)
+}
+
+// The links of a connection: it is in one list of its pool, and while it is idle
+// in the list of all pools.
+const (
+	linkPool = iota
+	linkGroup
+	numLinks
+)
+
+type links struct {
+	next, prev *conn
+	in         bool
+}
+
+// A list of connections, the latest last.
+type list struct {
+	first, last *conn
+	n           int
+	link        int
+}
+
+func (l *list) push(c *conn) {
+	k := &c.links[l.link]
+	k.prev, k.next, k.in = l.last, nil, true
+	if l.last != nil {
+		l.last.links[l.link].next = c
+	} else {
+		l.first = c
+	}
+	l.last = c
+	l.n++
+}
+
+// remove takes c out, and tells whether it was in.
+func (l *list) remove(c *conn) bool {
+	k := &c.links[l.link]
+	if !k.in {
+		return false
+	}
+	if k.prev != nil {
+		k.prev.links[l.link].next = k.next
+	} else {
+		l.first = k.next
+	}
+	if k.next != nil {
+		k.next.links[l.link].prev = k.prev
+	} else {
+		l.last = k.prev
+	}
+	*k = links{}
+	l.n--
+	return true
+}
+
+// touch makes c the latest.
+func (l *list) touch(c *conn) {
+	if l.last != c && l.remove(c) {
+		l.push(c)
+	}
+}
+
+// before returns the connection before c.
+func (l *list) before(c *conn) *conn { return c.links[l.link].prev }
+
+// elapsed is the larger of the monotonic and the wall clock's answer, since either
+// may have stood still (process or machine suspended).
+func elapsed(since, now time.Time) time.Duration {
+	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
+}
