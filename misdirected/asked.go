@@ -127,6 +127,10 @@ func forward(r *http.Request) bool {
 	return r.ProtoMajor == 1
 }
 
+// early tells whether the request is early data (RFC 9001 section 4.6.1). A request
+// that only the rules are asked about is none.
+func (a asked) early() bool { return a.r != nil && a.r.TLS != nil && !a.r.TLS.HandshakeComplete }
+
 func misrouted(s *authority.Snapshot, host name) bool {
 	if host.sent == host.canonical || strings.EqualFold(host.sent, host.canonical) {
 		return false

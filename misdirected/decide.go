@@ -155,7 +155,7 @@ func (g *gate) byForwardProxy(s *authority.Snapshot, a asked) Reason {
 // validated the peer's address: that of early data over QUIC can be made up (RFC
 // 9001 section 9.2).
 func (g *gate) byGateway(s *authority.Snapshot, a asked) Reason {
-	if g.gateways != nil && a.r.TLS.HandshakeComplete && g.trusts(a.r) && a.keepsClientAuth(s) {
+	if g.gateways != nil && !a.early() && g.trusts(a.r) && a.keepsClientAuth(s) {
 		return TrustedGateway
 	}
 	return undecided
@@ -185,9 +185,10 @@ func (g *gate) byForm(s *authority.Snapshot, a asked) Reason {
 // configuration: HTTP/3 connections live through a reload. Neither share nor
 // missing_sni is meant to let it in. Nor are they for a host that has no TLS policy,
 // or one that drops its connections: a catch-all may serve it that asks others for
-// their certificates.
+// their certificates. Where policies ask some clients of the host only, by their
+// addresses, early data does not do: nobody has validated its address.
 func (g *gate) byClientCert(s *authority.Snapshot, a asked) Reason {
-	if a.anonymous && s.Barred(a.host.canonical) {
+	if host := a.host.canonical; a.anonymous && (s.Barred(host) || a.early() && s.AsksClientCert(host)) {
 		return NoClientCert
 	}
 	return undecided
