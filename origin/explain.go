@@ -59,13 +59,13 @@ func (l *ListenerWrapper) explain(serverName string, port uint16, leftOut bool) 
 			switch o := (origin{name, p}); {
 			case sent[o] || name == sni && p == port:
 			case why != authority.Advertised:
-				e.LeaveOut(o.String(), why.String())
+				e.LeaveOut(o, why.String())
 			case p == 0:
-				e.LeaveOut(origin{name, httpsPort}.String(), noPort)
+				e.LeaveOut(origin{name, httpsPort}, noPort)
 			case !t.frame:
-				e.LeaveOut(o.String(), noFrame)
+				e.LeaveOut(o, noFrame)
 			default:
-				e.LeaveOut(o.String(), overLimit)
+				e.LeaveOut(o, overLimit)
 			}
 		}
 	})

@@ -201,19 +201,23 @@ func (s *Snapshot) CertificateCovers(sni, host string) bool {
 // the host decides, not that of the SNI. Without a guard, a shared policy and
 // a certificate that covers the host make it proper.
 func (s *Snapshot) Accepted(sni, host string) bool {
+	guarded, accepted := s.judged(sni, host)
+	return accepted && (guarded || s.SamePolicy(sni, host) && s.CertificateCovers(sni, host))
+}
+
+// judged tells whether strict_sni_host or a guard judges a request for host on a
+// connection with that SNI, and whether all that do let it through.
+func (s *Snapshot) judged(sni, host string) (guarded, accepted bool) {
 	if s.strictSNIHost && sni != host {
-		return false
+		return true, false
 	}
-	guarded, accepted := false, true
+	accepted = true
 	s.guards.each(host, func(g *Guard, _ bool) bool {
 		guarded = true
 		accepted = g.Accepts(s, sni, host)
 		return accepted
 	})
-	if guarded {
-		return accepted
-	}
-	return s.SamePolicy(sni, host) && s.CertificateCovers(sni, host)
+	return guarded, accepted
 }
 
 // Advertised tells whether a client may be told, by that rule, that host belongs on a

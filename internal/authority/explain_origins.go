@@ -1,6 +1,9 @@
 package authority
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // An OriginExplainer tells clients of origins.
 type OriginExplainer interface {
@@ -49,11 +52,11 @@ type LeftOut struct {
 // mostLeftOut is how many origins an explanation lists.
 const mostLeftOut = 1000
 
-// LeaveOut adds an origin that is left out.
-func (e *OriginExplanation) LeaveOut(origin, why string) {
+// LeaveOut adds an origin that is left out, in words only if there is room for it.
+func (e *OriginExplanation) LeaveOut(origin fmt.Stringer, why string) {
 	e.LeftOutCounts[why]++
 	if len(e.LeftOut) < mostLeftOut {
-		e.LeftOut = append(e.LeftOut, LeftOut{origin, why})
+		e.LeftOut = append(e.LeftOut, LeftOut{origin.String(), why})
 	}
 }
 

@@ -68,9 +68,12 @@ func (s *Snapshot) absence(by Naming, sni, host string, shown *presented) Absenc
 		return NotCovered
 	case !s.SamePolicy(sni, host):
 		return OtherPolicy
-	case !s.Accepted(sni, host):
+	}
+	// The rest of what [Snapshot.Accepted] asks was asked above.
+	if _, accepted := s.judged(sni, host); !accepted {
 		return Refused
-	case by == BySpelling && !shown.spell(host):
+	}
+	if by == BySpelling && !shown.spell(host) {
 		return Withheld
 	}
 	return Advertised
