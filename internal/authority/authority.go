@@ -34,7 +34,7 @@
 //     one. tree.go reads the routes, with those below the top level and those
 //     inside other handlers (inside.go); table.go finds the routes, or TLS
 //     policies, that can match a name.
-//   - its TLS connection policy (policies.go). vault.example.com has one of its
+//   - its TLS connection policy (policies.go, compare.go). vault.example.com has one of its
 //     own, as its connections are asked for a client certificate.
 //   - the certificate that is presented for it (certificates.go), read from
 //     Caddy's cache at most once a second for each name.

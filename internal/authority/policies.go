@@ -51,9 +51,7 @@ type policy struct {
 	selection *caddytls.CustomCertSelectionPolicy
 	patterns  []string // the SNI list
 	drop      bool     // no request ever comes over such a connection
-	// byAddress: apart from the SNI list, the matchers look at the connection's
-	// addresses alone.
-	byAddress bool
+	looks     looks    // of the matchers, apart from the SNI list
 }
 
 // copyPolicies must be called before the policies are provisioned, since that
@@ -75,7 +73,7 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	}
 
 	for i, original := range from {
-		p := policy{selection: original.CertSelection, drop: original.Drop, byAddress: byAddress(original.MatchersRaw, true)}
+		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true)}
 		_, bySNI := original.MatchersRaw["sni"]
 		ps.simple = ps.simple && !p.drop && (len(original.MatchersRaw) == 0 || bySNI && len(original.MatchersRaw) == 1)
 		settings := *original
@@ -145,33 +143,6 @@ func (ps *policies) index(matchers caddy.ModuleMap) (patterns, unmatched []strin
 		}
 	}
 	return patterns, unmatched, nil
-}
-
-// byAddress tells whether matchers look at nothing but addresses; sni, if it may
-// stand beside them, aside.
-func byAddress(matchers caddy.ModuleMap, besideSNI bool) bool {
-	for name, raw := range matchers {
-		switch name {
-		case "remote_ip", "local_ip":
-		case "sni":
-			if !besideSNI {
-				return false
-			}
-		case "not":
-			var sets []caddy.ModuleMap
-			if err := json.Unmarshal(raw, &sets); err != nil {
-				return false
-			}
-			for _, set := range sets {
-				if !byAddress(set, false) {
-					return false
-				}
-			}
-		default:
-			return false
-		}
-	}
-	return true
 }
 
 // canMatchSNI tells whether Caddy's SNI matcher could ever match pattern:
@@ -285,32 +256,6 @@ func (ps *policies) same(by field, sni, host string) bool {
 		one, _ = ps.compare(sent, host)
 	}
 	return !lost && (equal || one)
-}
-
-// compare follows the policies for two server names. One: a client that gets a
-// policy for sni gets the same one for other, since both find the same, and what else
-// these look at are the client's addresses. Lost: a connection for other may not come
-// about, because a policy drops it or none is there for it, where one for sni does.
-// Example: a policy drops what asks for vault.test from outside. Then a connection
-// without SNI, or for another name, is no way in.
-func (ps *policies) compare(sni, other string) (one, lost bool) {
-	a, b := ps.find(sni), ps.find(other)
-	one = true
-	certain := false
-	for {
-		r, found := b.next()
-		if one {
-			first, ok := a.next()
-			one = ok == found && first == r && (!found || ps.list[r.index].byAddress)
-		}
-		if !found {
-			return one, !one && !certain
-		}
-		certain = r.certain
-		if !one && ps.list[r.index].drop {
-			return false, true
-		}
-	}
 }
 
 // clientAuth tells whether a proper connection for host can be asked for a

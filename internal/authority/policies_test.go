@@ -154,6 +154,19 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
+			name:     "a matcher of others that drops is there for all names alike",
+			policies: `[{"match":{"country":{"not":["NZ"]}},"drop":true},{"match":{"country":{"is":["AU"]}},` + mtls + `},{"match":{"sni":["a.test"]}},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", false, false, false}, // who knows what it matches by
+				{"", "b.test", false, false, false},
+			},
+		},
+		{
+			name:     "a matcher of others that drops, and one policy for the rest",
+			policies: `[{"match":{"country":{"not":["NZ"]}},"drop":true},{}]`,
+			pairs:    []pair{{"a.test", "b.test", true, true, true}, {"", "b.test", true, true, true}},
+		},
+		{
 			name:     "an earlier policy keeps one name from being dropped",
 			policies: `[{"match":{"sni":["a.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}}},{"match":{"remote_ip":{"ranges":["10.1.0.0/16"]}},"drop":true},{}]`,
 			pairs: []pair{
