@@ -424,13 +424,13 @@ func TestMetricsAreDocumented(t *testing.T) {
 			t.Errorf("%s: %s has the values %v, want the documented %v", name, label, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 		}
 	}
-	for constant, of := range map[string][2]string{
-		"CloseReason":  {"caddy_upstreampool_connections_closed_total", "reason"},
-		"ReplayReason": {"caddy_upstreampool_replays_total", "reason"},
-		"Source":       {"caddy_upstreampool_idle_limit_seconds", "source"},
+	for _, c := range []struct{ folder, constant, metric, label string }{
+		{"../internal/connpool", "CloseReason", "caddy_upstreampool_connections_closed_total", "reason"},
+		{"../internal/replay", "Reason", "caddy_upstreampool_replays_total", "reason"},
+		{"../internal/idletime", "Source", "caddy_upstreampool_idle_limit_seconds", "source"},
 	} {
-		if want, got := docs[of[0]].values[of[1]], constants(t, "../upstreampool", constant); !maps.Equal(got, want) {
-			t.Errorf("%s: constants of type %s are %v, documented are %v", of[0], constant, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+		if want, got := docs[c.metric].values[c.label], constants(t, c.folder, c.constant); !maps.Equal(got, want) {
+			t.Errorf("%s: constants of type %s are %v, documented are %v", c.metric, c.constant, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 		}
 	}
 	buckets := regexp.MustCompile(`Its buckets end at\s+([^_]*) s\.`).FindStringSubmatch(read(t, metricsPage))
