@@ -25,6 +25,7 @@ type core struct {
 	proxy             func(*http.Request) (*url.URL, error)
 	users             users
 	upstreams         upstreams
+	records           records
 
 	group *connpool.Group
 	mu    sync.RWMutex
@@ -56,18 +57,8 @@ func (c *core) pool(tg *target) *pool {
 
 // newPool makes the pool of a target.
 func (c *core) newPool(tg *target) *pool {
-	up := c.upstreams.get(tg.key.upstream())
 	own := *tg
-	p := &pool{
-		core:  c,
-		key:   tg.key,
-		up:    up,
-		name:  up.key.name(),
-		label: up.label,
-		stats: newStats(),
-
-		requests: newRequestCounters(up.label),
-	}
+	p := &pool{core: c, record: c.records.get(tg.key, c.upstreams.get(tg.key.upstream()))}
 	p.Pool = c.group.NewPool(connpool.Options{
 		Memory:   &p.up.Memory,
 		Protocol: c.protocol(tg.key),

@@ -149,7 +149,7 @@ func dialed(t testing.TB, addr string, h2 bool) *http.ClientConn {
 	return c
 }
 
-func (p *pool) snapshot() PoolState { return p.state(time.Now()) }
+func (p *pool) snapshot() PoolState { return p.state(time.Now(), p.HTTP2(), p.Snapshot()) }
 
 // needsSocketLook skips what only a look into the socket can tell: bytes that no
 // goroutine has read yet. Systems other than Unix give none, nor does the build tag

@@ -1,7 +1,6 @@
 package upstreampool
 
 import (
-	"sync"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
@@ -10,41 +9,11 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// A pool is the connections of one key, and what is counted of them.
+// A pool is the connections of one key.
 type pool struct {
 	*connpool.Pool
+	*record
 	core *core
-	key  key
-	up   *upstream
-	// label names the upstream in metrics, where it is "other" if there are
-	// too many; name always names it.
-	label, name string
-
-	requests requestCounters
-
-	mu    sync.Mutex
-	stats stats
-}
-
-// stats is what a pool counts.
-type stats struct {
-	opened     int64
-	dialErrors int64
-	refused    int64
-	races      int64
-	closes     map[connpool.CloseReason]int64
-	replays    map[replay.Reason]int64
-}
-
-func newStats() stats {
-	return stats{closes: make(map[connpool.CloseReason]int64), replays: make(map[replay.Reason]int64)}
-}
-
-// count changes the stats.
-func (p *pool) count(change func(s *stats)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	change(&p.stats)
 }
 
 // Opened implements [connpool.Events].

@@ -47,7 +47,7 @@ func TestFullPoolMarksNoUpstreamDown(t *testing.T) {
 		passive    = `,"health_checks":{"passive":{"fail_duration":10000000000}}`
 		roundRobin = `,"load_balancing":{"selection_policy":{"policy":"round_robin"}`
 	)
-	port := freePort(t)
+	port := 0 // another one each time: one that a reload gives up may still take a connection
 	post := func(path string) (*http.Response, string) {
 		req, _ := http.NewRequest("POST", fmt.Sprintf("http://127.0.0.1:%d%s", port, path), strings.NewReader("order"))
 		return fetch(t, client(t, false), req)
@@ -63,6 +63,7 @@ func TestFullPoolMarksNoUpstreamDown(t *testing.T) {
 		{"failures are not counted: taken elsewhere by any retry", roundRobin + `,"retries":1}`, 0, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			port = freePort(t)
 			runCaddy(t, port, `,"max_conns_per_host":1,"acquire_timeout":200000000`, test.extra, upstreams...)
 			slow := make(chan int, 1)
 			go func() {

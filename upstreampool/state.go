@@ -1,7 +1,6 @@
 package upstreampool
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -64,16 +63,13 @@ type PoolState struct {
 	Replays map[replay.Reason]int64        `json:"replays"`
 }
 
-// States describes all pools of all running configurations, in a stable order.
+// States describes all pools of all running configurations, in a stable order: those
+// that there are, and those that have gone with their last connection, as far as they
+// are remembered.
 func States() []PoolState {
 	states := []PoolState{}
 	for _, c := range cores() {
-		sites := c.users.sites()
-		for _, p := range c.all() {
-			s := p.state(time.Now())
-			s.Sites = sites
-			states = append(states, s)
-		}
+		states = append(states, c.states(time.Now())...)
 	}
 	slices.SortFunc(states, func(a, b PoolState) int {
 		return strings.Compare(a.order(), b.order())
@@ -107,34 +103,4 @@ func protocolName(h2 bool) string {
 		return "h2"
 	}
 	return "http/1.1"
-}
-
-func (p *pool) state(now time.Time) PoolState {
-	h2 := p.HTTP2()
-	limit := p.up.Learner(h2).Limit(now, idletime.Optional{})
-	held := p.Snapshot()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := PoolState{
-		Upstream: p.name, Transport: p.core.id, Scheme: p.key.scheme, ServerName: p.key.sni, ClientCertificate: p.key.certificate, HTTP1Only: p.key.h1, Proxy: redacted(p.key.proxy),
-		Protocol:  protocolName(h2),
-		IdleLimit: limit.Value.Seconds(), KeepAlive: limit.KeepAlive.Seconds(), Source: limit.Source,
-		Margin: limit.Margin.Seconds(), Why: limit.String(),
-		Connections: held.Connections, IdleAges: []float64{},
-		Waiting: held.Waiting,
-		Opened:  p.stats.opened, DialErrors: p.stats.dialErrors, Refused: p.stats.refused,
-		Reused: p.requests.reusedHere.Load(), Races: p.stats.races,
-		Closes: maps.Clone(p.stats.closes), Replays: maps.Clone(p.stats.replays),
-	}
-	if p.key.source.IsValid() {
-		s.ProxySource = p.key.source.String()
-	}
-	for _, age := range held.IdleAges {
-		s.IdleAges = append(s.IdleAges, age.Seconds())
-	}
-	s.Requests = s.Reused + p.requests.freshHere.Load()
-	if s.Requests > 0 {
-		s.ReuseRatio = float64(s.Reused) / float64(s.Requests)
-	}
-	return s
 }

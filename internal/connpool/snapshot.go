@@ -16,13 +16,26 @@ type Snapshot struct {
 	Waiting int
 }
 
+// shown are the states that a snapshot tells apart, but for idle ones.
+var shown = [...]state{busy, draining, sensor, dialing, upgraded}
+
+// NoConnections is the snapshot of a pool that holds nothing.
+func NoConnections() Snapshot {
+	s := Snapshot{Connections: map[string]int{idle.String(): 0}}
+	for _, st := range shown {
+		s.Connections[st.String()] = 0
+	}
+	return s
+}
+
 // Snapshot returns what the pool holds.
 func (p *Pool) Snapshot() Snapshot {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	s := Snapshot{Connections: make(map[string]int), Waiting: p.queue.n}
-	for _, st := range [...]state{busy, draining, sensor, dialing, upgraded} {
+	s := NoConnections()
+	s.Waiting = p.queue.n
+	for _, st := range shown {
 		s.Connections[st.String()] = p.inLocked(st)
 	}
 	s.Connections[idle.String()] = p.spareLocked()
