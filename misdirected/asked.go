@@ -79,7 +79,8 @@ type asked struct {
 	forward bool
 	// http10 may come without a host.
 	http10 bool
-	// anonymous: the connection shows no client certificate.
+	// anonymous: the connection shows no client certificate, or one that no CA has
+	// signed where the host's TLS policy trusts none without.
 	anonymous bool
 }
 
@@ -93,11 +94,10 @@ func read(s *authority.Snapshot, server *authority.Server, r *http.Request) aske
 		return a
 	}
 	a := asked{
-		r:         r,
-		sni:       parseSNI(r.TLS.ServerName),
-		forward:   forward(r),
-		http10:    r.ProtoMajor == 1 && r.ProtoMinor == 0,
-		anonymous: len(r.TLS.PeerCertificates) == 0,
+		r:       r,
+		sni:     parseSNI(r.TLS.ServerName),
+		forward: forward(r),
+		http10:  r.ProtoMajor == 1 && r.ProtoMinor == 0,
 	}
 	if a.sni.kind == valid && r.Host == a.sni.sent {
 		a.host = a.sni
@@ -105,6 +105,7 @@ func read(s *authority.Snapshot, server *authority.Server, r *http.Request) aske
 		a.host = parseHost(r.Host)
 		a.odd = a.host.kind == valid && misrouted(s, a.host)
 	}
+	a.anonymous = anonymous(s, a.host, len(r.TLS.PeerCertificates) > 0, len(r.TLS.VerifiedChains) > 0)
 	if r.ProtoMajor > 1 { // net/http has compared the fields of HTTP/1 itself
 		for _, field := range r.Header["Host"] {
 			other := parseHost(field)
@@ -151,8 +152,21 @@ func suppose(s *authority.Snapshot, sni, host string) asked {
 		Header: make(http.Header), Host: host, RemoteAddr: nobody,
 		TLS: &tls.ConnectionState{ServerName: sni, HandshakeComplete: true},
 	})
-	a.anonymous = a.sni.kind == invalid || !s.RequiresClientCert(a.sni.canonical)
+	a.anonymous = supposedAnonymous(s, a.sni, a.host)
 	return a
+}
+
+// anonymous tells whether what a connection shows is no client certificate for a
+// host; signed: by a CA that the connection's own policy trusts.
+func anonymous(s *authority.Snapshot, host name, shown, signed bool) bool {
+	return !shown || !signed && host.kind == valid && s.VerifiesClientCert(host.canonical)
+}
+
+// supposedAnonymous is [anonymous] for a connection with that SNI, whose client shows
+// what its policy requires.
+func supposedAnonymous(s *authority.Snapshot, sni, host name) bool {
+	return sni.kind == invalid ||
+		anonymous(s, host, s.RequiresClientCert(sni.canonical), s.VerifiesClientCert(sni.canonical))
 }
 
 // decidedOn is the name of the host in words for an operator: the canonical one,

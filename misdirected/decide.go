@@ -182,7 +182,8 @@ func (g *gate) byForm(s *authority.Snapshot, a asked) Reason {
 
 // A connection without a client certificate for a host whose only TLS policy
 // requires one was made for another host, or it began under an older
-// configuration: HTTP/3 connections live through a reload. Neither share nor
+// configuration: HTTP/3 connections live through a reload. So was one whose
+// certificate no CA has signed, for a host whose policy wants that. Neither share nor
 // missing_sni is meant to let it in. Nor are they for a host that has no TLS policy,
 // or one that drops its connections: a catch-all may serve it that asks others for
 // their certificates. Where policies ask some clients of the host only, by their
@@ -268,9 +269,10 @@ func unmapped(p netip.Prefix) netip.Prefix {
 // accepts is [authority.Guard]'s Accepts.
 func (g *gate) accepts(s *authority.Snapshot, sni, host string) bool {
 	peer := gate{scope: g.scope, groups: g.groups, missing: g.missing}
-	a := asked{sni: name{valid, sni, sni}, host: name{valid, host, host}, anonymous: !s.RequiresClientCert(sni)}
+	a := asked{sni: name{valid, sni, sni}, host: name{valid, host, host}}
 	if sni == "" {
 		a.sni = name{}
 	}
+	a.anonymous = supposedAnonymous(s, a.sni, a.host)
 	return peer.decide(s, a).Status() == 0
 }

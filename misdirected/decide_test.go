@@ -54,6 +54,7 @@ func sites(t testing.TB, handlers ...string) *authority.Server {
 	) + `,"http":{"servers":{"srv0":{` + testcaddy.NoRedirects + `,"strict_sni_host":false,
 		"tls_connection_policies":[
 			{"match":{"sni":["m.d1.test"]},"client_authentication":{"mode":"require"}},
+			{"match":{"sni":["v.d1.test"]},"client_authentication":{"mode":"require_and_verify"}},
 			{"match":{"sni":["r.d1.test"]},"client_authentication":{"mode":"request"}},
 			{"match":{"sni":["p.d1.test"]},"alpn":["http/1.1"]},
 			{"match":{"sni":["q.d1.test"]},"certificate_selection":{"any_tag":["q.d1.test"]}},
@@ -109,8 +110,9 @@ func TestDecide(t *testing.T) {
 	opaque := func(r *http.Request) { r.URL = &url.URL{Scheme: "x", Opaque: "y"} }
 	http10 := func(r *http.Request) { r.ProtoMinor = 0 }
 	early := func(r *http.Request) { r.TLS.HandshakeComplete = false }
-	shows := func(r *http.Request) { r.TLS.PeerCertificates = someCert }
-	old := func(r *http.Request) { r.TLS.PeerCertificates = nil }
+	unsigned := func(r *http.Request) { r.TLS.PeerCertificates = someCert }
+	shows := func(r *http.Request) { unsigned(r); r.TLS.VerifiedChains = [][]*x509.Certificate{someCert} }
+	old := func(r *http.Request) { r.TLS.PeerCertificates, r.TLS.VerifiedChains = nil, nil }
 	hostField := func(fields ...string) func(*http.Request) {
 		return func(r *http.Request) { r.ProtoMajor, r.Header["Host"] = 2, fields }
 	}
@@ -249,6 +251,10 @@ func TestDecide(t *testing.T) {
 			handler: Handler{MissingSNI: MissingSNIAccept, Share: [][]string{{"a.d1.test", "m.d1.test"}}},
 			requests: []asks{
 				of("m.d1.test", "m.d1.test", NoClientCert, old),
+				of("m.d1.test", "m.d1.test", SameHost, unsigned),
+				of("v.d1.test", "v.d1.test", NoClientCert, unsigned),
+				of("v.d1.test", "v.d1.test", SameHost, shows),
+				of("m.d1.test", "v.d1.test", NoClientCert, unsigned),
 				of("a.d1.test", "m.d1.test", NoClientCert),
 				of("", "m.d1.test", NoClientCert),
 				of("", "dropped.d1.test", NoClientCert),

@@ -149,6 +149,12 @@ func (s *Snapshot) RequiresClientCert(host string) bool {
 	return s.policies.requiresClientCert(host)
 }
 
+// VerifiesClientCert tells whether each proper connection for host has shown a
+// client certificate that a trusted CA has signed.
+func (s *Snapshot) VerifiesClientCert(host string) bool {
+	return s.policies.verifiesClientCert(host)
+}
+
 // Barred tells whether no connection is right for host that shows no client
 // certificate: [Snapshot.RequiresClientCert], or no connection for host comes about
 // at all, while the server asks for certificates elsewhere.

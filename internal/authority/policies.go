@@ -47,7 +47,9 @@ type policy struct {
 	unnamed    int // settings, what chooses a certificate by name aside
 	clientAuth int // client authentication; 0 is none
 	// requires: a connection that shows no client certificate is refused.
-	requires  bool
+	requires bool
+	// verifies: so is one whose client certificate no trusted CA has signed.
+	verifies  bool
 	selection *caddytls.CustomCertSelectionPolicy
 	patterns  []string // the SNI list
 	drop      bool     // no request ever comes over such a connection
@@ -81,7 +83,7 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		var errs [4]error
 		if auth := settings.ClientAuthentication; auth != nil && auth.Active() {
 			p.clientAuth, errs[0] = number(auth)
-			p.requires = requires(auth)
+			p.requires, p.verifies = requires(auth), verifies(auth)
 			ps.asksAnybody = true
 		} else {
 			settings.ClientAuthentication = nil
@@ -117,6 +119,13 @@ func requires(auth *caddytls.ClientAuthentication) bool {
 		return false
 	}
 	return true
+}
+
+// verifies tells whether an active client authentication refuses connections whose
+// certificate no trusted CA has signed. Without a mode it does if it has a CA.
+func verifies(auth *caddytls.ClientAuthentication) bool {
+	hasCA := auth.CARaw != nil || len(auth.TrustedCACerts) > 0 || len(auth.TrustedCACertPEMFiles) > 0 || len(auth.TrustedLeafCerts) > 0
+	return auth.Mode == "require_and_verify" || auth.Mode == "" && hasCA
 }
 
 // index adds a policy to bySNI and returns its SNI list, apart from what can
@@ -186,8 +195,11 @@ func (p *policy) byFallback() int   { return p.fallback }
 func (p *policy) byUnnamed() int    { return p.unnamed }
 func (p *policy) byClientAuth() int { return p.clientAuth }
 
-func (p *policy) byRequires() int {
-	if p.requires {
+func (p *policy) byRequires() int { return bit(p.requires) }
+func (p *policy) byVerifies() int { return bit(p.verifies) }
+
+func bit(b bool) int {
+	if b {
 		return 1
 	}
 	return 0
@@ -269,10 +281,22 @@ func (ps *policies) clientAuth(host string) bool {
 // requiresClientCert tells whether each connection for host has shown a client
 // certificate, also one of a client that sends an address as its server name.
 func (ps *policies) requiresClientCert(host string) bool {
+	return ps.all((*policy).byRequires, host)
+}
+
+// verifiesClientCert tells whether each proper connection for host has shown a
+// client certificate that a trusted CA has signed.
+func (ps *policies) verifiesClientCert(host string) bool {
+	return ps.all((*policy).byVerifies, host)
+}
+
+// all tells whether a field is 1 in each policy that a connection for host can
+// have, also one of a client that sends an address as its server name.
+func (ps *policies) all(by field, host string) bool {
 	var a agree
-	ps.ofSNI(&a, (*policy).byRequires, host)
+	ps.ofSNI(&a, by, host)
 	if hostname.IsIP(host) {
-		ps.ofSNI(&a, (*policy).byRequires, "")
+		ps.ofSNI(&a, by, "")
 	}
 	return a.seen && !a.differ && a.value == 1
 }

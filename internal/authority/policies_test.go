@@ -270,19 +270,20 @@ func TestKeepsClientAuth(t *testing.T) {
 		open     bool // keepsClientAuth from any other name
 		own      bool // keepsClientAuth on its own connection
 		requires bool
+		verifies bool
 	}{
-		{"a.test", true, true, false},
-		{"m.test", false, true, true},
-		{"r.test", false, true, false},
-		{"v.test", false, true, false},
-		{"ca.test", false, true, true},
-		{"rv.test", false, true, true},
-		{"some.test", false, false, false}, // it is asked or not
-		{"d.test", false, false, false},    // dropped
-		{"e.test", false, false, false},    // perhaps dropped
-		{"no.policy.example", false, false, false},
-		{"127.0.0.1", false, false, false}, // no client sends it
-		{"127.0.0.2", true, true, false},
+		{"a.test", true, true, false, false},
+		{"m.test", false, true, true, false},
+		{"r.test", false, true, false, false},
+		{"v.test", false, true, false, false},
+		{"ca.test", false, true, true, true},
+		{"rv.test", false, true, true, true},
+		{"some.test", false, false, false, false}, // it is asked or not
+		{"d.test", false, false, false, false},    // dropped
+		{"e.test", false, false, false, false},    // perhaps dropped
+		{"no.policy.example", false, false, false, false},
+		{"127.0.0.1", false, false, false, false}, // no client sends it
+		{"127.0.0.2", true, true, false, false},
 	} {
 		own := test.host
 		if strings.HasPrefix(own, "127.") {
@@ -300,6 +301,9 @@ func TestKeepsClientAuth(t *testing.T) {
 		}
 		if got := s.RequiresClientCert(test.host); got != test.requires {
 			t.Errorf("%s requires a certificate: %t, want %t", test.host, got, test.requires)
+		}
+		if got := s.VerifiesClientCert(test.host); got != test.verifies {
+			t.Errorf("%s requires a signed certificate: %t, want %t", test.host, got, test.verifies)
 		}
 	}
 }

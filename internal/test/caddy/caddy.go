@@ -88,6 +88,9 @@ func Connection(srv *caddyhttp.Server, sni string) *tls.ConnectionState {
 	config, err := srv.TLSConnPolicies.TLSConfig(caddy.Context{}).GetConfigForClient(hello)
 	if err == nil && config != nil && (config.ClientAuth == tls.RequireAnyClientCert || config.ClientAuth == tls.RequireAndVerifyClientCert) {
 		state.PeerCertificates = []*x509.Certificate{new(x509.Certificate)}
+		if config.ClientAuth == tls.RequireAndVerifyClientCert {
+			state.VerifiedChains = [][]*x509.Certificate{state.PeerCertificates}
+		}
 	}
 	return state
 }
