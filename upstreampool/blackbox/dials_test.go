@@ -1,0 +1,235 @@
+package blackbox
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
+	"github.com/caddy-connreuse/connreuse/upstreampool"
+)
+
+func hello(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }
+
+// A balancer sends one connection in four to a server that accepts it and stays
+// silent. Requests that wait for that connection get another one.
+//
+// Checklist: P23.
+func TestSilentBackendDelaysNobody(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		secure bool
+		change func(*upstreampool.Transport)
+	}{
+		{"TLS handshake", true, overTLS},
+		{"HTTP/2 preface", false, overH2C},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var silent atomic.Int64
+			l := listen(t, func(n int64, c net.Conn) net.Conn {
+				if n%4 == 1 {
+					silent.Add(1)
+					return nil
+				}
+				return c
+			})
+			serve(t, l, test.secure, hello, nil)
+			tr := newTransport(t, func(tr *upstreampool.Transport) {
+				test.change(tr)
+				tr.MaxRequests = 25 // connections come and go
+			})
+			const requests, clients = 400, 20
+			late, failed := 0, 0
+			for range requests / clients {
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				for _, r := range together(t, tr, clients, func(int) *http.Request {
+					return newRequest(t, ctx, "GET", l.addr(), nil)
+				}) {
+					switch {
+					case errors.Is(r.err, context.DeadlineExceeded):
+						late++
+					case !r.ok():
+						failed++
+					}
+				}
+				cancel()
+			}
+			// Over TLS no request has begun when a handshake hangs. In clear the first
+			// request of a connection cannot know.
+			allowed := 0
+			if !test.secure {
+				allowed = int(silent.Load())
+			}
+			if late+failed > allowed {
+				t.Errorf("%d of %d requests took more than 2 s and %d failed, want at most %d: %d connections were silent",
+					late, requests, failed, allowed, silent.Load())
+			}
+		})
+	}
+}
+
+// One dial is refused while fifty requests wait for it: at most one of them may
+// fail.
+//
+// Checklist: P23.
+func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
+	t.Parallel()
+	refuse := make(chan struct{}, 1)
+	l := listen(t, func(_ int64, c net.Conn) net.Conn {
+		select {
+		case <-refuse:
+			time.Sleep(50 * time.Millisecond) // everyone waits by then
+			reset(c)
+			return nil
+		default:
+			return c
+		}
+	})
+	serve(t, l, true, hello, nil)
+	tr := newTransport(t, func(tr *upstreampool.Transport) {
+		overTLS(tr)
+		tr.MaxRequests = 2
+	})
+	get := func(int) *http.Request { return newRequest(t, t.Context(), "GET", l.addr(), nil) }
+	if n, r := failures(together(t, tr, 2, get)); n > 0 { // that it speaks HTTP/2 is known now
+		t.Fatal(r)
+	}
+	refuse <- struct{}{}
+	if n, r := failures(together(t, tr, 50, get)); n > 1 {
+		t.Errorf("%d of 50 requests failed with one dial: %v", n, r)
+	}
+}
+
+// A failed handshake is a failed dial, which lb_retries takes elsewhere whatever
+// the method, unless the body is gone.
+func TestFailedHandshakeIsDialError(t *testing.T) {
+	t.Parallel()
+	l := listen(t, func(_ int64, c net.Conn) net.Conn {
+		reset(c)
+		return nil
+	})
+	serve(t, l, true, hello, nil)
+	tr := newTransport(t, overTLS)
+	r := send(tr, newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x")))
+	if _, ok := errors.AsType[reverseproxy.DialError](r.err); !ok {
+		t.Errorf("%v (%T), want a DialError", r.err, r.err)
+	}
+}
+
+// The dial of a request whose client left fails. Another request, which came
+// later, is not told of it.
+func TestFailedDialOfGoneRequestFailsNoOther(t *testing.T) {
+	t.Parallel()
+	fail := make(chan struct{})
+	l := listen(t, func(n int64, c net.Conn) net.Conn {
+		if n > 1 {
+			return c
+		}
+		go func() {
+			<-fail
+			reset(c)
+		}()
+		return nil
+	})
+	serve(t, l, true, hello, nil)
+	tr := newTransport(t, overTLS)
+	ctx, leave := context.WithCancel(t.Context())
+	gone := make(chan result, 1)
+	first := newRequest(t, ctx, "GET", l.addr(), nil)
+	go func() { gone <- send(tr, first) }()
+	poll.Until(t, "a dial", func() bool { return l.accepted.Load() == 1 })
+	leave()
+	if r := <-gone; r.ok() {
+		t.Fatal("the first request was answered")
+	}
+	time.AfterFunc(100*time.Millisecond, func() { close(fail) })
+	if r := send(tr, newRequest(t, t.Context(), "GET", l.addr(), nil)); !r.ok() {
+		t.Errorf("a request after one that left: %v", r)
+	}
+}
+
+// Dials for min_idle that fail become rarer: an upstream that is gone is not
+// called every second.
+//
+// Checklist: P28.
+func TestMinIdleBacksOffFromFailedDials(t *testing.T) {
+	needs.Long(t)
+	t.Parallel()
+	gone := make(chan struct{})
+	l := listen(t, func(n int64, c net.Conn) net.Conn {
+		select {
+		case <-gone:
+			reset(c)
+			return nil
+		default:
+			return c
+		}
+	})
+	serve(t, l, true, hello, nil)
+	tr := newTransport(t, func(tr *upstreampool.Transport) {
+		overTLS(tr)
+		tr.Versions = []string{"1.1"}
+		tr.MinIdle = 2
+		tr.MaxRequests = 1
+	})
+	mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
+	poll.Until(t, "idle connections", func() bool { return l.open.Load() >= 2 })
+	close(gone)
+	l.mu.Lock()
+	for _, c := range l.conns {
+		_ = c.Close()
+	}
+	l.mu.Unlock()
+	time.Sleep(8 * time.Second)
+	before := l.accepted.Load()
+	time.Sleep(8 * time.Second)
+	// With pauses of 1, 2, 4, 8 s there is one round in this time.
+	if n := l.accepted.Load() - before; n > 4 {
+		t.Errorf("%d dials in 8 s towards an upstream that has been gone for as long, want at most 4", n)
+	}
+}
+
+// After a reload min_idle keeps connections to an upstream only once a request
+// has asked for it again: the reload may have removed it.
+func TestMinIdleEndsWithReload(t *testing.T) {
+	t.Parallel()
+	l := listen(t, nil)
+	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+		for readRequest(r) != nil {
+			respond(c, "x")
+		}
+	})
+	const size = 5 << 20
+	warm := func(tr *upstreampool.Transport) { tr.MinIdle, tr.MaxResponseHeaderSize = 2, size }
+	before := newReloadable(t, warm)
+	mustSend(t, before, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
+	poll.Until(t, "idle connections", func() bool { return l.open.Load() >= 2 })
+	newReloadable(t, warm)
+	if err := before.Cleanup(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // dials that have begun
+	n := l.accepted.Load()
+	time.Sleep(6 * time.Second) // unused connections are replaced every 4 s
+	if more := l.accepted.Load() - n; more > 0 {
+		t.Errorf("%d connections opened after the reload, without a request", more)
+	}
+}
+
+// newReloadable is newTransport for a transport that a test cleans up by itself.
+func newReloadable(t testing.TB, change func(*upstreampool.Transport)) *upstreampool.Transport {
+	tr := &upstreampool.Transport{HTTPTransport: new(reverseproxy.HTTPTransport)}
+	change(tr)
+	provision(t, tr)
+	return tr
+}

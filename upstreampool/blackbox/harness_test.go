@@ -1,0 +1,318 @@
+// Package blackbox tests upstreampool's Transport from outside: it is
+// provisioned, sent requests, and judged by what upstreams see and clients get.
+// Nothing here knows how the pool works.
+package blackbox
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/upstreampool"
+)
+
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // net/http's servers tell of handshakes that fail
+	needs.Main(m)
+}
+
+var unique atomic.Int64
+
+// newTransport returns a provisioned transport whose pools are shared with no
+// other.
+func newTransport(t testing.TB, change func(*upstreampool.Transport)) *upstreampool.Transport {
+	t.Helper()
+	tr := &upstreampool.Transport{HTTPTransport: new(reverseproxy.HTTPTransport)}
+	tr.MaxResponseHeaderSize = 10<<20 + unique.Add(1) // makes the JSON unique
+	if change != nil {
+		change(tr)
+	}
+	provision(t, tr)
+	return tr
+}
+
+// newStock returns a provisioned `transport http`, to compare with.
+func newStock(t testing.TB, change func(*reverseproxy.HTTPTransport)) *reverseproxy.HTTPTransport {
+	t.Helper()
+	tr := new(reverseproxy.HTTPTransport)
+	if change != nil {
+		change(tr)
+	}
+	provision(t, tr)
+	return tr
+}
+
+func provision(t testing.TB, tr interface {
+	caddy.Provisioner
+	caddy.CleanerUpper
+}) {
+	t.Helper()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	if err := tr.Provision(ctx); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = tr.Cleanup()
+		cancel()
+	})
+}
+
+// overTLS has a transport speak TLS, whatever the certificate.
+func overTLS(tr *upstreampool.Transport) {
+	tr.TLS = &reverseproxy.TLSConfig{InsecureSkipVerify: true}
+}
+
+// overH2C has a transport speak HTTP/2 by prior knowledge.
+func overH2C(tr *upstreampool.Transport) { tr.Versions = []string{"h2c", "2"} }
+
+// newRequest returns a request as reverse_proxy would hand it to a transport.
+func newRequest(t testing.TB, ctx context.Context, method, addr string, body io.Reader) *http.Request {
+	t.Helper()
+	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{})
+	ctx = context.WithValue(ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	req, err := http.NewRequestWithContext(ctx, method, "http://h/", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.GetBody = nil // requests of a server have none
+	req.URL.Scheme, req.URL.Host, req.Host = "", addr, "h.test"
+	return req
+}
+
+// A result is what became of a request.
+type result struct {
+	status int
+	body   string
+	err    error
+	took   time.Duration
+}
+
+// send sends a request and reads its response.
+func send(tr http.RoundTripper, req *http.Request) (r result) {
+	start := time.Now()
+	defer func() { r.took = time.Since(start) }()
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		return result{err: err}
+	}
+	b, err := io.ReadAll(resp.Body)
+	if cerr := resp.Body.Close(); err == nil {
+		err = cerr
+	}
+	return result{status: resp.StatusCode, body: string(b), err: err}
+}
+
+func (r result) ok() bool { return r.err == nil && r.status == http.StatusOK }
+
+func (r result) String() string {
+	return fmt.Sprintf("status %d, body %.40q, error %v, after %s", r.status, r.body, r.err, r.took.Round(time.Millisecond))
+}
+
+// mustSend sends a request that must succeed, within a time if that is not zero.
+func mustSend(t testing.TB, tr http.RoundTripper, req *http.Request, within time.Duration) result {
+	t.Helper()
+	r := send(tr, req)
+	if !r.ok() {
+		t.Fatalf("%s: %v", req.Method, r)
+	}
+	if within > 0 && r.took > within {
+		t.Fatalf("%s: %v, want within %s", req.Method, r, within)
+	}
+	return r
+}
+
+// together sends n requests at once, and returns the results in any order.
+func together(t testing.TB, tr http.RoundTripper, n int, req func(i int) *http.Request) []result {
+	t.Helper()
+	results := make([]result, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		r := req(i)
+		wg.Go(func() { results[i] = send(tr, r) })
+	}
+	wg.Wait()
+	return results
+}
+
+// failures returns how many did not succeed, and one of them.
+func failures(results []result) (n int, one result) {
+	for _, r := range results {
+		if !r.ok() {
+			n, one = n+1, r
+		}
+	}
+	return n, one
+}
+
+// A listener is a loopback listener that counts, and that decides what becomes of
+// each connection.
+type listener struct {
+	net.Listener
+	accepted atomic.Int64
+	open     atomic.Int64
+	// admit returns what the server gets, or nil if it does not get to see it; n
+	// counts from 1.
+	admit func(n int64, c net.Conn) net.Conn
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func listen(t testing.TB, admit func(n int64, c net.Conn) net.Conn) *listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := &listener{Listener: l, admit: admit}
+	t.Cleanup(func() {
+		_ = l.Close()
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		for _, c := range out.conns {
+			_ = c.Close()
+		}
+	})
+	return out
+}
+
+func (l *listener) addr() string { return l.Addr().String() }
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		l.open.Add(1)
+		c = &counted{Conn: c, open: &l.open}
+		l.mu.Lock()
+		l.conns = append(l.conns, c)
+		l.mu.Unlock()
+		n := l.accepted.Add(1)
+		if l.admit != nil {
+			c = l.admit(n, c)
+		}
+		if c != nil {
+			return c, nil
+		}
+	}
+}
+
+type counted struct {
+	net.Conn
+	open   *atomic.Int64
+	closed atomic.Bool
+}
+
+func (c *counted) Close() error {
+	if !c.closed.Swap(true) {
+		c.open.Add(-1)
+	}
+	return c.Conn.Close()
+}
+
+// reset closes c with a reset.
+func reset(c net.Conn) {
+	if in, ok := c.(*counted); ok {
+		_ = in.Conn.(*net.TCPConn).SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// serve runs a Go server on l: HTTP/1 and h2c in clear, or HTTP/1 and HTTP/2 over
+// TLS.
+func serve(t testing.TB, l net.Listener, secure bool, handler http.HandlerFunc, change func(*http.Server)) {
+	t.Helper()
+	s := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetHTTP2(secure)
+	s.Protocols.SetUnencryptedHTTP2(!secure)
+	if change != nil {
+		change(s)
+	}
+	var wg sync.WaitGroup
+	if secure {
+		cert, err := testcert.SelfSigned("localhost")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+		wg.Go(func() { _ = s.ServeTLS(l, "", "") })
+	} else {
+		wg.Go(func() { _ = s.Serve(l) })
+	}
+	t.Cleanup(func() {
+		_ = s.Close()
+		wg.Wait()
+	})
+}
+
+// serveRaw calls handle for each connection of l.
+func serveRaw(t testing.TB, l *listener, handle func(n int64, c net.Conn, r *bufio.Reader)) {
+	t.Helper()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n := l.accepted.Load()
+			wg.Go(func() {
+				defer c.Close()
+				handle(n, c, bufio.NewReader(c))
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		l.mu.Lock()
+		for _, c := range l.conns {
+			_ = c.Close()
+		}
+		l.mu.Unlock()
+		wg.Wait()
+	})
+}
+
+// readRequest reads one request with its body, or returns nil.
+func readRequest(r *bufio.Reader) *http.Request {
+	req, err := http.ReadRequest(r)
+	if err != nil {
+		return nil
+	}
+	b, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil
+	}
+	req.Body = io.NopCloser(strings.NewReader(string(b)))
+	return req
+}
+
+// respond writes a response with a body and lines of a header.
+func respond(w io.Writer, body string, header ...string) {
+	var lines strings.Builder
+	for _, h := range header {
+		lines.WriteString(h + "\r\n")
+	}
+	fmt.Fprintf(w, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s", len(body), lines.String(), body)
+}

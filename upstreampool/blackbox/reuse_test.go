@@ -1,0 +1,269 @@
+package blackbox
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
+	"github.com/caddy-connreuse/connreuse/upstreampool"
+)
+
+// Upstreams that close connections by their age, or at restarts, have no idle timeout. What they do is not taken for one, and reuse does not suffer.
+func TestClosesThatAreNoIdleTimeout(t *testing.T) {
+	needs.Long(t)
+	steady := func(*rand.Rand) time.Duration { return 400 * time.Millisecond }
+	uneven := func(r *rand.Rand) time.Duration {
+		return time.Duration(float64(100*time.Millisecond) * math.Pow(16, r.Float64())) // to 1.6 s
+	}
+	for _, test := range []struct {
+		name  string
+		pause func(*rand.Rand) time.Duration // of a client, between requests
+		// close says when a server that began at started closes a connection.
+		close func(r *rand.Rand, opened, started time.Time) time.Time
+	}{
+		{"by age", steady, func(_ *rand.Rand, opened, _ time.Time) time.Time { return opened.Add(2 * time.Second) }},
+		{"by age, uneven load", uneven, func(_ *rand.Rand, opened, _ time.Time) time.Time { return opened.Add(5 * time.Second) }},
+		{"restarts", steady, func(_ *rand.Rand, opened, started time.Time) time.Time {
+			restart := started
+			for r := rand.New(rand.NewPCG(3, 3)); !restart.After(opened); {
+				restart = restart.Add(time.Duration(r.Int64N(int64(4 * time.Second))))
+			}
+			return restart
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			server := func() *listener {
+				l := listen(t, nil)
+				started := time.Now()
+				serveRaw(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
+					end := test.close(rand.New(rand.NewPCG(1, uint64(n))), time.Now(), started)
+					for {
+						_ = c.SetReadDeadline(end)
+						if readRequest(r) == nil {
+							return
+						}
+						respond(c, "x")
+					}
+				})
+				return l
+			}
+			ours, stock := server(), server()
+			var wg sync.WaitGroup
+			var failed atomic.Int64
+			poll := func(tr http.RoundTripper, addr string) {
+				r := rand.New(rand.NewPCG(2, 2))
+				wg.Go(func() {
+					for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(test.pause(r)) {
+						if !send(tr, newRequest(t, t.Context(), "GET", addr, nil)).ok() {
+							failed.Add(1)
+						}
+					}
+				})
+			}
+			poll(newTransport(t, nil), ours.addr())
+			poll(newStock(t, nil), stock.addr())
+			wg.Wait()
+			n, most := ours.accepted.Load(), stock.accepted.Load()*3/2+8
+			if n > most {
+				t.Errorf("%d connections, want at most %d: 1.5 times those of transport http, and 8", n, most)
+			}
+			if failed.Load() > 0 {
+				t.Errorf("%d GETs failed", failed.Load())
+			}
+		})
+	}
+}
+
+// Bursts of POSTs towards an upstream of unknown timeout do not open a connection
+// each for ever: connections that were seen to live for longer are evidence.
+func TestBurstsOfPostsReuseConnections(t *testing.T) {
+	needs.Long(t)
+	t.Parallel()
+	l := listen(t, nil)
+	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+		for readRequest(r) != nil {
+			time.Sleep(20 * time.Millisecond)
+			respond(c, "x")
+		}
+	})
+	tr := newTransport(t, nil)
+	const bursts, size = 15, 20
+	for range bursts {
+		if n, r := failures(together(t, tr, size, func(int) *http.Request {
+			return newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x"))
+		})); n > 0 {
+			t.Fatal(r)
+		}
+		time.Sleep(1200 * time.Millisecond)
+	}
+	if n := l.accepted.Load(); n > bursts*size/2 {
+		t.Errorf("%d connections for %d POSTs in %d bursts, want at most half", n, bursts*size, bursts)
+	}
+}
+
+// Clients that choose server names bound neither descriptors nor the reuse of
+// others: of all idle connections the oldest leave first.
+//
+// Checklist: P28.
+func TestMadeUpServerNames(t *testing.T) {
+	t.Parallel()
+	const most = 10
+	l := listen(t, nil)
+	serve(t, l, true, hello, nil)
+	tr := newTransport(t, func(tr *upstreampool.Transport) {
+		overTLS(tr)
+		tr.TLS.ServerName = "{name}"
+		tr.KeepAlive = &reverseproxy.KeepAlive{MaxIdleConns: most}
+	})
+	get := func(name string) {
+		req := newRequest(t, t.Context(), "GET", l.addr(), nil)
+		req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("name", name)
+		mustSend(t, tr, req, 0)
+	}
+	for i := range 3 * most {
+		get(fmt.Sprintf("made-up-%d.test", i))
+	}
+	poll.Until(t, fmt.Sprintf("at most %d connections", most), func() bool { return l.open.Load() <= most })
+	before := l.accepted.Load()
+	for range 20 {
+		get("real.test")
+		time.Sleep(time.Millisecond)
+	}
+	if n := l.accepted.Load() - before; n > 2 {
+		t.Errorf("%d connections for 20 requests to one name beside %d made-up ones, want 1", n, 3*most)
+	}
+}
+
+// A request whose client is gone takes no connection, and so destroys none.
+//
+// Checklist: P22.
+func TestCanceledRequestsCostNoConnection(t *testing.T) {
+	t.Parallel()
+	l := listen(t, nil)
+	serve(t, l, false, hello, nil)
+	tr := newTransport(t, nil)
+	mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range 20 {
+		if r := send(tr, newRequest(t, gone, "GET", l.addr(), nil)); r.ok() {
+			t.Fatal("a request whose client is gone was answered")
+		}
+		mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
+	}
+	if n := l.accepted.Load(); n > 1 {
+		t.Errorf("%d connections for 21 requests, beside 20 whose client was gone; want 1", n)
+	}
+}
+
+// An HTTP/1.0 error page in front of an HTTP/1.1 upstream does not make uploads
+// fail.
+//
+// Checklist: P18.
+func TestErrorPageInHTTP10FailsNoUpload(t *testing.T) {
+	t.Parallel()
+	l := listen(t, nil)
+	serveRaw(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
+		for {
+			req := readRequest(r)
+			switch {
+			case req == nil:
+				return
+			case req.Method == "GET":
+				fmt.Fprint(c, "HTTP/1.0 503 Service Unavailable\r\n\r\nbusy")
+				return
+			}
+			b, _ := io.ReadAll(req.Body)
+			respond(c, fmt.Sprint(len(b)))
+		}
+	})
+	tr := newTransport(t, nil)
+	_ = send(tr, newRequest(t, t.Context(), "GET", l.addr(), nil))
+	const size = 1 << 20
+	req := newRequest(t, t.Context(), "POST", l.addr(), io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
+	req.ContentLength, req.TransferEncoding = -1, []string{"chunked"}
+	if r := send(tr, req); !r.ok() || r.body != fmt.Sprint(size) {
+		t.Errorf("upload after an error page in HTTP/1.0: %v", r)
+	}
+}
+
+// A chunked upload reaches a server that is known to speak HTTP/1.0 with its
+// length and its body.
+//
+// Checklist: P18.
+func TestChunkedUploadToHTTP10(t *testing.T) {
+	t.Parallel()
+	l := listen(t, nil)
+	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		var b []byte
+		if req.TransferEncoding == nil { // HTTP/1.0 knows none
+			b, _ = io.ReadAll(req.Body)
+		}
+		fmt.Fprintf(c, "HTTP/1.0 200 OK\r\n\r\n%s", b)
+	})
+	tr := newTransport(t, nil)
+	_ = mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
+	req := newRequest(t, t.Context(), "POST", l.addr(), io.MultiReader(strings.NewReader("an order")))
+	req.ContentLength, req.TransferEncoding = -1, []string{"chunked"} // as net/http's server makes them
+	if r := send(tr, req); !r.ok() || r.body != "an order" {
+		t.Errorf("chunked upload to an HTTP/1.0 server: %v", r)
+	}
+}
+
+// A request body is not kept for as long as its response streams.
+func TestKeptBodyIsFreedWithTheResponse(t *testing.T) {
+	const streams, size = 200, 60 << 10
+	heap := func(tr http.RoundTripper) int64 {
+		end := make(chan struct{})
+		l := listen(t, nil)
+		serve(t, l, false, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			_, _ = w.Write([]byte("x"))
+			_ = http.NewResponseController(w).Flush()
+			<-end
+		}, nil)
+		var bodies []io.Closer
+		for range streams {
+			resp, err := tr.RoundTrip(newRequest(t, t.Context(), "PUT", l.addr(), io.NopCloser(strings.NewReader(strings.Repeat("x", size)))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			bodies = append(bodies, resp.Body)
+		}
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		close(end)
+		for _, b := range bodies {
+			_ = b.Close()
+		}
+		return int64(m.HeapAlloc)
+	}
+	stock := heap(newStock(t, nil))
+	ours := heap(newTransport(t, nil))
+	if more := (ours - stock) / streams; more > 8<<10 {
+		t.Errorf("%d bytes more per streaming response than with transport http, want at most 8 KiB", more)
+	}
+}

@@ -1,0 +1,154 @@
+package blackbox
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+)
+
+// workers serves raw connections with a limited number of workers, as prefork
+// servers do: a connection holds a worker until it is closed.
+func workers(t testing.TB, n int, header ...string) *listener {
+	t.Helper()
+	l := listen(t, nil)
+	places := make(chan struct{}, n)
+	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+		select {
+		case places <- struct{}{}:
+		case <-t.Context().Done():
+			return
+		}
+		defer func() { <-places }()
+		for readRequest(r) != nil {
+			respond(c, "x", header...)
+		}
+	})
+	return l
+}
+
+// An upstream that serves one connection at a time is not kept from its work by
+// connections that carry no request.
+//
+// Checklist: P25.
+func TestUpstreamWithOneConnection(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		pauses  []time.Duration
+		methods []string
+	}{
+		{"an idle connection too old for a POST", []time.Duration{0, 900 * time.Millisecond, 900 * time.Millisecond},
+			[]string{"GET", "POST", "POST"}},
+		{"a sensor", []time.Duration{0, 4500 * time.Millisecond, 4500 * time.Millisecond}, []string{"GET", "GET", "GET"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			l := workers(t, 1)
+			tr := newTransport(t, nil)
+			for i, method := range test.methods {
+				time.Sleep(test.pauses[i])
+				done := make(chan result, 1)
+				go func() { done <- send(tr, newRequest(t, t.Context(), method, l.addr(), strings.NewReader("x"))) }()
+				select {
+				case r := <-done:
+					if !r.ok() {
+						t.Fatalf("request %d: %v", i, r)
+					}
+				case <-time.After(3 * time.Second):
+					t.Fatalf("request %d, a %s: no answer within 3 s", i, method)
+				}
+			}
+		})
+	}
+}
+
+// Two workers and one client that posts now and then: no POST waits for a worker
+// that an idle connection holds.
+//
+// Checklist: P25.
+func TestUpstreamWithTwoWorkers(t *testing.T) {
+	t.Parallel()
+	l := workers(t, 2)
+	tr := newTransport(t, nil)
+	for i := range 6 {
+		r := mustSend(t, tr, newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x")), 0)
+		if r.took > 2*time.Second {
+			t.Errorf("POST %d took %s", i, r.took)
+		}
+		time.Sleep(700 * time.Millisecond)
+	}
+}
+
+// A burst leaves idle connections that hold all workers of the upstream. They are
+// let go within seconds, so that others get a worker, too.
+func TestIdleConnectionsAboveTheNeedAreClosed(t *testing.T) {
+	needs.Long(t)
+	t.Parallel()
+	const all = 70
+	l := listen(t, nil)
+	places := make(chan struct{}, all)
+	var burst sync.WaitGroup
+	burst.Add(all)
+	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+		places <- struct{}{}
+		defer func() { <-places }()
+		for req := readRequest(r); req != nil; req = readRequest(r) {
+			if req.Method == "GET" {
+				burst.Done()
+				burst.Wait()
+			}
+			respond(c, "x", "Connection: keep-alive", "Keep-Alive: timeout=60")
+		}
+	})
+	tr := newTransport(t, nil)
+	if n, r := failures(together(t, tr, all, func(int) *http.Request {
+		return newRequest(t, t.Context(), "GET", l.addr(), nil)
+	})); n > 0 {
+		t.Fatal(r)
+	}
+	time.Sleep(10 * time.Second)
+	start := time.Now()
+	direct, err := net.Dial("tcp", l.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	if _, err := direct.Write([]byte("HEAD / HTTP/1.1\r\nHost: h.test\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	_ = direct.SetReadDeadline(time.Now().Add(2 * time.Second))
+	if _, err := direct.Read(make([]byte, 1)); err != nil {
+		t.Errorf("a request past the proxy, 10 s after a burst: no answer after %s, %d connections are open: %v",
+			time.Since(start), l.open.Load(), err)
+	}
+}
+
+// An upstream closes right after each response and does not say so. After the
+// first connections the pool does not count on them any more.
+func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
+	t.Parallel()
+	l := listen(t, nil)
+	serveRaw(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
+		if readRequest(r) == nil {
+			return
+		}
+		respond(c, "x")
+		time.Sleep(time.Duration(n%5) * 100 * time.Microsecond)
+	})
+	tr := newTransport(t, nil)
+	failed := 0
+	for i := range 2000 {
+		r := send(tr, newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x")))
+		if !r.ok() && i >= 40 { // twenty connections
+			failed++
+		}
+	}
+	if failed > 2 {
+		t.Errorf("%d of the last 1960 POSTs failed, want at most 2", failed)
+	}
+}
