@@ -136,6 +136,7 @@ func dialed(t testing.TB, addr string, h2 bool) *http.ClientConn {
 	t.Helper()
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	if tr.Protocols.SetHTTP1(!h2); h2 {
+		//lint:ignore SA1019 Caddy configures HTTP/2 like this
 		if err := http2.ConfigureTransport(tr); err != nil {
 			t.Fatal(err)
 		}

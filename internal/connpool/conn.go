@@ -46,7 +46,6 @@ type byPool struct {
 	seenOpen  time.Time         // when the learner was last told so
 	suspect   bool
 	counted   bool // it was told whether it ended at once
-	gone      bool // HTTP/2: a GOAWAY has arrived
 	dialedFor *waiter
 	owner     any // whose requests alone it carries; nil: anybody's
 }

@@ -10,7 +10,9 @@
 //   - conn.go, netconn.go: a connection from above and from below
 //   - lease.go: one request on a connection
 //   - pool.go, queue.go: how a request gets a connection
+//   - events.go: what is done once a pool is unlocked
 //   - dials.go: how many connections are opened, and whom a failed dial is told to
+//   - warm.go: connections that are opened before anybody needs them
 //   - disposition.go: what becomes of a connection that carries no request
 //   - idle.go: the timer, what is not worth keeping, the bound over all pools
 //   - sensor.go: what a close of an idle connection teaches

@@ -98,6 +98,7 @@ func (b *bench) another() *Pool {
 	protocol := HTTP1
 	if tr.Protocols.SetHTTP1(!b.h2); b.h2 {
 		protocol = HTTP2
+		//lint:ignore SA1019 Caddy configures HTTP/2 like this
 		if err := http2.ConfigureTransport(tr); err != nil {
 			panic(err)
 		}

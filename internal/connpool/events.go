@@ -1,0 +1,58 @@
+package connpool
+
+import "time"
+
+// unlock unlocks the pool and does what was noted meanwhile.
+func (p *Pool) unlock() {
+	after := p.after
+	p.after = nil
+	p.mu.Unlock()
+	for i := range after {
+		after[i].happen(p)
+	}
+}
+
+// An event is something to do once the pool is unlocked.
+type event struct {
+	kind   eventKind
+	conn   *conn
+	reason CloseReason
+	idle   time.Duration
+	err    error
+}
+
+type eventKind uint8
+
+const (
+	opening eventKind = iota
+	openFailed
+	hangUp
+	ended
+	evicting
+	sawClose
+	refused
+	emptied
+)
+
+func (p *Pool) afterLocked(e event) { p.after = append(p.after, e) }
+
+func (e *event) happen(p *Pool) {
+	switch e.kind {
+	case opening:
+		p.events.Opened()
+	case openFailed:
+		p.events.DialFailed(e.err)
+	case hangUp:
+		go func() { _ = e.conn.cc.Close() }() // ending TLS and HTTP/2 writes to the socket
+	case ended:
+		p.events.Closed(e.reason)
+	case evicting:
+		e.conn.pool.evict(e.conn)
+	case sawClose:
+		p.events.SawClose(e.idle, e.reason == CloseSensor)
+	case refused:
+		p.events.Refused(e.err)
+	case emptied:
+		p.opt.Emptied()
+	}
+}
