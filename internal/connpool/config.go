@@ -93,5 +93,4 @@ const (
 	CloseDrained     CloseReason = "drained"  // its configuration is gone, or an operator asked for it
 	CloseSensor      CloseReason = "sensor"   // a sensor that has seen enough
 	CloseUpgraded    CloseReason = "upgraded" // it left the pool as another protocol
-	CloseOwnerGone   CloseReason = "owner_gone"
 )
