@@ -16,9 +16,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// exitTrouble is the exit code of check when it has found something.
-const exitTrouble = 1
-
 func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [--adapter <name>] [--probe] [--timeout <duration>] [--json] [<file>]",
@@ -112,7 +109,7 @@ func check(ctx context.Context, o checkOptions) (code int, err error) {
 	case err != nil:
 		return exitUsage, err
 	case report.Error != "" || len(report.Findings) > 0:
-		return exitTrouble, nil
+		return exitWrong, nil
 	default:
 		return caddy.ExitCodeSuccess, nil
 	}

@@ -9,11 +9,9 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-)
 
-// hidesTLS are the listener wrappers whose connections do not tell that they are TLS
-// ones.
-var hidesTLS = []string{"http_redirect", "layer4", "proxy_protocol"}
+	"github.com/caddy-connreuse/connreuse/origin"
+)
 
 // hiddenTLS finds listener wrappers behind TLS on servers with a guard. Caddy takes
 // their connections for plain ones unless the wrapper passes on what it knows of TLS,
@@ -30,7 +28,7 @@ func (c *checked) hiddenTLS() (found []finding) {
 		// Caddy puts TLS in front of a list that does not have it.
 		for _, wrapper := range all[slices.Index(all, "tls")+1:] {
 			switch {
-			case slices.Contains(hidesTLS, wrapper):
+			case origin.HidesTLS(wrapper):
 				hiding = append(hiding, wrapper)
 			case wrapper != "origin":
 				unknown = append(unknown, wrapper)

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -31,19 +32,21 @@ func (unknownWrapper) CaddyModule() caddy.ModuleInfo {
 
 func (unknownWrapper) WrapListener(ln net.Listener) net.Listener { return ln }
 
-// pki makes a folder with wild.pem, a certificate for *.example.test, and
-// clients.pem, a CA.
+// pki makes a folder with certificates for *.example.test (wild.pem) and 192.0.2.1
+// (address.pem), and with a CA of clients (clients.pem).
 func pki(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	ca := newAuthority(t)
-	err := testcert.WritePEM(ca.issue("*.example.test"), filepath.Join(dir, "wild.pem"), filepath.Join(dir, "wild.key"))
-	if err == nil {
-		err = testcert.WritePEM(ca.ca, filepath.Join(dir, "clients.pem"), filepath.Join(dir, "clients.key"))
+	write := func(cert tls.Certificate, name string) {
+		t.Helper()
+		if err := testcert.WritePEM(cert, filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key")); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	write(ca.issue("*.example.test"), "wild")
+	write(ca.issue("192.0.2.1"), "address")
+	write(ca.ca, "clients")
 	return dir
 }
 
@@ -72,6 +75,7 @@ func TestCheckFinds(t *testing.T) {
 		not  string // what it does not say
 	}{
 		{"hidden-tls.caddyfile", []string{": 1 finding\n", "srv0: listener wrappers stand behind TLS and hide it", "proxy_protocol"}, ""},
+		{"hidden-tls-with-origin.caddyfile", []string{"does not load: ", "'proxy_protocol' must stand in front of tls"}, ""},
 		{"unknown-wrapper.json", []string{"main: listener wrappers stand behind TLS that may hide it", "connreuse_unknown"}, "http_redirect"},
 		{"two-servers-blocks.caddyfile", []string{"a servers block in the global options never applies: each server has a block with its address", "servers\n"}, "servers :443"},
 		{"servers-block-with-bind.caddyfile", []string{": 1 finding\n", "no server listens on ':443' as it is written there", "127.0.0.1:443"}, ""},
@@ -88,8 +92,8 @@ func TestCheckFinds(t *testing.T) {
 		t.Run(test.file, func(t *testing.T) {
 			t.Parallel()
 			code, got := runCheck(t, dir, filepath.Join("testdata", "check", test.file))
-			if code != exitTrouble {
-				t.Errorf("exit code %d, want %d", code, exitTrouble)
+			if code != exitWrong {
+				t.Errorf("exit code %d, want %d", code, exitWrong)
 			}
 			for _, want := range test.want {
 				if !strings.Contains(got, want) {
@@ -128,7 +132,7 @@ func TestCheckJSON(t *testing.T) {
 	dir := pki(t)
 	code, got := runCheck(t, dir, "--json", "testdata/check/way-around.caddyfile")
 	var r checkReport
-	if err := json.Unmarshal([]byte(got), &r); err != nil || code != exitTrouble {
+	if err := json.Unmarshal([]byte(got), &r); err != nil || code != exitWrong {
 		t.Fatalf("exit code %d, %v: %s", code, err, got)
 	}
 	if len(r.Findings) != 1 || r.Findings[0].Server != "srv0" || r.Findings[0].Module != "connreuse" || fmt.Sprint(r.Findings[0].Details["sites"]) != "[vault.example.test]" {
@@ -201,7 +205,7 @@ func TestCheckProbes(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, got := runCheck(t, "", fmt.Sprintf("--probe=%v", test.probe), file)
-			wantCode := exitTrouble
+			wantCode := exitWrong
 			if test.want == nil {
 				test.want = []string{": nothing was found\n"}
 				wantCode = 0

@@ -24,14 +24,14 @@ import (
 
 const defaultTimeout = 10 * time.Second
 
-// Exit codes beside 0. For commands that measure, a later one of found, failed
-// and interrupted wins.
+// Exit codes beside 0. Where several apply to what keepalive or coalesce measured, it
+// is interrupted before wrong before failed before found.
 const (
 	exitUsage       = caddy.ExitCodeFailedStartup
-	exitAnother     = 1 // a client gets the page of another site
+	exitWrong       = 1 // a client gets the page of another site, or a config is wrong
 	exitInterrupted = caddy.ExitCodeForceQuit
-	exitFailed      = 4 // something could not be measured
 	exitFound       = 3 // something is not as it should be
+	exitFailed      = 4 // something could not be measured
 )
 
 func init() {
@@ -95,7 +95,7 @@ func runCommand(cmd *cobra.Command, run caddycmd.CommandFunc) {
 			code, err = run(fl)
 			return code, err
 		})(cmd, args)
-		if err == nil && code == exitAnother {
+		if err == nil && code == exitWrong {
 			return errFound
 		}
 		return err

@@ -69,7 +69,7 @@ func (s *survey) run(ctx context.Context) {
 	s.each(func(site *site) {
 		for _, p := range s.pairs {
 			if p.first == site {
-				s.check(ctx, p)
+				s.examine(ctx, p)
 			}
 		}
 		site.hangUp()
@@ -158,8 +158,8 @@ func (s *site) hangUp() {
 	}
 }
 
-// check asks for the second site of a pair on a connection of the first.
-func (s *survey) check(ctx context.Context, p *pair) {
+// examine asks for the second site of a pair on a connection of the first.
+func (s *survey) examine(ctx context.Context, p *pair) {
 	if p.first.err != nil {
 		p.err = fmt.Errorf("no connection for %s: %w", p.first.target.authority(), p.first.err)
 		return
@@ -189,11 +189,11 @@ func (s *survey) ask(ctx context.Context, p *pair) bool {
 		conn, err = s.reopen(ctx, p.first)
 	}
 	if err == nil {
-		p.ask(conn)
+		p.request(conn)
 		if conn.goAway != "" && (p.once || p.err != nil) {
 			if conn, err = s.reopen(ctx, p.first); err == nil {
 				conn.awaitGoAway()
-				p.ask(conn)
+				p.request(conn)
 			}
 		}
 	}
@@ -225,9 +225,9 @@ func (s *survey) reopen(ctx context.Context, site *site) (*http2Conn, error) {
 	}
 }
 
-// ask asks for the second site on a connection of the first, unless a GOAWAY has
+// request asks for the second site on a connection of the first, unless a GOAWAY has
 // come there.
-func (p *pair) ask(conn *http2Conn) {
+func (p *pair) request(conn *http2Conn) {
 	var a answer
 	if p.once = conn.goAway != ""; !p.once {
 		p.page = new(page)
@@ -289,7 +289,7 @@ func (s *survey) code(ctx context.Context) int {
 	case ctx.Err() != nil && unchecked:
 		return exitInterrupted
 	case has[verdictWrong]:
-		return exitAnother
+		return exitWrong
 	case unchecked || has[verdictNotComparable]:
 		return exitFailed
 	case has[verdictBroken] || has[verdictContradicted]:

@@ -93,8 +93,8 @@ func TestWrongPageBehindHAProxy(t *testing.T) {
 				urls = append(urls, "https://"+address)
 			}
 			code, got := coalesceOnSockets(t, o, urls...)
-			if code != exitAnother {
-				t.Errorf("exit code %d, want %d", code, exitAnother)
+			if code != exitWrong {
+				t.Errorf("exit code %d, want %d", code, exitWrong)
 			}
 			for i, titles := range [][2]string{{"CONSOLE", "KEYCLOAK"}, {"KEYCLOAK", "CONSOLE"}} {
 				p := got.Pairs[i]
@@ -216,14 +216,14 @@ func TestPagesOfServers(t *testing.T) {
 		code int
 	}{
 		{"/", pageSame, 0},
-		{"/?by-sni", pageAnother, exitAnother},
+		{"/?by-sni", pageAnother, exitWrong},
 		{"/large", pageSame, 0},
-		{"/large?by-sni", pageAnother, exitAnother},
+		{"/large?by-sni", pageAnother, exitWrong},
 		{"/compressed", pageSame, 0},
-		{"/compressed?by-sni", pageAnother, exitAnother},
+		{"/compressed?by-sni", pageAnother, exitWrong},
 		{"/stream", pageNotComparable, exitFailed},
 		{"/slow", pageSame, 0},
-		{"/slow?by-sni", pageAnother, exitAnother},
+		{"/slow?by-sni", pageAnother, exitWrong},
 	} {
 		t.Run(test.path, func(t *testing.T) {
 			t.Parallel()

@@ -14,6 +14,10 @@ import (
 // one that no TLS server name could contradict.
 var hiding = []string{"http_redirect", "layer4", "proxy_protocol"}
 
+// HidesTLS tells whether a listener wrapper of that name, behind TLS, hides from Caddy
+// that its connections are TLS ones.
+func HidesTLS(wrapper string) bool { return slices.Contains(hiding, wrapper) }
+
 // checkOrder refuses a list of listener wrappers in which this one would do nothing,
 // send everything twice, or stand beside one that hides TLS. It returns those behind
 // TLS of which nobody here knows whether they do.
@@ -34,7 +38,7 @@ func checkOrder(srv *caddyhttp.Server) (unknown []string, err error) {
 	// Caddy puts TLS in front of a list that does not have it.
 	for _, name := range names[tls+1:] {
 		switch {
-		case slices.Contains(hiding, name):
+		case HidesTLS(name):
 			return nil, fmt.Errorf("reading listener_wrappers: '%s' must stand in front of tls, and tls in front of origin, as in '%s tls origin': behind TLS it hides from Caddy that connections are TLS ones", name, name)
 		case name != "origin":
 			unknown = append(unknown, name)
