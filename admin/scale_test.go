@@ -98,7 +98,7 @@ func TestManySitesAndUpstreams(t *testing.T) {
 	}{
 		{"upstreams", func(b []byte) bool {
 			var u Upstreams
-			return json.Unmarshal(b, &u) == nil && len(u.Pools) == pools
+			return json.Unmarshal(b, &u) == nil && len(u.Pools) >= pools // those of other tests are remembered
 		}},
 		{"origins", func(b []byte) bool {
 			var o Origins

@@ -124,6 +124,7 @@ func requires(auth *caddytls.ClientAuthentication) bool {
 // verifies tells whether an active client authentication refuses connections whose
 // certificate no trusted CA has signed. Without a mode it does if it has a CA.
 func verifies(auth *caddytls.ClientAuthentication) bool {
+	//lint:ignore SA1019 configurations have these still
 	hasCA := auth.CARaw != nil || len(auth.TrustedCACerts) > 0 || len(auth.TrustedCACertPEMFiles) > 0 || len(auth.TrustedLeafCerts) > 0
 	return auth.Mode == "require_and_verify" || auth.Mode == "" && hasCA
 }
