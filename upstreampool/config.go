@@ -94,5 +94,8 @@ func (t *Transport) complete(cfg *config) {
 	if t.TLS != nil && t.TLS.HandshakeTimeout > 0 {
 		cfg.handshake = time.Duration(t.TLS.HandshakeTimeout)
 	}
+	if ka := t.KeepAlive; ka != nil {
+		cfg.ProbeInterval = max(time.Duration(ka.ProbeInterval), 0)
+	}
 	cfg.h2c = slices.Contains(t.Versions, "h2c")
 }

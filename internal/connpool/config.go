@@ -22,6 +22,7 @@ type Config struct {
 	MinIdle        int             // that a pool keeps open; zero: none
 	MaxIdle        int             // idle connections of all pools
 	MaxIdlePerPool int
+	ProbeInterval  time.Duration // of TCP keep-alive; zero: there is none
 }
 
 // life returns the lifetime of a new connection: MaxLifetime, shortened by a

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/socket"
 )
 
 // A conn is one connection of a pool. What is not in one of the structs below is
@@ -86,12 +87,24 @@ func (c *conn) seen(now time.Time, age time.Duration, p idletime.Proof) idletime
 // sightEvery is how often the learner is told that a connection is open.
 const sightEvery = 250 * time.Millisecond
 
+// proof looks whether the path to the upstream is alive, as far as that can be told:
+// one that drops everything looks like an upstream that has nothing to say.
+func (c *conn) proof() idletime.Proof {
+	if c.net.RemoteAddr().Network() != "tcp" {
+		return idletime.LivePath
+	}
+	if info, ok := socket.Of(c.net.Conn).Info(); ok && !info.Alive(c.pool.cfg.ProbeInterval) {
+		return idletime.Silence
+	}
+	return idletime.LivePath
+}
+
 // sight tells the learner that the connection is open at that age, if it was of no
 // use to a request because nobody knows how old it may be.
 func (c *conn) sight(now time.Time, age time.Duration) {
 	if now.Sub(c.seenOpen) >= sightEvery {
 		c.seenOpen = now
-		c.learner.SawOpen(c.seen(now, age, idletime.LivePath))
+		c.pool.afterLocked(event{kind: sighted, conn: c, at: now, idle: age})
 	}
 }
 

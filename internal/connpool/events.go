@@ -17,6 +17,7 @@ type event struct {
 	kind   eventKind
 	conn   *conn
 	reason CloseReason
+	at     time.Time
 	idle   time.Duration
 	err    error
 }
@@ -30,6 +31,7 @@ const (
 	ended
 	evicting
 	sawClose
+	sighted
 	refused
 	emptied
 )
@@ -50,6 +52,8 @@ func (e *event) happen(p *Pool) {
 		e.conn.pool.evict(e.conn)
 	case sawClose:
 		p.events.SawClose(e.idle, e.reason == CloseSensor)
+	case sighted:
+		e.conn.learner.SawOpen(e.conn.seen(e.at, e.idle, e.conn.proof()))
 	case refused:
 		p.events.Refused(e.err)
 	case emptied:

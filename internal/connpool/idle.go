@@ -48,6 +48,7 @@ func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
 
 // tick does what is due.
 func (p *Pool) tick() {
+	look := p.lookAtSensor()
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
@@ -62,7 +63,7 @@ func (p *Pool) tick() {
 		}
 	}
 	if c := p.lists[sensor].first; c != nil {
-		p.checkSensorLocked(c, now)
+		p.checkSensorLocked(c, now, look)
 	}
 	p.trimLocked(now)
 	p.checkFirstsLocked(now)

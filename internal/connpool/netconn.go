@@ -48,7 +48,7 @@ type netConn struct {
 	shut    atomic.Bool
 	ending  atomic.Pointer[ending]
 
-	socket socket
+	socket peeker
 	byReader
 }
 

@@ -1,6 +1,7 @@
 package connpool
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -434,6 +435,47 @@ func TestOneConnectionAtATime(t *testing.T) {
 			}
 			synctest.Wait()
 			time.Sleep(time.Second)
+		}
+	})
+}
+
+// The first connection that turns out to be dead makes others as old suspect: they
+// are closed before a request meets them, too.
+func TestOneDeadConnectionOfMany(t *testing.T) {
+	inBubble(t, func(_ *Config, b *bench) {
+		b.serve = func(n int64, c net.Conn) {
+			r := bufio.NewReader(c)
+			for i := 0; i < 2 || n == 4; i++ {
+				if _, err := http.ReadRequest(r); err != nil || i == 1 && n < 4 {
+					return // dead, but nobody can see it
+				}
+				fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d", n)
+			}
+		}
+	}, func(t *testing.T, b *bench) {
+		var leases []Lease
+		for range 3 {
+			leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
+		}
+		for _, l := range leases {
+			if _, err := get(&l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(40 * time.Second)
+		l := mustAcquire(t, b.Pool, anything)
+		if got, err := get(&l); err == nil {
+			t.Errorf("answered by connection %s", got)
+		}
+		synctest.Wait()
+		if n := b.seen.closed(CloseSuspect); n == 0 || b.Snapshot().Connections["idle"] != 0 {
+			t.Errorf("%d closed, connections = %v", n, b.Snapshot().Connections)
+		}
+		if p := b.Pool; p.gone {
+			b.Pool = b.another()
+		}
+		if got := mustGet(t, b.Pool); got != "4" {
+			t.Errorf("answered by connection %s", got)
 		}
 	})
 }

@@ -43,15 +43,34 @@ func (p *Pool) nextLookLocked(c *conn, now time.Time) time.Time {
 	return p.lookAt
 }
 
-// checkSensorLocked looks at the sensor, which is still open.
-func (p *Pool) checkSensorLocked(c *conn, now time.Time) {
+// A look is one into the socket of the sensor, before the pool is locked.
+type look struct {
+	sensor *conn
+	proof  idletime.Proof
+}
+
+func (p *Pool) lookAtSensor() (l look) {
+	p.lock()
+	l.sensor = p.lists[sensor].first
+	due := l.sensor != nil && !time.Now().Before(p.lookAt)
+	p.unlock()
+	if due {
+		l.proof = l.sensor.proof()
+	}
+	return l
+}
+
+// checkSensorLocked does what is due about the sensor, which is still open.
+func (p *Pool) checkSensorLocked(c *conn, now time.Time, l look) {
 	age := c.age(now)
 	switch late := elapsed(p.lookAt, now); {
 	case late > tolerance(age):
 		p.closeLocked(c, CloseSensor) // we were not there to see
 	case now.Before(p.lookAt):
 		p.armLocked(p.lookAt)
-	case c.learner.SensorSawOpen(c.seen(now, age, idletime.LivePath)):
+	case c != l.sensor:
+		p.armLocked(now)
+	case c.learner.SensorSawOpen(c.seen(now, age, l.proof)):
 		p.closeLocked(c, CloseSensor) // it has seen enough
 	default:
 		c.seenOpen = now

@@ -8,13 +8,13 @@ import "net"
 // goroutine has read yet.
 const LooksIntoSockets = false
 
-// A socket cannot be looked into here.
-type socket struct{}
+// A peeker is a socket, which cannot be looked into here.
+type peeker struct{}
 
-func (*socket) init(net.Conn, func(), func()) {}
+func (*peeker) init(net.Conn, func(), func()) {}
 
-func (*socket) ok() bool { return false }
+func (*peeker) ok() bool { return false }
 
-func (*socket) peek() (data, dead bool) { return false, false }
+func (*peeker) peek() (data, dead bool) { return false, false }
 
-func (*socket) read([]byte) (int, error) { panic("unreachable: there is no socket") }
+func (*peeker) read([]byte) (int, error) { panic("unreachable: there is no socket") }

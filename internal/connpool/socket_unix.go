@@ -14,9 +14,9 @@ import (
 // goroutine has read yet.
 const LooksIntoSockets = true
 
-// A socket is what lies below a net.Conn, to look into it and to know when data
+// A peeker is the socket below a net.Conn, to look into it and to know when data
 // leaves it. Its functions are kept, so as not to allocate.
-type socket struct {
+type peeker struct {
 	conn  net.Conn
 	raw   syscall.RawConn // nil where there is none
 	plain bool            // conn has no Read of its own
@@ -38,7 +38,7 @@ type socket struct {
 
 // init makes s the socket of c, if it has one. before runs before each attempt at
 // reading, and nothing after one that found nothing and is going to wait.
-func (s *socket) init(c net.Conn, before, nothing func()) {
+func (s *peeker) init(c net.Conn, before, nothing func()) {
 	s.conn = c
 	if sc, ok := c.(syscall.Conn); ok {
 		s.raw, _ = sc.SyscallConn()
@@ -65,10 +65,10 @@ func (s *socket) init(c net.Conn, before, nothing func()) {
 	}
 }
 
-func (s *socket) ok() bool { return s.raw != nil }
+func (s *peeker) ok() bool { return s.raw != nil }
 
 // peek tells whether the socket has data to read, or is closed.
-func (s *socket) peek() (data, dead bool) {
+func (s *peeker) peek() (data, dead bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.raw.Control(s.look); err != nil {
@@ -84,7 +84,7 @@ func (s *socket) peek() (data, dead bool) {
 }
 
 // read reads as conn does: itself, or after it has seen that there is something.
-func (s *socket) read(p []byte) (int, error) {
+func (s *peeker) read(p []byte) (int, error) {
 	s.into, s.flags = p, 0
 	if !s.plain {
 		s.into, s.flags = s.first[:], syscall.MSG_PEEK
