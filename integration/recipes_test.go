@@ -249,3 +249,42 @@ func TestRecipeH2C(t *testing.T) {
 		t.Errorf("%s, want HTTP/2.0", got)
 	}
 }
+
+// TestRecipeOneConnection asks Python's server, which serves one connection at a
+// time, with requests that can be replayed and others that cannot.
+func TestRecipeOneConnection(t *testing.T) {
+	python := needs.Program(t, "python3", "python3")
+	port := freePort(t)
+	player{dir: t.TempDir(), listen: []string{port}, args: []string{python, "-c", `
+import http.server, sys
+class H(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200); self.send_header("Content-Length", "2"); self.end_headers(); self.wfile.write(b"ok")
+    do_POST = do_GET
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
+`, port}}.start(t)
+	c := readRecipe(t, "An upstream that serves one connection at a time").start(t, strings.NewReplacer("127.0.0.1:8000", "127.0.0.1:"+port), "a.example.com")
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: clientTLS("a.example.com")}, Timeout: 20 * time.Second}
+	defer client.CloseIdleConnections()
+	for i := range 6 {
+		method := []string{"GET", "POST"}[i%2]
+		req, err := http.NewRequest(method, "https://"+c.addr, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "a.example.com"
+		began := time.Now()
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if took := time.Since(began); resp.StatusCode != 200 || took > 3*time.Second {
+			t.Errorf("%s %d: %d after %v", method, i, resp.StatusCode, took)
+		}
+		time.Sleep(600 * time.Millisecond) // a POST takes no connection that was idle for so long
+	}
+}

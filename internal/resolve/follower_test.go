@@ -15,8 +15,6 @@ const interval = 30 * time.Second
 
 // A name is looked up at each interval for as long as there is a reason to, and
 // from anew when there is one again.
-//
-// Checklist: P31.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lookups, applied atomic.Int64

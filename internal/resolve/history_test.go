@@ -22,7 +22,6 @@ func addrs(t testing.TB, text string) []netip.Addr {
 	return list
 }
 
-// Checklist: P31.
 func TestGone(t *testing.T) {
 	const a, b, c = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 	for _, test := range []struct {
