@@ -257,3 +257,13 @@ type bufioReader = bufio.Reader
 func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.Context(), d)
 }
+
+func (t *Transport) mustTarget(tb testing.TB, addr string) target {
+	req := newRequest(tb, "GET", addr, nil)
+	t.setScheme(req)
+	tg, err := t.target(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return tg
+}
