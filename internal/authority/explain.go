@@ -65,6 +65,9 @@ type Explanation struct {
 	// The answer in words.
 	Why string `json:"why"`
 
+	// What error routes do with the refusal; empty if there is none.
+	ErrorRoutes string `json:"error_routes,omitempty"`
+
 	// Caddy's own check, which comes before all guards, is on.
 	StrictSNIHost bool `json:"strict_sni_host"`
 	// The sites that Caddy routes the two names to, "none" if there is none.
@@ -107,7 +110,7 @@ func (s *Server) Explain(sni, host string) Explanation {
 		e.Advertised, e.AdvertisedWhy = absent == Advertised, absent.String()
 	}
 
-	refused, depends, reported := "", false, false
+	refused, depends, reported, handed := "", false, false, false
 	snap.guards.each(routed, func(g *Guard, certain bool) bool {
 		v := g.Explain(snap, sni, host)
 		v.Runs = map[bool]string{true: "always", false: "perhaps"}[certain]
@@ -117,14 +120,18 @@ func (s *Server) Explain(sni, host string) Explanation {
 		case v.ReportOnly:
 			reported = true
 		case certain && refused == "" && !depends:
-			refused = strconv.Itoa(v.Status)
+			refused, handed = strconv.Itoa(v.Status), g.ErrorRoutes
 		default:
-			depends = true
+			depends, handed = true, handed || g.ErrorRoutes && refused == ""
 		}
 		return true
 	})
+	strict := snap.strictSNIHost && !strings.EqualFold(sni, routed)
+	if strict || refused != "" || depends {
+		e.ErrorRoutes = snap.errorRoutesDo(routed, strict || handed)
+	}
 	switch {
-	case snap.strictSNIHost && !strings.EqualFold(sni, routed):
+	case strict:
 		e.Answer, e.Why = "421", "strict_sni_host is on, and the host is not the SNI: no guard is asked"
 	case refused != "":
 		e.Answer, e.Why = refused, "a guard refuses it"
@@ -140,4 +147,18 @@ func (s *Server) Explain(sni, host string) Explanation {
 		e.Answer, e.Why = "pass", "every guard that runs for this host lets it pass"
 	}
 	return e
+}
+
+// errorRoutesDo says in words what error routes do with a refusal of a request for
+// host; handed: they are asked.
+func (s *Snapshot) errorRoutesDo(host string, handed bool) string {
+	switch {
+	case !handed:
+		return "are not asked: misdirected answers at once"
+	case s.errorsChange(host):
+		return "may give the refusal another status"
+	case s.guards.errors == nil:
+		return "there are none: the client gets the refusal"
+	}
+	return "keep the status of the refusal"
 }
