@@ -49,7 +49,9 @@ func getter(t testing.TB, protocol string) func(tr http.RoundTripper) error {
 	t.Cleanup(srv.Close)
 	one := requestTo(t, context.Background(), "GET", "tcp", srv.Listener.Addr().String(), nil)
 	return func(tr http.RoundTripper) error {
-		req := *one
+		repl := caddy.NewReplacer()
+		repl.Map(func(string) (any, bool) { return nil, false }) // as Caddy's HTTP server does
+		req := *one.WithContext(context.WithValue(one.Context(), caddy.ReplacerCtxKey, repl))
 		u := *one.URL
 		req.URL = &u
 		req.URL.Scheme = ""

@@ -27,6 +27,7 @@ type exchange struct {
 	body *replay.Body  // nil: there is none
 	tg   target
 	need connpool.Need
+	told facts
 }
 
 // roundTrip sends req to tg.
@@ -46,6 +47,7 @@ func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 		Probe:      isHealthCheck(x.ctx),
 	}
 	resp, err := x.run()
+	x.told.tell(x.ctx)
 	if err != nil {
 		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.Consumed() && !leave(x.ctx, x.body) {
 			// reverse_proxy would send what is left of the body elsewhere.
@@ -146,6 +148,7 @@ func (x *exchange) again(t *try, reason replay.Reason) bool {
 		x.out = &out
 	}
 	second.pool.replayed(reason)
+	x.told.replay = reason
 	x.log(t, zap.DebugLevel, "replaying request", string(reason), t.err)
 	x.attempt(&second)
 	if t.known.Raced && second.err == nil {
@@ -167,6 +170,7 @@ func (x *exchange) acquire(t *try, n connpool.Need) (err error) {
 // attempt sends the request on the connection acquired, and says how that went.
 func (x *exchange) attempt(t *try) {
 	l := &t.lease
+	x.told.use(l)
 	t.pool.requests.count(l.Reused)
 	t.known = replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: l.Reused, H2: l.HTTP2()}
 	t.resp, t.err = l.RoundTrip(x.out)

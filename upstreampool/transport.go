@@ -34,6 +34,18 @@ func init() {
 // `keep_alive.max_idle_conns_per_host` is 1024 by default, since idle connections
 // leave by age, and `keep_alive.max_idle_conns` is 10000, with -1 for no limit. Handlers with equal transport settings share their pools, and
 // pools survive a reload that does not change them.
+//
+// These placeholders tell how a request travelled, once its response has begun or it
+// has failed. With `lb_retries` the last try counts. There are none with HTTP/3.
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.upstreampool.connection}` | `new` (dialed) or `reused` (from the pool); empty, like all others, if there was none
+// `{http.upstreampool.idle}` | For how long the connection had been idle
+// `{http.upstreampool.wait}` | How long the request waited for it
+// `{http.upstreampool.connect}` | How long a new connection took to open, TLS included
+// `{http.upstreampool.limit_source}` | Where the idle limit of a reused connection came from
+// `{http.upstreampool.replay}` | Why the request was sent again; empty if it was not
 type Transport struct {
 	*reverseproxy.HTTPTransport
 

@@ -42,6 +42,9 @@ func (l *Lease) HTTP2() bool { return l.c.h2 }
 // Age returns how long the connection has been open.
 func (l *Lease) Age() time.Duration { return time.Since(l.c.opened) }
 
+// Connect returns how long it took to open the connection, TLS included.
+func (l *Lease) Connect() time.Duration { return l.c.opened.Sub(l.c.dialed) }
+
 // RoundTrip sends the request. One whose context is done is not sent.
 func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 	c := l.c
