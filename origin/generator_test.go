@@ -2,11 +2,11 @@ package origin
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
 // What random configurations are made of.
@@ -50,8 +50,13 @@ func coveredBy(certificate []string, host string) bool {
 	return slices.Contains(certificate, host) || slices.Contains(certificate, "*."+hostname.Parent(host))
 }
 
-// A generator makes random configurations.
-type generator struct{ rnd *rand.Rand }
+// A generator makes random configurations. Its guards and policies are its own, since
+// it needs two share groups and policies for some clients only.
+type generator struct{ *testcaddy.Random }
+
+func newGenerator() *generator {
+	return &generator{testcaddy.NewRandom(7, generatedNames, []string{"*.p2.test", "*.w.p2.test", "*.*.p2.test"})}
+}
 
 // A generated is one of them.
 type generated struct {
@@ -63,25 +68,15 @@ type generated struct {
 	most   int
 }
 
-func (g *generator) pick(from ...string) string { return from[g.rnd.IntN(len(from))] }
-
 // patterns returns some host patterns.
-func (g *generator) patterns() (list []string) {
-	from := append([]string{"*.p2.test", "*.w.p2.test", "*.*.p2.test"}, generatedNames...)
-	for _, i := range g.rnd.Perm(len(from))[:1+g.rnd.IntN(3)] {
-		list = append(list, from[i])
-	}
-	return list
-}
-
-func jsonList(names []string) string { return `["` + strings.Join(names, `","`) + `"]` }
+func (g *generator) patterns() []string { return g.Few(g.Patterns, 3) }
 
 func (g *generator) guard() string {
 	share := ""
-	if g.rnd.IntN(4) == 0 {
-		share = `,"share":[["` + generatedNames[0] + `","` + generatedNames[1+g.rnd.IntN(2)] + `"]` + g.pick("", `,["x.w.p2.test","y.w.p2.test"]`) + `]`
+	if g.IntN(4) == 0 {
+		share = `,"share":[["` + generatedNames[0] + `","` + generatedNames[1+g.IntN(2)] + `"]` + g.Pick("", `,["x.w.p2.test","y.w.p2.test"]`) + `]`
 	}
-	return `{"handler":"misdirected","scope":"` + g.pick("sni", "site", "certificate") + `"` + share + g.pick("", "", `,"report_only":true`) + `},`
+	return `{"handler":"misdirected","scope":"` + g.Pick("sni", "site", "certificate") + `"` + share + g.Pick("", "", `,"report_only":true`) + `},`
 }
 
 // private are matchers that tell clients apart; httptest's pass them.
@@ -90,24 +85,24 @@ var private = []string{"", "", "", `,"remote_ip":{"ranges":["0.0.0.0/0"]}`, `,"n
 // site returns a route, and notes the names that stand in it openly.
 func (g *generator) site(open map[string]bool) string {
 	handlers := `{"handler":"static_response","body":"site"}`
-	if g.rnd.IntN(2) == 0 {
+	if g.IntN(2) == 0 {
 		handlers = g.guard() + handlers
 	}
-	outer, beside := g.patterns(), g.pick(private...)
+	outer, beside := g.patterns(), g.Pick(private...)
 	isOpen := beside == "" || strings.Contains(beside, "path")
-	if g.rnd.IntN(2) == 0 {
-		inner, besideInner := g.patterns(), g.pick(private...)
+	if g.IntN(2) == 0 {
+		inner, besideInner := g.patterns(), g.Pick(private...)
 		for _, name := range inner {
 			if isOpen && (besideInner == "" || strings.Contains(besideInner, "path")) && matches(outer, name) {
 				open[name] = true
 			}
 		}
-		handlers = `{"handler":"subroute","routes":[{"match":[{"host":` + jsonList(inner) + besideInner + `}],"handle":[` + handlers + `]}]}`
+		handlers = `{"handler":"subroute","routes":[{"match":[{"host":` + testcaddy.List(inner) + besideInner + `}],"handle":[` + handlers + `]}]}`
 	}
 	for _, name := range outer {
 		open[name] = open[name] || isOpen
 	}
-	return `{"match":[{"host":` + jsonList(outer) + beside + `}],"terminal":true,"handle":[` + handlers + `]}`
+	return `{"match":[{"host":` + testcaddy.List(outer) + beside + `}],"terminal":true,"handle":[` + handlers + `]}`
 }
 
 // matches tells whether one of the patterns is for a name.
@@ -125,29 +120,29 @@ func matches(patterns []string, name string) bool {
 
 func (g *generator) policies() string {
 	var list []string
-	for range g.rnd.IntN(4) {
-		list = append(list, `{"match":{"sni":`+jsonList(g.patterns())+g.pick("", "", `,"remote_ip":{"ranges":["10.0.0.0/8"]}`)+`}`+
-			g.pick("", `,"client_authentication":{"mode":"require"}`, `,"client_authentication":{"mode":"request"}`, `,"alpn":["h2"]`)+`}`)
+	for range g.IntN(4) {
+		list = append(list, `{"match":{"sni":`+g.Some(g.Patterns, 3)+g.Pick("", "", `,"remote_ip":{"ranges":["10.0.0.0/8"]}`)+`}`+
+			g.Pick("", `,"client_authentication":{"mode":"require"}`, `,"client_authentication":{"mode":"request"}`, `,"alpn":["h2"]`)+`}`)
 	}
-	list = append(list, g.pick(`{}`, `{}`, `{"client_authentication":{"mode":"require"}}`))
+	list = append(list, g.Pick(`{}`, `{}`, `{"client_authentication":{"mode":"require"}}`))
 	return strings.Join(list, ",")
 }
 
 func (g *generator) config() generated {
-	c := generated{open: make(map[string]bool), most: 1 + g.rnd.IntN(3)}
+	c := generated{open: make(map[string]bool), most: 1 + g.IntN(3)}
 	var routes, list []string
-	for range g.rnd.IntN(6) {
+	for range g.IntN(6) {
 		routes = append(routes, g.site(c.open))
 	}
-	for _, i := range g.rnd.Perm(len(generatedNames))[:1+g.rnd.IntN(len(generatedNames))] {
-		c.listed = append(c.listed, generatedNames[i])
-		list = append(list, `"https://`+generatedNames[i]+`"`)
+	c.listed = g.Few(generatedNames, len(generatedNames))
+	for _, name := range c.listed {
+		list = append(list, `"https://`+name+`"`)
 	}
 	routes = append(routes, fmt.Sprintf(`{"match":[{"host":["nobody.test"]}],"handle":[{"handler":"test_probe",
 		"wrappers":[{"max_origins":%d},{"origins":["sites"],"max_origins":%d},{"origins":[%s]},{"origins":["none"]}]}]}`, c.most, c.most, strings.Join(list, ",")))
-	if g.rnd.IntN(2) == 0 {
-		routes = append(routes, `{"handle":[`+g.pick("", g.guard())+`{"handler":"static_response","body":"catch-all"}]}`)
+	if g.IntN(2) == 0 {
+		routes = append(routes, `{"handle":[`+g.Pick("", g.guard())+`{"handler":"static_response","body":"catch-all"}]}`)
 	}
-	c.json = `"strict_sni_host":` + g.pick("true", "false", "false") + `,"tls_connection_policies":[` + g.policies() + `],"routes":[` + strings.Join(routes, ",") + `]`
+	c.json = `"strict_sni_host":` + g.Pick("true", "false", "false") + `,"tls_connection_policies":[` + g.policies() + `],"routes":[` + strings.Join(routes, ",") + `]`
 	return c
 }

@@ -1,7 +1,6 @@
 package origin
 
 import (
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -59,7 +58,7 @@ func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 //
 // Checklist: M23, O4, O13, O14, O15, O17, O18, O19.
 func TestAdvertisedIsNeverRefusedInRandomConfigurations(t *testing.T) {
-	g := &generator{rnd: rand.New(rand.NewPCG(7, 8))}
+	g := newGenerator()
 	certificates := testcaddy.TLSApp(t, `{}`, issued...)
 	counts := make(map[string]int)
 	for range 300 {

@@ -22,14 +22,19 @@ func NewRandom(seed uint64, names, wildcards []string) *Random {
 // Pick returns one of these.
 func (r *Random) Pick(from ...string) string { return from[r.IntN(len(from))] }
 
-// Some is a list of some of these, most at most.
-func (r *Random) Some(from []string, most int) string {
-	var list []string
+// Few returns one or more of these, most at most.
+func (r *Random) Few(from []string, most int) (list []string) {
 	for _, i := range r.Perm(len(from))[:1+r.IntN(most)] {
-		list = append(list, `"`+from[i]+`"`)
+		list = append(list, from[i])
 	}
-	return "[" + strings.Join(list, ",") + "]"
+	return list
 }
+
+// Some is such a list.
+func (r *Random) Some(from []string, most int) string { return List(r.Few(from, most)) }
+
+// List writes names as JSON.
+func List(names []string) string { return `["` + strings.Join(names, `","`) + `"]` }
 
 // Guard is a misdirected handler with a scope, perhaps a share group, and perhaps
 // one of the options, and a comma behind it.
