@@ -32,6 +32,7 @@ type bench struct {
 	// dialing is called with the number of each dial, from 1, and may wait or fail.
 	dialing func(n int64) error
 	serve   func(n int64, c net.Conn)
+	connect func() (net.Conn, error) // nil: to serve, by a pipe
 	h2      bool
 	known   *Memory // of all pools
 }
@@ -106,6 +107,14 @@ func (b *bench) another() *Pool {
 	}
 	type key struct{}
 	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		dial := ctx.Value(key{}).(*Dial)
+		if b.connect != nil {
+			nc, err := b.connect()
+			if err != nil {
+				return nil, err
+			}
+			return dial.Wrap(nc, true), nil
+		}
 		client, server := net.Pipe()
 		n := b.dials.Add(1)
 		if b.dialing != nil {
@@ -117,7 +126,7 @@ func (b *bench) another() *Pool {
 			defer server.Close()
 			b.serve(n, server)
 		}()
-		return ctx.Value(key{}).(*Dial).Wrap(client, true), nil
+		return dial.Wrap(client, true), nil
 	}
 	return b.group.NewPool(Options{
 		Memory:   b.known,

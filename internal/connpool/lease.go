@@ -141,6 +141,7 @@ type Failure struct {
 	Refused    bool // certainly not processed (HTTP/2)
 	StreamOnly bool // the upstream reset this stream, the connection is well (HTTP/2)
 	Raced      bool // the connection was idle for so long that the upstream may have closed it for that
+	Lost       bool // the upstream has acknowledged nothing for over a second: the path drops everything
 }
 
 // Fail ends the lease of a request that failed with err; ours says that this was
@@ -167,7 +168,11 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	if f.Raced {
 		c.learner.Raced(now)
 	}
+	f.Lost = !f.Responded && c.net.lost(now.Sub(l.start))
 	l.pool.failed(c, now, l.Idle, f)
+	if f.Lost && l.Reused && l.Limit.Value > 0 {
+		c.learner.LostInSilence(now, l.Idle, l.Limit)
+	}
 	return f
 }
 
@@ -182,8 +187,12 @@ func (l *Lease) Confirm(at time.Time) {
 func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 	p.lock()
 	defer p.unlock()
-	if f.Raced {
+	if f.Raced || f.Lost {
 		p.suspectLocked(now, age)
+	}
+	if f.Lost && c.h2 && c.is(busy) { // other streams may outlive the outage
+		c.reason = CloseFailed
+		p.moveLocked(c, draining)
 	}
 	if !f.Ours && !f.Responded && c.requests == 2 && age < idletime.AtOnce {
 		c.countEnd(now, true)

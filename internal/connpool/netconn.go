@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/socket"
 )
 
 const (
@@ -47,6 +49,7 @@ type netConn struct {
 	entries atomic.Int32 // of Read, since secured
 	shut    atomic.Bool
 	ending  atomic.Pointer[ending]
+	info    atomic.Pointer[socket.Info] // as it was closed, without a response
 
 	socket peeker
 	byReader
@@ -165,9 +168,24 @@ func (n *netConn) Close() error {
 		return net.ErrClosed
 	}
 	n.end(time.Now(), nil)
+	if n.owner.is(busy) && !n.responded() { // perhaps the request was lost
+		if info, ok := socket.Of(n.Conn).Info(); ok {
+			n.info.Store(&info)
+		}
+	}
 	err := n.Conn.Close()
 	n.owner.socketClosed()
 	return err
+}
+
+// lost tells whether a request, which was sent waiting ago, seems to get lost. HTTP/1
+// connections are closed when that is asked.
+func (n *netConn) lost(waiting time.Duration) bool {
+	if info := n.info.Load(); info != nil {
+		return info.Lost(waiting)
+	}
+	info, ok := socket.Of(n.Conn).Info()
+	return ok && info.Lost(waiting)
 }
 
 // CloseWrite lets an upgraded connection be half-closed.

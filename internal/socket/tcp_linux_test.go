@@ -3,89 +3,19 @@ package socket
 import (
 	"io"
 	"net"
-	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/caddy-connreuse/connreuse/internal/test/netns"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
-// A network is a network namespace with nothing but a loopback interface.
-type network struct {
-	t  *testing.T
-	do chan func()
-}
-
-// newNetwork makes a network of its own, which takes root.
-func newNetwork(t *testing.T) *network {
-	t.Helper()
-	n := &network{t, make(chan func())}
-	ready := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		ready <- err
-		if err != nil {
-			return
-		}
-		for f := range n.do {
-			f()
-		}
-	}()
-	if err := <-ready; err != nil {
-		if os.Geteuid() == 0 && os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skipf("making a network namespace: %v", err)
-	}
-	t.Cleanup(func() { close(n.do) })
-	n.loopback(true)
-	return n
-}
-
-// run calls f on the thread that is in the network.
-func (n *network) run(f func()) {
-	done := make(chan struct{})
-	n.do <- func() {
-		defer close(done)
-		f()
-	}
-	<-done
-}
-
-// loopback lets packets pass, or drops them all.
-func (n *network) loopback(up bool) {
-	n.t.Helper()
-	var err error
-	n.run(func() {
-		var fd int
-		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0); err != nil {
-			return
-		}
-		defer unix.Close(fd)
-		var ifr *unix.Ifreq
-		if ifr, err = unix.NewIfreq("lo"); err != nil {
-			return
-		}
-		if up {
-			ifr.SetUint16(unix.IFF_UP)
-		}
-		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
-	})
-	if err != nil {
-		n.t.Fatal(err)
-	}
-}
-
 // pair returns the two ends of a connection.
-func (n *network) pair() (client, server net.Conn) {
-	n.t.Helper()
+func pair(t *testing.T, n *netns.Network) (client, server net.Conn) {
+	t.Helper()
 	var err error
-	n.run(func() {
+	n.Run(func() {
 		var l net.Listener
 		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return
@@ -97,9 +27,9 @@ func (n *network) pair() (client, server net.Conn) {
 		server, err = l.Accept()
 	})
 	if err != nil {
-		n.t.Fatal(err)
+		t.Fatal(err)
 	}
-	n.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = client.Close()
 		_ = server.Close()
 	})
@@ -111,8 +41,8 @@ func (n *network) pair() (client, server net.Conn) {
 //
 // Checklist: P29.
 func TestDroppedPackets(t *testing.T) {
-	n := newNetwork(t)
-	client, _ := n.pair()
+	n := netns.New(t)
+	client, _ := pair(t, n)
 	send := func() {
 		t.Helper()
 		if _, err := client.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
@@ -132,7 +62,7 @@ func TestDroppedPackets(t *testing.T) {
 		info := look()
 		return info.Unacked == 0 && info.Alive(15*time.Second)
 	})
-	n.loopback(false)
+	n.Drop()
 	send()
 	sent := time.Now()
 	poll.Until(t, "the request is lost", func() bool { return look().Lost(time.Since(sent)) })
@@ -140,14 +70,14 @@ func TestDroppedPackets(t *testing.T) {
 		t.Errorf("of a lost request: %+v", info)
 	}
 	poll.Until(t, "the path is silent", func() bool { return look().Unanswered(time.Since(sent)) > 2*time.Second })
-	n.loopback(true)
+	n.Pass()
 	poll.Until(t, "it is not once packets pass again", func() bool { return look().Unanswered(time.Since(sent)) == 0 })
 }
 
 // A peer that reads nothing closes its window. It answers probes, so it is there.
 func TestClosedWindow(t *testing.T) {
-	n := newNetwork(t)
-	client, _ := n.pair()
+	n := netns.New(t)
+	client, _ := pair(t, n)
 	_ = client.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 	if _, err := io.CopyN(client, endless{}, 64<<20); err == nil {
 		t.Fatal("the window took everything")

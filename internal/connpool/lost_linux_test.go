@@ -1,0 +1,110 @@
+package connpool
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/test/netns"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
+)
+
+// dialOnly returns a pool of connections through n to a server that answers every
+// request but those that it is told to keep waiting.
+func dialOnly(t *testing.T, n *netns.Network, h2 bool) *bench {
+	t.Helper()
+	var l net.Listener
+	var err error
+	n.Run(func() { l, err = net.Listen("tcp", "127.0.0.1:0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-r.Context().Done()
+		}
+		_, _ = io.WriteString(w, "ok")
+	})}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	go srv.Serve(l)
+	b := &bench{h2: h2, connect: func() (nc net.Conn, err error) {
+		n.Run(func() { nc, err = net.Dial("tcp", l.Addr().String()) })
+		return nc, err
+	}}
+	cfg := Config{
+		Idle:  idletime.Config{MaxIdle: time.Minute, KeepAlive: 6 * time.Second},
+		Reuse: true, MaxPending: 100, AcquireTimeout: 5 * time.Second,
+	}
+	b.group = NewGroup(cfg)
+	b.known = &Memory{H1: idletime.NewLearner(cfg.Idle, nil), H2: idletime.NewLearner(cfg.Idle, nil)}
+	b.Pool = b.another()
+	t.Cleanup(func() {
+		b.group.Retire()
+		b.Drain()
+		_ = srv.Close()
+	})
+	return b
+}
+
+// A request that is given up on a connection idle for half its limit, and of which
+// nothing was acknowledged, caps the limit. One that the upstream has, though it does
+// not answer, says nothing.
+//
+// Checklist: P29.
+func TestRequestLostInSilence(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		h2, drop bool
+	}{
+		{"h1", false, true},
+		{"h2", true, true},
+		{"slow upstream, h1", false, false},
+		{"slow upstream, h2", true, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := netns.New(t)
+			b := dialOnly(t, n, tc.h2)
+			var leases []Lease
+			for range 2 {
+				leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
+			}
+			for _, l := range leases {
+				if _, err := get(&l); err != nil {
+					t.Fatal(err)
+				}
+			}
+			poll.Until(t, "two idle connections", func() bool { return b.Snapshot().Connections["idle"] == 2 })
+			limit := b.known.Learner(tc.h2).Limit(time.Now(), idletime.Optional{})
+			time.Sleep(limit.Value * 55 / 100)
+			if tc.drop {
+				n.Drop()
+			}
+			l := mustAcquire(t, b.Pool, anything)
+			ctx, cancel := context.WithTimeout(t.Context(), 1700*time.Millisecond)
+			defer cancel()
+			req, _ := http.NewRequestWithContext(ctx, "GET", "http://upstream.test/slow", nil)
+			if _, err := l.RoundTrip(req); err == nil {
+				t.Fatal("there was an answer")
+			} else if f := l.Fail(err, true); f.Lost != tc.drop {
+				t.Errorf("lost = %v, want %v", f.Lost, tc.drop)
+			}
+			got := b.known.Learner(tc.h2).Limit(time.Now(), idletime.Optional{})
+			if capped := got.Bound == idletime.BoundSilence && got.Value < l.Idle; capped != tc.drop || got.Source != idletime.SourceConfigured {
+				t.Errorf("idle for %v, the limit is %+v then, was %+v", l.Idle, got, limit)
+			}
+			if tc.drop {
+				poll.Until(t, "neither connection is left", func() bool {
+					return b.seen.closed(CloseSuspect) == 1 && b.seen.closed(CloseFailed) == 1
+				})
+			} else if b.seen.closed(CloseSuspect) > 0 {
+				t.Error("the other connection became suspect")
+			}
+		})
+	}
+}
