@@ -263,6 +263,9 @@ func (p *Pool) keepFreshLocked(c *conn, now time.Time) {
 	if c.idles() {
 		c.askLimit(now)
 		p.watchIdleLocked(c, now)
+		if c.h2 {
+			c.askWhyNoStreams() // nobody did while it was dialed
+		}
 	}
 }
 

@@ -241,12 +241,18 @@ func (c *conn) readEntered() (watch bool) {
 	case !c.settings.Load() && c.net.entries.Load() > 1:
 		c.noteSettings()
 		c.serveWaiting()
-	case c.idles() || c.is(sensor):
-		if c.cc.Available() == 0 && c.cc.InFlight() == 0 {
-			go c.pool.streamsRefused(c, time.Now())
-		}
+		c.askWhyNoStreams() // a GOAWAY may have come with them
+	default:
+		c.askWhyNoStreams()
 	}
 	return false
+}
+
+// askWhyNoStreams closes an idle HTTP/2 connection that has received a GOAWAY.
+func (c *conn) askWhyNoStreams() {
+	if (c.idles() || c.is(sensor)) && c.cc.Available() == 0 && c.cc.InFlight() == 0 {
+		go c.pool.streamsRefused(c, time.Now())
+	}
 }
 
 // outOfData runs when an HTTP/1 connection that is idle, or about to be, waits for

@@ -91,6 +91,9 @@ func (p *Pool) streamsRefused(c *conn, at time.Time) {
 		p.learnLocked(c)
 		p.closeLocked(c, CloseUpstream)
 	}
+	if c.requests == 0 { // before anybody dials again for the one it was dialed for
+		p.uselessLocked(c, time.Now())
+	}
 }
 
 // learnLocked tells the learner that the upstream closed c, which was idle.
