@@ -13,9 +13,12 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
+// probes is the interval of TCP keep-alive, the shortest there is.
+const probes = time.Second
+
 // dialOnly returns a pool of connections through n to a server that answers every
 // request but those that it is told to keep waiting.
-func dialOnly(t *testing.T, n *netns.Network, h2 bool) *bench {
+func dialOnly(t *testing.T, n *netns.Network, h2 bool, known idletime.Config) *bench {
 	t.Helper()
 	var l net.Listener
 	var err error
@@ -33,11 +36,12 @@ func dialOnly(t *testing.T, n *netns.Network, h2 bool) *bench {
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	go srv.Serve(l)
 	b := &bench{h2: h2, connect: func() (nc net.Conn, err error) {
-		n.Run(func() { nc, err = net.Dial("tcp", l.Addr().String()) })
+		d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probes, Interval: probes, Count: 100}}
+		n.Run(func() { nc, err = d.Dial("tcp", l.Addr().String()) })
 		return nc, err
 	}}
 	cfg := Config{
-		Idle:  idletime.Config{MaxIdle: time.Minute, KeepAlive: 6 * time.Second},
+		Idle: known, ProbeInterval: probes,
 		Reuse: true, MaxPending: 100, AcquireTimeout: 5 * time.Second,
 	}
 	b.group = NewGroup(cfg)
@@ -57,6 +61,7 @@ func dialOnly(t *testing.T, n *netns.Network, h2 bool) *bench {
 //
 // Checklist: P29.
 func TestRequestLostInSilence(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name     string
 		h2, drop bool
@@ -69,7 +74,7 @@ func TestRequestLostInSilence(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			n := netns.New(t)
-			b := dialOnly(t, n, tc.h2)
+			b := dialOnly(t, n, tc.h2, idletime.Config{MaxIdle: time.Minute, KeepAlive: 6 * time.Second})
 			var leases []Lease
 			for range 2 {
 				leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
@@ -104,6 +109,40 @@ func TestRequestLostInSilence(t *testing.T) {
 				})
 			} else if b.seen.closed(CloseSuspect) > 0 {
 				t.Error("the other connection became suspect")
+			}
+		})
+	}
+}
+
+// A sensor that outlives max_idle_time shows what the upstream keeps, unless the path
+// may have lost it: then its silence shows nothing.
+//
+// Checklist: P29.
+func TestSensorOnADeadPath(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		drop bool
+		want idletime.Source
+	}{
+		{"alive", false, idletime.SourceLearned},
+		{"dead", true, idletime.SourceAssumed},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n := netns.New(t)
+			b := dialOnly(t, n, false, idletime.Config{MaxIdle: 6 * time.Second})
+			l := mustAcquire(t, b.Pool, anything)
+			if _, err := get(&l); err != nil {
+				t.Fatal(err)
+			}
+			poll.Until(t, "a sensor", func() bool { return b.Snapshot().Connections["sensor"] == 1 })
+			if tc.drop {
+				n.Drop()
+			}
+			poll.Until(t, "the sensor has seen enough", func() bool { return b.seen.closed(CloseSensor) == 1 })
+			if got := b.known.H1.Limit(time.Now(), idletime.Optional{}); got.Source != tc.want {
+				t.Errorf("the limit is %+v, want it %s", got, tc.want)
 			}
 		})
 	}
