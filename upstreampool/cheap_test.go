@@ -128,7 +128,7 @@ func TestManyIdleConnections(t *testing.T) {
 // ending them takes more.
 func alone(t *testing.T) {
 	t.Helper()
-	eventually(t, "other tests' goroutines to end", func() bool { return runtime.NumGoroutine() < 100 })
+	eventually(t, "other tests' goroutines to end", func() bool { return runtime.NumGoroutine() < 10 })
 }
 
 // An idle connection takes at most 1 KiB more than one of transport http.
