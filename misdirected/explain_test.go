@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // It asks random servers over real connections, and compares each answer with what
@@ -47,6 +48,9 @@ func TestExplainIsTrueOnTheWire(t *testing.T) {
 		for range 40 {
 			sni, host := rnd.Pick(append(names, "other.test", "")...), rnd.Pick(append(names, "other.test", "A.p3.TEST:443", "b.p3.test.", "127.0.0.1")...)
 			protocol := rnd.Pick("h1", "h2", "h3", "early")
+			if race.Enabled && protocol == "early" {
+				protocol = "h3" // quic-go's client has a data race of its own with early data
+			}
 			status, err := askOnce(t, protocol, port, sni, host, cert)
 			if err != nil {
 				counts["no connection"]++
