@@ -43,7 +43,16 @@ func (d defaultCaddy) caddyfile(visits int) (options, sites string) {
 %s {
 	log
 	%s
-	header Cache-Control no-store
+	%s
+}
+`, host, d.gates[i], imageSite(visits))
+	}
+	return options, sites + "\n*.site.test {\n\trespond other\n}\n"
+}
+
+// imageSite is what a site's block says that has such a page and its images.
+func imageSite(visits int) string {
+	return fmt.Sprintf(`header Cache-Control no-store
 	handle /page {
 		header Content-Type text/html
 		respond <<PAGE
@@ -54,11 +63,7 @@ func (d defaultCaddy) caddyfile(visits int) (options, sites string) {
 	respond /image-* <<SVG
 		<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32"/>
 		SVG
-	respond ok
-}
-`, host, d.gates[i], strings.ReplaceAll(selfVisiting(visits), "\n", "\n\t\t\t"))
-	}
-	return options, sites + "\n*.site.test {\n\trespond other\n}\n"
+	respond ok`, strings.ReplaceAll(selfVisiting(visits), "\n", "\n\t\t\t"))
 }
 
 // selfVisiting is a page that says when its images are there, or broken, and then

@@ -64,20 +64,9 @@ func apartOnHTTP3(t *testing.T, origin string) []browser.Visit {
 	misdirected {
 		scope certificate
 	}
-	header Cache-Control no-store
-	handle /page {
-		header Content-Type text/html
-		respond <<PAGE
-			%s
-			PAGE
-	}
-	header /image-* Content-Type image/svg+xml
-	respond /image-* <<SVG
-		<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32"/>
-		SVG
-	respond ok
+	%s
 }
-`, strings.Join(addresses, " "), strings.ReplaceAll(selfVisiting(n), "\n", "\n\t\t\t"))
+`, strings.Join(addresses, " "), imageSite(n))
 	options := "servers {\n\t\tstrict_sni_host insecure_off\n\t\tlistener_wrappers {\n\t\t\torigin {\n\t\t\t\t" + origin + "\n\t\t\t}\n\t\t}\n\t}"
 	c := startCaddy(t, options, strings.Join(fourHosts, ", ")+", *.site.test"+site, fourHosts[:1])
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
