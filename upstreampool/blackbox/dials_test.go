@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
@@ -53,7 +54,7 @@ func TestSilentBackendDelaysNobody(t *testing.T) {
 			for range requests / clients {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				for _, r := range together(t, tr, clients, func(int) *http.Request {
-					return newRequest(t, ctx, "GET", l.addr(), nil)
+					return newRequest(t, ctx, "GET", addr(l), nil)
 				}) {
 					switch {
 					case errors.Is(r.err, context.DeadlineExceeded):
@@ -89,7 +90,7 @@ func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
 		select {
 		case <-refuse:
 			time.Sleep(50 * time.Millisecond) // everyone waits by then
-			reset(c)
+			fake.Reset(c)
 			return nil
 		default:
 			return c
@@ -100,7 +101,7 @@ func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
 		overTLS(tr)
 		tr.MaxRequests = 2
 	})
-	get := func(int) *http.Request { return newRequest(t, t.Context(), "GET", l.addr(), nil) }
+	get := func(int) *http.Request { return newRequest(t, t.Context(), "GET", addr(l), nil) }
 	if n, r := failures(together(t, tr, 2, get)); n > 0 { // that it speaks HTTP/2 is known now
 		t.Fatal(r)
 	}
@@ -115,12 +116,12 @@ func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
 func TestFailedHandshakeIsDialError(t *testing.T) {
 	t.Parallel()
 	l := listen(t, func(_ int64, c net.Conn) net.Conn {
-		reset(c)
+		fake.Reset(c)
 		return nil
 	})
 	serve(t, l, true, hello, nil)
 	tr := newTransport(t, overTLS)
-	r := send(tr, newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x")))
+	r := send(tr, newRequest(t, t.Context(), "POST", addr(l), strings.NewReader("x")))
 	if _, ok := errors.AsType[reverseproxy.DialError](r.err); !ok {
 		t.Errorf("%v (%T), want a DialError", r.err, r.err)
 	}
@@ -137,7 +138,7 @@ func TestFailedDialOfGoneRequestFailsNoOther(t *testing.T) {
 		}
 		go func() {
 			<-fail
-			reset(c)
+			fake.Reset(c)
 		}()
 		return nil
 	})
@@ -145,15 +146,15 @@ func TestFailedDialOfGoneRequestFailsNoOther(t *testing.T) {
 	tr := newTransport(t, overTLS)
 	ctx, leave := context.WithCancel(t.Context())
 	gone := make(chan result, 1)
-	first := newRequest(t, ctx, "GET", l.addr(), nil)
+	first := newRequest(t, ctx, "GET", addr(l), nil)
 	go func() { gone <- send(tr, first) }()
-	poll.Until(t, "a dial", func() bool { return l.accepted.Load() == 1 })
+	poll.Until(t, "a dial", func() bool { return l.Accepted.Load() == 1 })
 	leave()
 	if r := <-gone; r.ok() {
 		t.Fatal("the first request was answered")
 	}
 	time.AfterFunc(100*time.Millisecond, func() { close(fail) })
-	if r := send(tr, newRequest(t, t.Context(), "GET", l.addr(), nil)); !r.ok() {
+	if r := send(tr, newRequest(t, t.Context(), "GET", addr(l), nil)); !r.ok() {
 		t.Errorf("a request after one that left: %v", r)
 	}
 }
@@ -169,7 +170,7 @@ func TestMinIdleBacksOffFromFailedDials(t *testing.T) {
 	l := listen(t, func(n int64, c net.Conn) net.Conn {
 		select {
 		case <-gone:
-			reset(c)
+			fake.Reset(c)
 			return nil
 		default:
 			return c
@@ -182,19 +183,15 @@ func TestMinIdleBacksOffFromFailedDials(t *testing.T) {
 		tr.MinIdle = 2
 		tr.MaxRequests = 1
 	})
-	mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
-	poll.Until(t, "idle connections", func() bool { return l.open.Load() >= 2 })
+	mustSend(t, tr, newRequest(t, t.Context(), "GET", addr(l), nil), 0)
+	poll.Until(t, "idle connections", func() bool { return l.Open.Load() >= 2 })
 	close(gone)
-	l.mu.Lock()
-	for _, c := range l.conns {
-		_ = c.Close()
-	}
-	l.mu.Unlock()
+	l.CloseConns()
 	time.Sleep(8 * time.Second)
-	before := l.accepted.Load()
+	before := l.Accepted.Load()
 	time.Sleep(8 * time.Second)
 	// With pauses of 1, 2, 4, 8 s there is one round in this time.
-	if n := l.accepted.Load() - before; n > 4 {
+	if n := l.Accepted.Load() - before; n > 4 {
 		t.Errorf("%d dials in 8 s towards an upstream that has been gone for as long, want at most 4", n)
 	}
 }
@@ -204,24 +201,24 @@ func TestMinIdleBacksOffFromFailedDials(t *testing.T) {
 func TestMinIdleEndsWithReload(t *testing.T) {
 	t.Parallel()
 	l := listen(t, nil)
-	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			respond(c, "x")
+	l.ServeRaw(func(_ int64, c net.Conn, r *bufio.Reader) {
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, "x")
 		}
 	})
 	const size = 5 << 20
 	warm := func(tr *upstreampool.Transport) { tr.MinIdle, tr.MaxResponseHeaderSize = 2, size }
 	before := newReloadable(t, warm)
-	mustSend(t, before, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
-	poll.Until(t, "idle connections", func() bool { return l.open.Load() >= 2 })
+	mustSend(t, before, newRequest(t, t.Context(), "GET", addr(l), nil), 0)
+	poll.Until(t, "idle connections", func() bool { return l.Open.Load() >= 2 })
 	newReloadable(t, warm)
 	if err := before.Cleanup(); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(500 * time.Millisecond) // dials that have begun
-	n := l.accepted.Load()
+	n := l.Accepted.Load()
 	time.Sleep(6 * time.Second) // unused connections are replaced every 4 s
-	if more := l.accepted.Load() - n; more > 0 {
+	if more := l.Accepted.Load() - n; more > 0 {
 		t.Errorf("%d connections opened after the reload, without a request", more)
 	}
 }

@@ -4,15 +4,12 @@
 package blackbox
 
 import (
-	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,7 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
@@ -161,158 +158,36 @@ func failures(results []result) (n int, one result) {
 	return n, one
 }
 
-// A listener is a loopback listener that counts, and that decides what becomes of
-// each connection.
-type listener struct {
-	net.Listener
-	accepted atomic.Int64
-	open     atomic.Int64
-	// admit returns what the server gets, or nil if it does not get to see it; n
-	// counts from 1.
-	admit func(n int64, c net.Conn) net.Conn
-
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-func listen(t testing.TB, admit func(n int64, c net.Conn) net.Conn) *listener {
+// listen returns a listener that ends with the test.
+func listen(t testing.TB, admit func(n int64, c net.Conn) net.Conn) *fake.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := fake.Listen(admit)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &listener{Listener: l, admit: admit}
-	t.Cleanup(func() {
-		_ = l.Close()
-		out.mu.Lock()
-		defer out.mu.Unlock()
-		for _, c := range out.conns {
-			_ = c.Close()
-		}
-	})
-	return out
+	t.Cleanup(l.Stop)
+	return l
 }
 
-func (l *listener) addr() string { return l.Addr().String() }
-
-// Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		l.open.Add(1)
-		c = &counted{Conn: c, open: &l.open}
-		l.mu.Lock()
-		l.conns = append(l.conns, c)
-		l.mu.Unlock()
-		n := l.accepted.Add(1)
-		if l.admit != nil {
-			c = l.admit(n, c)
-		}
-		if c != nil {
-			return c, nil
-		}
-	}
-}
-
-type counted struct {
-	net.Conn
-	open   *atomic.Int64
-	closed atomic.Bool
-}
-
-func (c *counted) Close() error {
-	if !c.closed.Swap(true) {
-		c.open.Add(-1)
-	}
-	return c.Conn.Close()
-}
-
-// reset closes c with a reset.
-func reset(c net.Conn) {
-	if in, ok := c.(*counted); ok {
-		_ = in.Conn.(*net.TCPConn).SetLinger(0)
-	}
-	_ = c.Close()
-}
+func addr(l net.Listener) string { return l.Addr().String() }
 
 // serve runs a Go server on l: HTTP/1 and h2c in clear, or HTTP/1 and HTTP/2 over
 // TLS.
 func serve(t testing.TB, l net.Listener, secure bool, handler http.HandlerFunc, change func(*http.Server)) {
 	t.Helper()
-	s := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
-	s.Protocols.SetHTTP1(true)
-	s.Protocols.SetHTTP2(secure)
-	s.Protocols.SetUnencryptedHTTP2(!secure)
-	if change != nil {
-		change(s)
-	}
+	var server *http.Server
 	var wg sync.WaitGroup
-	if secure {
-		cert, err := testcert.SelfSigned("localhost")
-		if err != nil {
-			t.Fatal(err)
+	err := fake.Serve(l, &wg, secure, handler, func(s *http.Server) {
+		server = s
+		if change != nil {
+			change(s)
 		}
-		s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
-		wg.Go(func() { _ = s.ServeTLS(l, "", "") })
-	} else {
-		wg.Go(func() { _ = s.Serve(l) })
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = s.Close()
+		_ = server.Close()
 		wg.Wait()
 	})
-}
-
-// serveRaw calls handle for each connection of l.
-func serveRaw(t testing.TB, l *listener, handle func(n int64, c net.Conn, r *bufio.Reader)) {
-	t.Helper()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			n := l.accepted.Load()
-			wg.Go(func() {
-				defer c.Close()
-				handle(n, c, bufio.NewReader(c))
-			})
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		l.mu.Lock()
-		for _, c := range l.conns {
-			_ = c.Close()
-		}
-		l.mu.Unlock()
-		wg.Wait()
-	})
-}
-
-// readRequest reads one request with its body, or returns nil.
-func readRequest(r *bufio.Reader) *http.Request {
-	req, err := http.ReadRequest(r)
-	if err != nil {
-		return nil
-	}
-	b, err := io.ReadAll(req.Body)
-	if err != nil {
-		return nil
-	}
-	req.Body = io.NopCloser(strings.NewReader(string(b)))
-	return req
-}
-
-// respond writes a response with a body and lines of a header.
-func respond(w io.Writer, body string, header ...string) {
-	var lines strings.Builder
-	for _, h := range header {
-		lines.WriteString(h + "\r\n")
-	}
-	fmt.Fprintf(w, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s", len(body), lines.String(), body)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
@@ -55,7 +56,7 @@ func TestDrainingConnectionTakesNoPlace(t *testing.T) {
 				}
 			})
 			request := func(path string) *http.Request {
-				req := newRequest(t, t.Context(), "GET", l.addr(), nil)
+				req := newRequest(t, t.Context(), "GET", addr(l), nil)
 				req.URL.Path = path
 				return req
 			}
@@ -110,7 +111,7 @@ func TestColdBurstAboveStreamLimit(t *testing.T) {
 				arrived.Store(0)
 				ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 				results := together(t, newTransport(t, overH2C), test.clients, func(int) *http.Request {
-					return newRequest(t, ctx, "GET", l.addr(), nil)
+					return newRequest(t, ctx, "GET", addr(l), nil)
 				})
 				cancel()
 				if n, r := failures(results); n > 0 {
@@ -135,7 +136,7 @@ func TestStreamLimitOfOne(t *testing.T) {
 	tr := newTransport(t, overH2C)
 	for burst := range 3 {
 		for _, r := range together(t, tr, 10, func(int) *http.Request {
-			return newRequest(t, t.Context(), "GET", l.addr(), nil)
+			return newRequest(t, t.Context(), "GET", addr(l), nil)
 		}) {
 			if !r.ok() {
 				t.Fatalf("burst %d: %v", burst, r)
@@ -164,7 +165,7 @@ func TestAgeCountsWhileSlowClientReads(t *testing.T) {
 		tr.UpstreamKeepAlive = caddy.Duration(keepAlive)
 		tr.MaxIdleTime = caddy.Duration(keepAlive - time.Millisecond)
 	})
-	slow, err := tr.RoundTrip(newRequest(t, t.Context(), "GET", l.addr(), nil))
+	slow, err := tr.RoundTrip(newRequest(t, t.Context(), "GET", addr(l), nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +174,7 @@ func TestAgeCountsWhileSlowClientReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(keepAlive + 300*time.Millisecond)
-	if r := send(tr, newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("order"))); !r.ok() {
+	if r := send(tr, newRequest(t, t.Context(), "POST", addr(l), strings.NewReader("order"))); !r.ok() {
 		t.Errorf("POST beside a response that is still read: %v", r)
 	}
 	if late.Load() > 0 {
@@ -203,7 +204,7 @@ func (c *impatient) Read(p []byte) (int, error) {
 	// The server reads the 9 bytes of a frame's header by themselves.
 	if headers := n == 9 && p[3] == 1; headers && last > 0 && time.Since(time.Unix(0, last)) > c.after {
 		c.late.Add(1)
-		reset(c.Conn)
+		fake.Reset(c.Conn)
 		return 0, net.ErrClosed
 	}
 	return n, err

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
@@ -49,17 +50,17 @@ func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			server := func() *listener {
+			server := func() *fake.Listener {
 				l := listen(t, nil)
 				started := time.Now()
-				serveRaw(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
+				l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {
 					end := test.close(rand.New(rand.NewPCG(1, uint64(n))), time.Now(), started)
 					for {
 						_ = c.SetReadDeadline(end)
-						if readRequest(r) == nil {
+						if fake.ReadRequest(r) == nil {
 							return
 						}
-						respond(c, "x")
+						fake.Respond(c, "x")
 					}
 				})
 				return l
@@ -77,10 +78,10 @@ func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 					}
 				})
 			}
-			poll(newTransport(t, nil), ours.addr())
-			poll(newStock(t, nil), stock.addr())
+			poll(newTransport(t, nil), addr(ours))
+			poll(newStock(t, nil), addr(stock))
 			wg.Wait()
-			n, most := ours.accepted.Load(), stock.accepted.Load()*3/2+8
+			n, most := ours.Accepted.Load(), stock.Accepted.Load()*3/2+8
 			if n > most {
 				t.Errorf("%d connections, want at most %d: 1.5 times those of transport http, and 8", n, most)
 			}
@@ -97,23 +98,23 @@ func TestBurstsOfPostsReuseConnections(t *testing.T) {
 	needs.Long(t)
 	t.Parallel()
 	l := listen(t, nil)
-	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
+	l.ServeRaw(func(_ int64, c net.Conn, r *bufio.Reader) {
+		for fake.ReadRequest(r) != nil {
 			time.Sleep(20 * time.Millisecond)
-			respond(c, "x")
+			fake.Respond(c, "x")
 		}
 	})
 	tr := newTransport(t, nil)
 	const bursts, size = 15, 20
 	for range bursts {
 		if n, r := failures(together(t, tr, size, func(int) *http.Request {
-			return newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x"))
+			return newRequest(t, t.Context(), "POST", addr(l), strings.NewReader("x"))
 		})); n > 0 {
 			t.Fatal(r)
 		}
 		time.Sleep(1200 * time.Millisecond)
 	}
-	if n := l.accepted.Load(); n > bursts*size/2 {
+	if n := l.Accepted.Load(); n > bursts*size/2 {
 		t.Errorf("%d connections for %d POSTs in %d bursts, want at most half", n, bursts*size, bursts)
 	}
 }
@@ -133,20 +134,20 @@ func TestMadeUpServerNames(t *testing.T) {
 		tr.KeepAlive = &reverseproxy.KeepAlive{MaxIdleConns: most}
 	})
 	get := func(name string) {
-		req := newRequest(t, t.Context(), "GET", l.addr(), nil)
+		req := newRequest(t, t.Context(), "GET", addr(l), nil)
 		req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("name", name)
 		mustSend(t, tr, req, 0)
 	}
 	for i := range 3 * most {
 		get(fmt.Sprintf("made-up-%d.test", i))
 	}
-	poll.Until(t, fmt.Sprintf("at most %d connections", most), func() bool { return l.open.Load() <= most })
-	before := l.accepted.Load()
+	poll.Until(t, fmt.Sprintf("at most %d connections", most), func() bool { return l.Open.Load() <= most })
+	before := l.Accepted.Load()
 	for range 20 {
 		get("real.test")
 		time.Sleep(time.Millisecond)
 	}
-	if n := l.accepted.Load() - before; n > 2 {
+	if n := l.Accepted.Load() - before; n > 2 {
 		t.Errorf("%d connections for 20 requests to one name beside %d made-up ones, want 1", n, 3*most)
 	}
 }
@@ -159,16 +160,16 @@ func TestCanceledRequestsCostNoConnection(t *testing.T) {
 	l := listen(t, nil)
 	serve(t, l, false, hello, nil)
 	tr := newTransport(t, nil)
-	mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
+	mustSend(t, tr, newRequest(t, t.Context(), "GET", addr(l), nil), 0)
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	for range 20 {
-		if r := send(tr, newRequest(t, gone, "GET", l.addr(), nil)); r.ok() {
+		if r := send(tr, newRequest(t, gone, "GET", addr(l), nil)); r.ok() {
 			t.Fatal("a request whose client is gone was answered")
 		}
-		mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
+		mustSend(t, tr, newRequest(t, t.Context(), "GET", addr(l), nil), 0)
 	}
-	if n := l.accepted.Load(); n > 1 {
+	if n := l.Accepted.Load(); n > 1 {
 		t.Errorf("%d connections for 21 requests, beside 20 whose client was gone; want 1", n)
 	}
 }
@@ -180,9 +181,9 @@ func TestCanceledRequestsCostNoConnection(t *testing.T) {
 func TestErrorPageInHTTP10FailsNoUpload(t *testing.T) {
 	t.Parallel()
 	l := listen(t, nil)
-	serveRaw(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
+	l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {
 		for {
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			switch {
 			case req == nil:
 				return
@@ -191,13 +192,13 @@ func TestErrorPageInHTTP10FailsNoUpload(t *testing.T) {
 				return
 			}
 			b, _ := io.ReadAll(req.Body)
-			respond(c, fmt.Sprint(len(b)))
+			fake.Respond(c, fmt.Sprint(len(b)))
 		}
 	})
 	tr := newTransport(t, nil)
-	_ = send(tr, newRequest(t, t.Context(), "GET", l.addr(), nil))
+	_ = send(tr, newRequest(t, t.Context(), "GET", addr(l), nil))
 	const size = 1 << 20
-	req := newRequest(t, t.Context(), "POST", l.addr(), io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
+	req := newRequest(t, t.Context(), "POST", addr(l), io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
 	req.ContentLength, req.TransferEncoding = -1, []string{"chunked"}
 	if r := send(tr, req); !r.ok() || r.body != fmt.Sprint(size) {
 		t.Errorf("upload after an error page in HTTP/1.0: %v", r)
@@ -211,7 +212,7 @@ func TestErrorPageInHTTP10FailsNoUpload(t *testing.T) {
 func TestChunkedUploadToHTTP10(t *testing.T) {
 	t.Parallel()
 	l := listen(t, nil)
-	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+	l.ServeRaw(func(_ int64, c net.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
@@ -223,8 +224,8 @@ func TestChunkedUploadToHTTP10(t *testing.T) {
 		fmt.Fprintf(c, "HTTP/1.0 200 OK\r\n\r\n%s", b)
 	})
 	tr := newTransport(t, nil)
-	_ = mustSend(t, tr, newRequest(t, t.Context(), "GET", l.addr(), nil), 0)
-	req := newRequest(t, t.Context(), "POST", l.addr(), io.MultiReader(strings.NewReader("an order")))
+	_ = mustSend(t, tr, newRequest(t, t.Context(), "GET", addr(l), nil), 0)
+	req := newRequest(t, t.Context(), "POST", addr(l), io.MultiReader(strings.NewReader("an order")))
 	req.ContentLength, req.TransferEncoding = -1, []string{"chunked"} // as net/http's server makes them
 	if r := send(tr, req); !r.ok() || r.body != "an order" {
 		t.Errorf("chunked upload to an HTTP/1.0 server: %v", r)
@@ -245,7 +246,7 @@ func TestKeptBodyIsFreedWithTheResponse(t *testing.T) {
 		}, nil)
 		var bodies []io.Closer
 		for range streams {
-			resp, err := tr.RoundTrip(newRequest(t, t.Context(), "PUT", l.addr(), io.NopCloser(strings.NewReader(strings.Repeat("x", size)))))
+			resp, err := tr.RoundTrip(newRequest(t, t.Context(), "PUT", addr(l), io.NopCloser(strings.NewReader(strings.Repeat("x", size)))))
 			if err != nil {
 				t.Fatal(err)
 			}

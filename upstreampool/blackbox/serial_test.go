@@ -9,26 +9,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // workers serves raw connections with a limited number of workers, as prefork
 // servers do: a connection holds a worker until it is closed.
-func workers(t testing.TB, n int, header ...string) *listener {
+func workers(t testing.TB, n int, header ...string) *fake.Listener {
 	t.Helper()
 	l := listen(t, nil)
-	places := make(chan struct{}, n)
-	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
-		select {
-		case places <- struct{}{}:
-		case <-t.Context().Done():
-			return
-		}
-		defer func() { <-places }()
-		for readRequest(r) != nil {
-			respond(c, "x", header...)
-		}
-	})
+	l.ServeWorkers(n, header...)
 	return l
 }
 
@@ -53,7 +43,7 @@ func TestUpstreamWithOneConnection(t *testing.T) {
 			for i, method := range test.methods {
 				time.Sleep(test.pauses[i])
 				done := make(chan result, 1)
-				go func() { done <- send(tr, newRequest(t, t.Context(), method, l.addr(), strings.NewReader("x"))) }()
+				go func() { done <- send(tr, newRequest(t, t.Context(), method, addr(l), strings.NewReader("x"))) }()
 				select {
 				case r := <-done:
 					if !r.ok() {
@@ -76,7 +66,7 @@ func TestUpstreamWithTwoWorkers(t *testing.T) {
 	l := workers(t, 2)
 	tr := newTransport(t, nil)
 	for i := range 6 {
-		r := mustSend(t, tr, newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x")), 0)
+		r := mustSend(t, tr, newRequest(t, t.Context(), "POST", addr(l), strings.NewReader("x")), 0)
 		if r.took > 2*time.Second {
 			t.Errorf("POST %d took %s", i, r.took)
 		}
@@ -94,26 +84,26 @@ func TestIdleConnectionsAboveTheNeedAreClosed(t *testing.T) {
 	places := make(chan struct{}, all)
 	var burst sync.WaitGroup
 	burst.Add(all)
-	serveRaw(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+	l.ServeRaw(func(_ int64, c net.Conn, r *bufio.Reader) {
 		places <- struct{}{}
 		defer func() { <-places }()
-		for req := readRequest(r); req != nil; req = readRequest(r) {
+		for req := fake.ReadRequest(r); req != nil; req = fake.ReadRequest(r) {
 			if req.Method == "GET" {
 				burst.Done()
 				burst.Wait()
 			}
-			respond(c, "x", "Connection: keep-alive", "Keep-Alive: timeout=60")
+			fake.Respond(c, "x", "Connection: keep-alive", "Keep-Alive: timeout=60")
 		}
 	})
 	tr := newTransport(t, nil)
 	if n, r := failures(together(t, tr, all, func(int) *http.Request {
-		return newRequest(t, t.Context(), "GET", l.addr(), nil)
+		return newRequest(t, t.Context(), "GET", addr(l), nil)
 	})); n > 0 {
 		t.Fatal(r)
 	}
 	time.Sleep(10 * time.Second)
 	start := time.Now()
-	direct, err := net.Dial("tcp", l.addr())
+	direct, err := net.Dial("tcp", addr(l))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +114,7 @@ func TestIdleConnectionsAboveTheNeedAreClosed(t *testing.T) {
 	_ = direct.SetReadDeadline(time.Now().Add(2 * time.Second))
 	if _, err := direct.Read(make([]byte, 1)); err != nil {
 		t.Errorf("a request past the proxy, 10 s after a burst: no answer after %s, %d connections are open: %v",
-			time.Since(start), l.open.Load(), err)
+			time.Since(start), l.Open.Load(), err)
 	}
 }
 
@@ -133,17 +123,17 @@ func TestIdleConnectionsAboveTheNeedAreClosed(t *testing.T) {
 func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
 	t.Parallel()
 	l := listen(t, nil)
-	serveRaw(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
-		if readRequest(r) == nil {
+	l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {
+		if fake.ReadRequest(r) == nil {
 			return
 		}
-		respond(c, "x")
+		fake.Respond(c, "x")
 		time.Sleep(time.Duration(n%5) * 100 * time.Microsecond)
 	})
 	tr := newTransport(t, nil)
 	failed := 0
 	for i := range 2000 {
-		r := send(tr, newRequest(t, t.Context(), "POST", l.addr(), strings.NewReader("x")))
+		r := send(tr, newRequest(t, t.Context(), "POST", addr(l), strings.NewReader("x")))
 		if !r.ok() && i >= 40 { // twenty connections
 			failed++
 		}
