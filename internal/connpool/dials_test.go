@@ -3,6 +3,7 @@ package connpool
 import (
 	"context"
 	"errors"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,5 +175,24 @@ func TestWarmDials(t *testing.T) {
 			t.Errorf("%d dials after another configuration took over", n)
 		}
 		l.Unused()
+	})
+}
+
+// The socket of a failed dial may be closed after the dial has been given up, as
+// that of a TLS handshake is. It never was a connection.
+func TestSocketOfFailedDialIsClosedLate(t *testing.T) {
+	inBubble(t, func(_ *Config, b *bench) {
+		b.wrapped = func(c net.Conn) error {
+			time.AfterFunc(time.Second, func() { _ = c.Close() })
+			return errors.New("TLS handshake timeout")
+		}
+	}, func(t *testing.T, b *bench) {
+		if _, err := b.Acquire(t.Context(), anything); err == nil {
+			t.Error("a failed dial led to a connection")
+		}
+		time.Sleep(time.Minute)
+		if b.seen.failed == 0 || len(b.seen.closes) > 0 {
+			t.Errorf("%d failed dials and closes %v, want no close", b.seen.failed, b.seen.closes)
+		}
 	})
 }

@@ -31,6 +31,8 @@ type bench struct {
 	dials atomic.Int64
 	// dialing is called with the number of each dial, from 1, and may wait or fail.
 	dialing func(n int64) error
+	// wrapped is called with the socket of each dial, and may fail while that is open.
+	wrapped func(c net.Conn) error
 	serve   func(n int64, c net.Conn)
 	connect func() (net.Conn, error) // nil: to serve, by a pipe
 	h2      bool
@@ -126,7 +128,13 @@ func (b *bench) another() *Pool {
 			defer server.Close()
 			b.serve(n, server)
 		}()
-		return dial.Wrap(client, true), nil
+		c := dial.Wrap(client, true)
+		if b.wrapped != nil {
+			if err := b.wrapped(c); err != nil {
+				return nil, err
+			}
+		}
+		return c, nil
 	}
 	return b.group.NewPool(Options{
 		Memory:   b.known,

@@ -268,9 +268,10 @@ func (c *conn) measured(now time.Time, took time.Duration) {
 	c.learner.Responded(now, took)
 }
 
-// socketClosed runs when the socket is closed, by us or by net/http.
+// socketClosed runs when the socket is closed, by us or by net/http. A dial that is
+// given up, or has been, tells of itself.
 func (c *conn) socketClosed() {
-	if !c.is(dialing) {
+	if s := c.at(); s != dialing && s != closed {
 		go c.pool.removed(c)
 	}
 }
