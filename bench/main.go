@@ -28,6 +28,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
 	"github.com/caddy-connreuse/connreuse/bench/internal/peers"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sick"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/bench/internal/throughput"
 )
@@ -42,6 +43,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "boundary", Run: boundary.Run},
 	{Name: "learning", Run: learning.Run},
 	{Name: "peers", Run: peers.Run},
+	{Name: "sick", Run: sick.Run},
 }
 
 // headlines are the claims in the README's table.

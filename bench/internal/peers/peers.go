@@ -16,6 +16,7 @@ import (
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/delay"
+	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
@@ -59,7 +60,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			"(`keepalive 64`, `proxy_http_version 1.1`) and one worker per core, Apache with enough workers for the clients, and H2O. All else is as each has it by default. Node announces "+
 			"%v and closes after %v: `upstreampool` opens new connections after these gaps, and reuses younger ones. Of the other proxies "+
 			"nothing is claimed.", bursts, clients, before, after, keepAlive, keepAlive+servers.Node.Late),
-		Versions: append(versions(), sidebyside.H2load()),
+		Versions: append(programs.Versions("haproxy", "nginx", "apache2", "h2o", "node"), sidebyside.H2load()),
 	}
 	dir, err := os.MkdirTemp("", "connreuse-bench-")
 	if err != nil {
@@ -124,7 +125,7 @@ func startUpstream(dir string, kind servers.Kind, keepAlive time.Duration) (*ser
 // run starts all peers, calls f with their addresses and stops them.
 func run(dir string, routes map[string][]route, f func(addrs map[string]string) error) error {
 	cert := filepath.Join(dir, "cert.pem")
-	if err := writeCertificate(cert); err != nil {
+	if err := programs.WriteCertificate(cert); err != nil {
 		return err
 	}
 	haproxy, reuse, err := startHAProxy(dir, cert, []string{"safe", "always"}, map[string][]route{"safe": routes[safe], "always": routes[always]})

@@ -3,12 +3,11 @@ package peers
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
+	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 	"github.com/caddy-connreuse/connreuse/internal/test/program"
 )
@@ -16,29 +15,14 @@ import (
 // A route leads the paths below a prefix to an upstream address.
 type route struct{ name, prefix, to string }
 
-// start runs a program and waits until it listens on addr.
-func start(addr, dir, debianPackage string, args ...string) (*program.Program, error) {
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir = dir
-	p, err := program.Start(cmd)
-	if err != nil {
-		return nil, fmt.Errorf("%w: install the package %s", err, debianPackage)
-	}
-	if err := p.Listens(addr); err != nil {
-		p.Kill()
-		return nil, err
-	}
-	return p, nil
-}
-
 // startHAProxy starts HAProxy with one TLS frontend for each value of http-reuse,
 // and returns their addresses in that order. All but that is as it is by default;
 // timeouts have no default.
 func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (*program.Program, []string, error) {
-	config := "defaults\n\tmode http\n\ttimeout connect 5s\n\ttimeout client 60s\n\ttimeout server 60s\n"
+	config := programs.HAProxy
 	var addrs []string
 	for _, mode := range reuse {
-		addr, err := address()
+		addr, err := programs.Address()
 		if err != nil {
 			return nil, nil, err
 		}
@@ -55,14 +39,14 @@ func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, nil, err
 	}
-	p, err := start(addrs[0], dir, "haproxy", "haproxy", "-db", "-f", file)
+	p, err := programs.Start(addrs[0], dir, "haproxy", "haproxy", "-db", "-f", file)
 	return p, addrs, err
 }
 
 // startNginx starts nginx with the settings that let it reuse connections to an
 // upstream, and returns its address.
 func startNginx(dir, cert string, routes []route) (*program.Program, string, error) {
-	addr, err := address()
+	addr, err := programs.Address()
 	if err != nil {
 		return nil, "", err
 	}
@@ -71,42 +55,24 @@ func startNginx(dir, cert string, routes []route) (*program.Program, string, err
 		fmt.Fprintf(&groups, "\tupstream %s { server %s; keepalive 64; }\n", r.name, r.to)
 		fmt.Fprintf(&locations, "\t\tlocation %s { proxy_pass http://%s; }\n", r.prefix, r.name)
 	}
-	config := fmt.Sprintf(`
-daemon off;
-user root;
-worker_processes auto;
-pid nginx.pid;
-error_log error.log crit;
-events { worker_connections 4096; }
-http {
-	access_log off;
-	client_body_temp_path body;
-	proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi;
-	uwsgi_temp_path uwsgi;
-	scgi_temp_path scgi;
-	keepalive_requests 1000000;
-	proxy_http_version 1.1;
-	proxy_set_header Connection "";
-%s	server {
+	config := programs.Nginx(fmt.Sprintf(`%s	server {
 		listen %s ssl http2;
 		ssl_certificate %s;
 		ssl_certificate_key %s;
 %s	}
-}
-`, &groups, addr, cert, cert, &locations)
+`, &groups, addr, cert, cert, &locations))
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, "", err
 	}
-	p, err := start(addr, dir, "nginx-light", "nginx", "-p", dir, "-e", "error.log", "-c", file)
+	p, err := programs.Start(addr, dir, "nginx-light", "nginx", "-p", dir, "-e", "error.log", "-c", file)
 	return p, addr, err
 }
 
 // startApache starts Apache httpd and returns its address. It gets more than 150
 // workers, its default, since each client takes one of them while it is served.
 func startApache(dir, cert string, routes []route) (*program.Program, string, error) {
-	addr, err := address()
+	addr, err := programs.Address()
 	if err != nil {
 		return nil, "", err
 	}
@@ -138,7 +104,7 @@ SSLCertificateFile %s
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, "", err
 	}
-	p, err := start(addr, dir, "apache2", "apache2", "-D", "FOREGROUND", "-f", file)
+	p, err := programs.Start(addr, dir, "apache2", "apache2", "-D", "FOREGROUND", "-f", file)
 	return p, addr, err
 }
 
@@ -168,37 +134,6 @@ hosts:
 		return nil, "", err
 	}
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
-	p, err := start(addr, dir, "h2o", "h2o", "-c", file)
+	p, err := programs.Start(addr, dir, "h2o", "h2o", "-c", file)
 	return p, addr, err
-}
-
-// writeCertificate writes a certificate and its key into one PEM file.
-func writeCertificate(file string) error {
-	cert, err := testcert.SelfSigned(sidebyside.Host)
-	if err != nil {
-		return err
-	}
-	return testcert.WritePEM(cert, file, file)
-}
-
-// address returns a free address of loopback.
-func address() (string, error) {
-	port, err := port.Free()
-	return fmt.Sprintf("127.0.0.1:%d", port), err
-}
-
-// versions are those of the other programs.
-func versions() []string {
-	var versions []string
-	for _, command := range [][]string{{"haproxy", "-v"}, {"nginx", "-v"}, {"apache2", "-v"}, {"h2o", "--version"}, {"node", "--version"}} {
-		out, _ := exec.Command(command[0], command[1:]...).CombinedOutput()
-		line, _, _ := strings.Cut(string(out), "\n")
-		line, _, _ = strings.Cut(line, " 20")
-		line = strings.TrimPrefix(strings.TrimPrefix(line, "nginx version: "), "Server version: ")
-		if command[0] == "node" {
-			line = "Node " + line
-		}
-		versions = append(versions, strings.TrimSpace(line))
-	}
-	return versions
 }

@@ -16,6 +16,9 @@ func (p Plot) write(file string) error {
 	if p.LogX {
 		out.X.Scale, out.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	}
+	if p.LogY {
+		out.Y.Scale, out.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	}
 	for i, s := range p.Series {
 		if p.Bars {
 			values := make(plotter.Values, len(p.Labels))
@@ -50,6 +53,8 @@ func (p Plot) write(file string) error {
 		// The outer bars and labels are wider than a point.
 		out.X.Min, out.X.Max = -0.5, float64(len(p.Labels))-0.5
 	}
-	out.Y.Min = 0 // or small differences look large
+	if !p.LogY {
+		out.Y.Min = 0 // or small differences look large
+	}
 	return out.Save(24*vg.Centimeter, 12*vg.Centimeter, file)
 }

@@ -80,6 +80,7 @@ type Plot struct {
 	X      string   `json:"x"` // what the axes show, with units
 	Y      string   `json:"y"`
 	LogX   bool     `json:"log_x,omitempty"`
+	LogY   bool     `json:"log_y,omitempty"`
 	Bars   bool     `json:"bars,omitempty"` // X are indices of Labels
 	Labels []string `json:"labels,omitempty"`
 	Series []Series `json:"series"`

@@ -2,11 +2,14 @@ package sidebyside
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what configs refer to
@@ -39,8 +42,10 @@ func CaddyCommand(file, state string, env ...string) (*exec.Cmd, error) {
 
 // A Caddy is a process of its own.
 type Caddy struct {
-	cmd *exec.Cmd
-	dir string
+	cmd   *exec.Cmd
+	dir   string
+	ended chan struct{}
+	err   error // set before ended is closed
 }
 
 // StartCaddy starts Caddy with HTTP servers, by name, and more settings. It
@@ -82,15 +87,45 @@ func (c *Caddy) start(config map[string]any) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	c.cmd = cmd
+	c.cmd, c.ended = cmd, make(chan struct{})
+	go func() {
+		c.err = cmd.Wait()
+		close(c.ended)
+	}()
 	return nil
+}
+
+// Ended returns an error if it has ended by itself.
+func (c *Caddy) Ended() error {
+	select {
+	case <-c.ended:
+		return fmt.Errorf("the benchmarked Caddy has ended: %v", c.err)
+	default:
+		return nil
+	}
+}
+
+// Listens waits until it accepts TCP connections at addr.
+func (c *Caddy) Listens(addr string) error {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) { // polls another process
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			return conn.Close()
+		}
+		if ended := c.Ended(); ended != nil {
+			return ended
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waiting for Caddy: %w", err)
+		}
+	}
 }
 
 // Stop ends it.
 func (c *Caddy) Stop() {
 	if c.cmd != nil {
 		_ = c.cmd.Process.Signal(os.Interrupt)
-		_ = c.cmd.Wait()
+		<-c.ended
 	}
 	_ = os.RemoveAll(c.dir)
 }

@@ -1,0 +1,90 @@
+// Package programs runs the proxies that this project is put beside.
+package programs
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
+	"github.com/caddy-connreuse/connreuse/internal/test/program"
+)
+
+// Start runs a program in a folder and waits until it listens on addr.
+func Start(addr, dir, debianPackage string, args ...string) (*program.Program, error) {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = dir
+	p, err := program.Start(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("%w: install the package %s", err, debianPackage)
+	}
+	if err := p.Listens(addr); err != nil {
+		p.Kill()
+		return nil, err
+	}
+	return p, nil
+}
+
+// HAProxy is how its configuration begins: timeouts have no default.
+const HAProxy = "defaults\n\tmode http\n\ttimeout connect 5s\n\ttimeout client 60s\n\ttimeout server 60s\n"
+
+// Nginx is the configuration of nginx around what stands in its http block: with
+// all its files in its folder, and with what it needs to reuse connections.
+func Nginx(http string) string {
+	return fmt.Sprintf(`
+daemon off;
+user root;
+worker_processes auto;
+pid nginx.pid;
+error_log error.log crit;
+events { worker_connections 4096; }
+http {
+	access_log off;
+	client_body_temp_path body;
+	proxy_temp_path proxy;
+	fastcgi_temp_path fastcgi;
+	uwsgi_temp_path uwsgi;
+	scgi_temp_path scgi;
+	keepalive_requests 1000000;
+	proxy_http_version 1.1;
+	proxy_set_header Connection "";
+%s}
+`, http)
+}
+
+// WriteCertificate writes a certificate for [sidebyside.Host] and its key into one
+// PEM file.
+func WriteCertificate(file string) error {
+	cert, err := testcert.SelfSigned(sidebyside.Host)
+	if err != nil {
+		return err
+	}
+	return testcert.WritePEM(cert, file, file)
+}
+
+// Address returns a free address of loopback.
+func Address() (string, error) {
+	port, err := port.Free()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
+}
+
+// versionOf is how each program says its version.
+var versionOf = map[string]string{"haproxy": "-v", "nginx": "-v", "apache2": "-v", "h2o": "--version", "node": "--version"}
+
+// Versions are those of programs.
+func Versions(names ...string) []string {
+	var versions []string
+	for _, name := range names {
+		out, _ := exec.Command(name, versionOf[name]).CombinedOutput()
+		line, _, _ := strings.Cut(string(out), "\n")
+		line, _, _ = strings.Cut(line, " 20") // a date
+		line = strings.TrimPrefix(strings.TrimPrefix(line, "nginx version: "), "Server version: ")
+		if name == "node" {
+			line = "Node " + line
+		}
+		versions = append(versions, strings.TrimSpace(line))
+	}
+	return versions
+}

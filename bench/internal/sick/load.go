@@ -1,0 +1,184 @@
+package sick
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+)
+
+// A client gives up after this time.
+const patience = 10 * time.Second
+
+// A load is when requests are sent.
+type load struct {
+	// pause returns the time between two requests.
+	pause func(*rand.Rand) time.Duration
+	// burst is how many are sent at once; 0 is one.
+	burst int
+	// serial: the next request waits for the answer before, as one client does.
+	serial bool
+	// posts: all are POSTs; otherwise every other one.
+	posts bool
+}
+
+// every is a pause that is always the same; around varies between half and one and a
+// half of it.
+func every(d time.Duration) func(*rand.Rand) time.Duration {
+	return func(*rand.Rand) time.Duration { return d }
+}
+
+func around(d time.Duration) func(*rand.Rand) time.Duration {
+	return func(r *rand.Rand) time.Duration { return d/2 + time.Duration(r.Int64N(int64(d))) }
+}
+
+// A request is what became of one.
+type request struct {
+	began, took time.Duration
+	failed      bool
+}
+
+// run sends the load to a proxy for a time; equal seeds are equal loads.
+func (l load) run(ctx context.Context, proxy string, last time.Duration, seed uint64) []request {
+	clients := &clients{addr: proxy}
+	defer clients.close()
+	random := rand.New(rand.NewPCG(seed, 1))
+	var mu sync.Mutex
+	var sent []request
+	var all sync.WaitGroup
+	begin := time.Now()
+	number := 0
+	for at := time.Duration(0); at < last; at += l.pause(random) {
+		sidebyside.Sleep(ctx, at-time.Since(begin))
+		if ctx.Err() != nil {
+			break
+		}
+		for range max(1, l.burst) {
+			method := http.MethodPost
+			if number%2 == 0 && !l.posts {
+				method = http.MethodGet
+			}
+			number++
+			all.Go(func() {
+				r := request{began: time.Since(begin)}
+				r.failed = !clients.send(ctx, method)
+				r.took = time.Since(begin) - r.began
+				mu.Lock()
+				defer mu.Unlock()
+				sent = append(sent, r)
+			})
+		}
+		if l.serial {
+			all.Wait()
+			at = max(at, time.Since(begin))
+		}
+	}
+	all.Wait()
+	return sent
+}
+
+// clients hold a connection each, one request on it at a time, and never repeat a
+// request, unlike browsers and net/http's client, which would hide failures.
+type clients struct {
+	addr string
+	mu   sync.Mutex
+	idle []*client
+}
+
+type client struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+// send sends a request over the client that was used last, or a new one, and reports
+// whether it was answered with 2xx.
+func (all *clients) send(ctx context.Context, method string) bool {
+	all.mu.Lock()
+	var c *client
+	if n := len(all.idle); n > 0 {
+		c, all.idle = all.idle[n-1], all.idle[:n-1]
+	}
+	all.mu.Unlock()
+	if c == nil {
+		conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", all.addr)
+		if err != nil {
+			return false
+		}
+		c = &client{conn, bufio.NewReader(conn)}
+	}
+	resp, err := c.exchange(method)
+	if err != nil || resp.Close {
+		_ = c.Close()
+	} else {
+		all.mu.Lock()
+		all.idle = append(all.idle, c)
+		all.mu.Unlock()
+	}
+	return err == nil && resp.StatusCode/100 == 2
+}
+
+func (c *client) exchange(method string) (*http.Response, error) {
+	_ = c.SetDeadline(time.Now().Add(patience))
+	rest := "\r\n"
+	if method == http.MethodPost {
+		rest = "Content-Length: 1\r\n\r\nx"
+	}
+	if _, err := fmt.Fprintf(c, "%s / HTTP/1.1\r\nHost: %s\r\n%s", method, sidebyside.Host, rest); err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(c.reader, &http.Request{Method: method})
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp, err
+}
+
+func (all *clients) close() {
+	for _, c := range all.idle {
+		_ = c.Close()
+	}
+}
+
+// figures are those of one proxy in one case.
+type figures struct {
+	sent   []request // by how long they took
+	failed int
+	opened int // connections to upstreams
+	faults int // connections that met the fault, where that is counted
+}
+
+func (f *figures) add(sent []request) {
+	f.sent = slices.SortedFunc(slices.Values(sent), func(a, b request) int { return int(a.took - b.took) })
+	for _, r := range sent {
+		if r.failed {
+			f.failed++
+		}
+	}
+}
+
+// quantile is the time within which that share of the requests ended.
+func (f *figures) quantile(share float64) time.Duration {
+	return f.sent[min(int(share*float64(len(f.sent))), len(f.sent)-1)].took
+}
+
+// longer is how many requests took longer.
+func (f *figures) longer(than time.Duration) (n int) {
+	for _, r := range f.sent {
+		if r.took > than {
+			n++
+		}
+	}
+	return n
+}
+
+// each is how many connections were opened for a request.
+func (f *figures) each() float64 { return float64(f.opened) / float64(len(f.sent)) }

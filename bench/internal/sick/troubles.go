@@ -1,0 +1,118 @@
+package sick
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
+)
+
+// troubles, in the order of the page. Those that are quiet stand together: they run
+// at the same time.
+var troubles = []trouble{
+	{
+		name: "silent", plot: true, secure: true, last: 30 * time.Second, quick: 6 * time.Second,
+		text: fmt.Sprintf("**A silent backend.** A TCP balancer sends one connection in four to a server that accepts it and says nothing; connections "+
+			"are renewed after %v; TLS; 100 requests/s", renewed),
+		fleet: balanced(func(net.Conn) {}),
+		load:  load{pause: every(10 * time.Millisecond)},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.AtMost("sick/silent-failed", "silent backend: requests of `upstreampool` that fail, per 1000", perThousand(by[ours]), 10)
+			r.AtLeast("sick/silent-met", "silent backend: connections of `upstreampool` that met it", float64(by[ours].faults), 1)
+			r.AtMost("sick/silent-longest", "silent backend: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 2)
+		},
+	},
+	{
+		name: "refusing", secure: true, retries: true, last: 20 * time.Second, quick: 4 * time.Second,
+		text:  "**A backend that refuses.** As before, but the one server resets its connections; `lb_retries 2` in Caddy",
+		fleet: balanced(fake.Reset),
+		load:  load{pause: every(10 * time.Millisecond)},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.None("sick/refusing", "refusing backend: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
+		},
+	},
+	{
+		name: "restarts", plot: true, retries: true, last: 30 * time.Second, quick: 5 * time.Second,
+		text: "**A rolling restart.** Four servers, of which one is restarted every second, gracefully, and down for 0.3 s; " +
+			"200 requests/s; `lb_retries 2` in Caddy",
+		fleet: rolling(4, 700*time.Millisecond, 300*time.Millisecond),
+		load:  load{pause: every(5 * time.Millisecond)},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.AtMost("sick/restarts", fmt.Sprintf("rolling restart: failed requests of `upstreampool`, of %d", len(by[ours].sent)), float64(by[ours].failed), 0)
+		},
+	},
+	{
+		name: "streams", secure: true, without: []string{nginx}, last: 20 * time.Second, quick: 4 * time.Second,
+		text: "**MAX_CONCURRENT_STREAMS 5.** Bursts of 40 requests every half second towards HTTP/2, each answered after 20 ms",
+		fleet: one(func(_ *fleet, l *fake.Listener) error {
+			return l.Serve(true, slowly(20*time.Millisecond), func(s *http.Server) {
+				s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 5}
+			})
+		}),
+		load: load{pause: every(500 * time.Millisecond), burst: 40},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.None("sick/streams-failed", "five streams at a time: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
+			r.AtMost("sick/streams-longest", "five streams at a time: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 2)
+		},
+	},
+	{
+		name: "cold", plot: true, last: 20 * time.Second, quick: 5 * time.Second,
+		text: "**Bursts of POSTs on a cold pool.** 100 POSTs at once, every 1.2 s, from the first moment on; each is answered after 20 ms; " +
+			"the server closes idle connections after 5 s",
+		fleet: one(func(_ *fleet, l *fake.Listener) error {
+			return l.Serve(false, slowly(20*time.Millisecond), func(s *http.Server) { s.IdleTimeout = 5 * time.Second })
+		}),
+		load: load{pause: every(1200 * time.Millisecond), burst: 100, posts: true},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.None("sick/cold-failed", "cold bursts of POSTs: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
+			r.AtMost("sick/cold-connections", "cold bursts of POSTs: connections of `upstreampool` per request", by[ours].each(), 0.5)
+		},
+	},
+	{
+		name: "age", quiet: true, last: 60 * time.Second,
+		text:  "**Closing by age.** A server that closes each connection when it is 2 s old, whatever happens on it; a request every 0.2 to 0.6 s",
+		fleet: closingAtAge(2 * time.Second),
+		load:  load{pause: around(400 * time.Millisecond)},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.AtMost("sick/age-connections", "closing by age: connections of `upstreampool`, of those of `transport http`",
+				float64(by[ours].opened)/float64(by[stock].opened), 1.5)
+			r.AtMost("sick/age-failed", "closing by age: failed requests of `upstreampool`", float64(by[ours].failed), 0)
+		},
+	},
+	{
+		name: "serial", quiet: true, last: 60 * time.Second, quick: 10 * time.Second,
+		text: "**One connection at a time.** A server that looks at a connection only when the one before is closed, as Python's " +
+			"`http.server` does; one client with pauses of up to 1.5 s",
+		fleet: one(func(_ *fleet, l *fake.Listener) error {
+			l.ServeWorkers(1)
+			return nil
+		}),
+		load: load{pause: around(time.Second), serial: true},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.None("sick/serial-failed", "one connection at a time: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
+			r.AtMost("sick/serial-longest", "one connection at a time: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 3)
+		},
+	},
+	{
+		name: "forgotten", quiet: true, plot: true, last: 90 * time.Second,
+		text: fmt.Sprintf("**Silent drops.** Between proxy and servers stands a box that forgets connections that have been idle for %v, and then drops "+
+			"what comes on them; %d servers, asked every 2 s, give or take one", forgetsAfter, forgetters),
+		fleet: forgetful(forgetters, forgetsAfter),
+		load:  load{pause: around(2 * time.Second / forgetters)},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.AtMost("sick/forgotten", fmt.Sprintf("silent drops: requests of `upstreampool` above 3 s, per 100, the first three of each of %d servers left out", forgetters),
+				100*float64(max(0, by[ours].longer(3*time.Second)-3*forgetters))/float64(len(by[ours].sent)), 1)
+		},
+	},
+}
+
+// The box that forgets, and the servers behind it.
+const (
+	forgetsAfter = 2 * time.Second
+	forgetters   = 10
+)
+
+func perThousand(f *figures) float64 { return 1000 * float64(f.failed) / float64(len(f.sent)) }
