@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/boundary"
+	"github.com/caddy-connreuse/connreuse/bench/internal/browsers"
 	"github.com/caddy-connreuse/connreuse/bench/internal/coalescing"
 	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
 	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
@@ -38,6 +39,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "gate", Run: gate.Run},
 	{Name: "origin", Run: origin.Run},
 	{Name: "identity", Run: identity.Run},
+	{Name: "browsers", Run: browsers.Run},
 	{Name: "coalescing", Run: coalescing.Run},
 	{Name: "throughput", Run: throughput.Run},
 	{Name: "boundary", Run: boundary.Run},
@@ -48,7 +50,7 @@ var benchmarks = []report.Benchmark{
 
 // headlines are the claims in the README's table.
 var headlines = []string{
-	"boundary/nginx", "boundary/control", "identity/h1-8", "coalescing/421s-with-origin", "throughput/h2-512",
+	"boundary/nginx", "boundary/control", "identity/h1-8", "browsers/421s-with-origin", "throughput/h2-512",
 }
 
 func main() {

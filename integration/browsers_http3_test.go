@@ -50,44 +50,8 @@ func (d defaultCaddy) caddyfile(visits int) (options, sites string) {
 	return options, sites + "\n*.site.test {\n\trespond other\n}\n"
 }
 
-// imageSite is what a site's block says that has such a page and its images.
-func imageSite(visits int) string {
-	return fmt.Sprintf(`header Cache-Control no-store
-	handle /page {
-		header Content-Type text/html
-		respond <<PAGE
-			%s
-			PAGE
-	}
-	header /image-* Content-Type image/svg+xml
-	respond /image-* <<SVG
-		<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32"/>
-		SVG
-	respond ok`, strings.ReplaceAll(selfVisiting(visits), "\n", "\n\t\t\t"))
-}
-
-// selfVisiting is a page that says when its images are there, or broken, and then
-// visits itself again.
-func selfVisiting(visits int) string {
-	return fmt.Sprintf(`<!doctype html><body><script>
-const visit = Number(new URLSearchParams(location.search).get("visit"));
-let broken = 0;
-const images = [];
-for (let n = 0; n < %d; n++)
-	for (const host of %s)
-		images.push(new Promise(done => {
-			const image = new Image();
-			image.onload = done;
-			image.onerror = () => { broken++; done(); };
-			image.src = "https://" + host + ":" + location.port + "/image-" + n + "?visit=" + visit;
-			document.body.append(image);
-		}));
-Promise.all(images).then(async () => {
-	await fetch("/done?visit=" + visit + "&broken=" + broken, {method: "POST"});
-	if (visit < %d) setTimeout(() => location = "/page?visit=" + (visit + 1), 300);
-});
-</script>`, imagesPerHost, mustJSON(fourHosts), visits)
-}
+// imageSite is what a site's block says that has a page with images of four hosts.
+func imageSite(visits int) string { return browser.ImageSite(fourHosts, imagesPerHost, visits) }
 
 // visits lets a browser visit the page so many times.
 func (d defaultCaddy) visits(t *testing.T, b browser.Browser, n int) ([]browser.Visit, *caddy) {

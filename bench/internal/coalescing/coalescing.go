@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/bench/internal/logged"
+	"github.com/caddy-connreuse/connreuse/bench/internal/network"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/internal/test/browser"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
@@ -69,11 +69,12 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		chosen = slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool { return !s.quick })
 	}
 	result := &report.Result{
-		Title: "How browsers share connections",
+		Title: "Control: browsers without HTTP/3",
 		Text: fmt.Sprintf("A page with four images of each of four hosts, behind one certificate and a network with a round trip of %v "+
-			"(`example/coalescing`): %d visits of each kind, in turn, each with a new profile. Firefox knows ORIGIN frames, Chromium does not. "+
+			"(`example/coalescing`): %d visits of each kind, in turn, each with a new profile. Firefox knows ORIGIN frames on HTTP/2, Chromium does not. "+
+			"HTTP/3 is off in both, so this shows what frames and 421s do by themselves. "+
 			"And what it costs to tell a connection of many origins.", 2*delay, runs),
-		Versions: []string{version("firefox-esr"), version("chromium")},
+		Versions: browser.Versions(),
 	}
 	measured, err := visits(ctx, o, chosen, runs)
 	if err != nil {
@@ -81,15 +82,6 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	}
 	addVisits(result, chosen, measured)
 	return result, originSets(ctx, result, o, connections)
-}
-
-// version is what a browser says of itself.
-func version(program string) string {
-	out, err := exec.Command(program, "--version").Output()
-	if err != nil {
-		return program
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // visits returns what the browsers did, by browser and scenario.
@@ -111,11 +103,11 @@ func visits(ctx context.Context, o report.Options, chosen []scenario, runs int) 
 		ports[s.port] = strconv.Itoa(port)
 		env = append(env, s.port+"="+ports[s.port])
 	}
-	c, err := startCaddy(ctx, example, dir, "127.0.0.1:"+ports[scenarios[0].port], hosts[0], env...)
+	c, err := logged.Start(ctx, example, dir, "127.0.0.1:"+ports[scenarios[0].port], hosts[0], env...)
 	if err != nil {
 		return nil, err
 	}
-	defer c.stop()
+	defer c.Stop()
 
 	measured := map[string]map[string]*figures{browser.Firefox.Name: {}, browser.Chromium.Name: {}}
 	for run := range runs {
@@ -138,7 +130,7 @@ func visits(ctx context.Context, o report.Options, chosen []scenario, runs int) 
 }
 
 // visit adds the figures of one visit.
-func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scenario, port, state string) error {
+func (f *figures) visit(ctx context.Context, c *logged.Caddy, b browser.Browser, s scenario, port, state string) error {
 	home, err := os.MkdirTemp("", "connreuse-browser-")
 	if err != nil {
 		return err
@@ -148,15 +140,15 @@ func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scen
 	// The network is at addresses of its own, so that hosts have the port that Caddy
 	// knows. It carries no QUIC.
 	addresses := make(map[string]string)
-	var relays []*relay
+	var relays []*network.Relay
 	for i, host := range hosts {
 		if i == 0 || s.apart {
 			addr := fmt.Sprintf("127.0.0.%d", 11+i)
-			r, err := startRelay(net.JoinHostPort(addr, port), "127.0.0.1:"+port, delay)
+			r, err := network.Start(net.JoinHostPort(addr, port), "127.0.0.1:"+port, delay)
 			if err != nil {
 				return err
 			}
-			defer r.close()
+			defer r.Close()
 			relays = append(relays, r)
 			addresses[host] = addr
 		} else {
@@ -165,15 +157,15 @@ func (f *figures) visit(ctx context.Context, c *caddy, b browser.Browser, s scen
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	before := c.log.Len()
+	before := c.Log.Len()
 	root := filepath.Join(state, "pki", "authorities", "local", "root.crt")
-	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: addresses, NoHTTP3: true}, "https://"+hosts[0]+":"+port+"/", func() string { return c.log.Since(before) })
+	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: addresses, NoHTTP3: true}, "https://"+hosts[0]+":"+port+"/", func() string { return c.Log.Since(before) })
 	if err != nil {
 		return err
 	}
 	handshakes := 0
 	for _, r := range relays {
-		handshakes += int(r.handshakes.Load())
+		handshakes += int(r.Handshakes.Load())
 	}
 	f.connections = append(f.connections, len(v.Connections))
 	f.handshakes = append(f.handshakes, handshakes)

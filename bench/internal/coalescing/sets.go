@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/http2"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/logged"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
@@ -91,11 +92,11 @@ func originSets(ctx context.Context, result *report.Result, o report.Options, co
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		return err
 	}
-	c, err := startCaddy(ctx, file, dir, addrs[sizes[0]][0], asked)
+	c, err := logged.Start(ctx, file, dir, addrs[sizes[0]][0], asked)
 	if err != nil {
 		return err
 	}
-	defer c.stop()
+	defer c.Stop()
 
 	told, ratios, times := make(map[int]first), make(map[int][]float64), make(map[int][2][]float64)
 	for n := range connections {

@@ -59,6 +59,18 @@ var (
 	}
 )
 
+// Versions are those of all browsers, as they say them.
+func Versions() (versions []string) {
+	for _, program := range []string{"firefox-esr", "chromium"} {
+		version := program
+		if out, err := exec.Command(program, "--version").Output(); err == nil {
+			version = strings.TrimSpace(string(out))
+		}
+		versions = append(versions, version)
+	}
+	return versions
+}
+
 // Open starts the browser with a URL, without a window on any screen.
 func (b Browser) Open(o Options, url string) (*program.Program, error) {
 	cmd, err := b.command(o, url)

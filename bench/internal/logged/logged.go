@@ -1,4 +1,6 @@
-package coalescing
+// Package logged runs Caddy with a Caddyfile and keeps its log, which says what
+// browsers did.
+package logged
 
 import (
 	"context"
@@ -12,21 +14,21 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/test/output"
 )
 
-// A caddy is a running Caddy process: this program, see sidebyside.RunsAsCaddy.
-type caddy struct {
+// A Caddy is a running Caddy process: this program, see sidebyside.RunsAsCaddy.
+type Caddy struct {
+	Log output.Buffer
 	cmd *exec.Cmd
-	log output.Buffer
 }
 
-// startCaddy starts Caddy with a config file and waits until it has a certificate
+// Start starts Caddy with a config file and waits until it has a certificate
 // for a name at an address. All its state is in a folder.
-func startCaddy(ctx context.Context, file, state, addr, name string, env ...string) (*caddy, error) {
+func Start(ctx context.Context, file, state, addr, name string, env ...string) (*Caddy, error) {
 	cmd, err := sidebyside.CaddyCommand(file, state, env...)
 	if err != nil {
 		return nil, err
 	}
-	c := &caddy{cmd: cmd}
-	c.cmd.Stderr = &c.log
+	c := &Caddy{cmd: cmd}
+	c.cmd.Stderr = &c.Log
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -41,14 +43,15 @@ func startCaddy(ctx context.Context, file, state, addr, name string, env ...stri
 		}
 		select {
 		case <-ctx.Done():
-			c.stop()
-			return nil, fmt.Errorf("waiting for Caddy: %w\n%s", err, c.log.Since(0))
+			c.Stop()
+			return nil, fmt.Errorf("waiting for Caddy: %w\n%s", err, c.Log.Since(0))
 		case <-time.After(100 * time.Millisecond): // polls another process
 		}
 	}
 }
 
-func (c *caddy) stop() {
+// Stop ends it.
+func (c *Caddy) Stop() {
 	_ = c.cmd.Process.Signal(os.Interrupt)
 	_ = c.cmd.Wait()
 }

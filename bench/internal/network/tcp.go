@@ -1,4 +1,6 @@
-package coalescing
+// Package network stands in for a network between browsers and Caddy: relays at
+// addresses of their own pass everything on, late.
+package network
 
 import (
 	"net"
@@ -7,26 +9,26 @@ import (
 	"time"
 )
 
-// A relay stands in for a network: it passes TCP connections on, each byte late by
-// a delay, and counts TLS handshakes, resumed ones and those on connections that
-// see no request included.
-type relay struct {
+// A Relay passes TCP connections on, each byte late by a delay, and counts TLS
+// handshakes, resumed ones and those on connections that see no request included.
+type Relay struct {
 	listener   net.Listener
 	target     string
 	delay      time.Duration
-	handshakes atomic.Int64
+	Handshakes atomic.Int64
 
 	mu    sync.Mutex
 	conns []net.Conn // nil once closed
 	wg    sync.WaitGroup
 }
 
-func startRelay(addr, target string, delay time.Duration) (*relay, error) {
+// Start listens on an address for connections to a target.
+func Start(addr, target string, delay time.Duration) (*Relay, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{listener: listener, target: target, delay: delay, conns: []net.Conn{}}
+	r := &Relay{listener: listener, target: target, delay: delay, conns: []net.Conn{}}
 	r.wg.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -39,8 +41,8 @@ func startRelay(addr, target string, delay time.Duration) (*relay, error) {
 	return r, nil
 }
 
-// close ends all connections and waits for what serves them.
-func (r *relay) close() {
+// Close ends all connections and waits for what serves them.
+func (r *Relay) Close() {
 	_ = r.listener.Close()
 	r.mu.Lock()
 	for _, conn := range r.conns {
@@ -51,8 +53,8 @@ func (r *relay) close() {
 	r.wg.Wait()
 }
 
-// keep tells close of a connection; it is false afterwards.
-func (r *relay) keep(conn net.Conn) bool {
+// keep tells Close of a connection; it is false afterwards.
+func (r *Relay) keep(conn net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conns == nil {
@@ -63,7 +65,7 @@ func (r *relay) keep(conn net.Conn) bool {
 	return true
 }
 
-func (r *relay) serve(client net.Conn) {
+func (r *Relay) serve(client net.Conn) {
 	defer client.Close()
 	if !r.keep(client) {
 		return
@@ -84,7 +86,7 @@ func (r *relay) serve(client net.Conn) {
 }
 
 // pass copies bytes until one side closes, and then closes both.
-func (r *relay) pass(to, from net.Conn, fromClient bool) {
+func (r *Relay) pass(to, from net.Conn, fromClient bool) {
 	type piece struct {
 		bytes []byte
 		due   time.Time
@@ -103,7 +105,7 @@ func (r *relay) pass(to, from net.Conn, fromClient bool) {
 		buf := make([]byte, 16<<10)
 		n, err := from.Read(buf)
 		if fromClient && first && n > 0 && buf[0] == handshake {
-			r.handshakes.Add(1)
+			r.Handshakes.Add(1)
 		}
 		if n > 0 {
 			pieces <- piece{buf[:n], time.Now().Add(r.delay)}

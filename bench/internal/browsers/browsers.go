@@ -1,0 +1,151 @@
+// Package browsers measures how browsers share connections with a Caddy as people
+// run it: HTTP/3 on, and told of by Caddy itself.
+package browsers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/logged"
+	"github.com/caddy-connreuse/connreuse/bench/internal/network"
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/internal/test/browser"
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
+)
+
+const delay = 10 * time.Millisecond // each way
+
+var both = []browser.Browser{browser.Firefox, browser.Chromium}
+
+// seen are all visits of one browser in one scenario, session by session: each begins
+// with a new profile.
+type seen [][]browser.Visit
+
+// Run lets browsers visit the page, scenario by scenario, in turn.
+func Run(ctx context.Context, o report.Options) (*report.Result, error) {
+	sessions, visits := 2, 6
+	chosen := scenarios
+	if o.Quick {
+		sessions, visits = 1, 4
+		chosen = slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool { return !s.quick })
+	}
+	result := &report.Result{
+		Title: "How browsers share connections",
+		Text: fmt.Sprintf("A page with %d images of each of four hosts, behind one certificate and a network with a round trip of %v, served by a Caddy "+
+			"that is as it is by default but for what is said: HTTP/3 is on, and browsers learn of it from Caddy's Alt-Svc. %d sessions of %d visits of each kind, "+
+			"in turn; each session begins with a new profile, so its first visit knows of no HTTP/3.", images, 2*delay, sessions, visits),
+		Versions: browser.Versions(),
+	}
+	measured, err := browse(ctx, o, chosen, sessions, visits)
+	if err != nil {
+		return nil, err
+	}
+	addTable(result, chosen, measured)
+	addClaims(result, measured)
+	return result, nil
+}
+
+// browse returns what the browsers did, by browser and scenario.
+func browse(ctx context.Context, o report.Options, chosen []scenario, sessions, visits int) (map[string]map[string]seen, error) {
+	state, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(state)
+	ports := make([]string, len(chosen))
+	for i := range chosen {
+		free, err := port.Free()
+		if err != nil {
+			return nil, err
+		}
+		ports[i] = strconv.Itoa(free)
+	}
+	file := filepath.Join(state, "Caddyfile")
+	if err := os.WriteFile(file, []byte(caddyfile(state, chosen, ports, visits)), 0o600); err != nil {
+		return nil, err
+	}
+	c, err := logged.Start(ctx, file, state, "127.0.0.1:"+ports[0], hosts[0])
+	if err != nil {
+		return nil, err
+	}
+	defer c.Stop()
+	measured := map[string]map[string]seen{browser.Firefox.Name: {}, browser.Chromium.Name: {}}
+	for session := range sessions {
+		for i, s := range chosen {
+			for _, b := range both {
+				all, err := visit(ctx, c, b, s, ports[i], state, visits)
+				if err != nil {
+					return nil, fmt.Errorf("%s, %s: %w", b.Name, s.name, err)
+				}
+				measured[b.Name][s.name] = append(measured[b.Name][s.name], all)
+				last := all[len(all)-1]
+				fmt.Fprintf(o.Progress, "browsers: session %d, %s, %s: last visit %v\n", session+1, b.Name, s.name, last)
+			}
+		}
+	}
+	return measured, nil
+}
+
+// visit is one session.
+func visit(ctx context.Context, c *logged.Caddy, b browser.Browser, s scenario, port, state string, visits int) ([]browser.Visit, error) {
+	home, err := os.MkdirTemp("", "connreuse-browser-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(home)
+	addresses, end, err := connect(port, s.apart)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	before := c.Log.Len()
+	return b.Visits(ctx, browser.Options{
+		Home: home, Root: filepath.Join(state, "pki", "authorities", "local", "root.crt"), Hosts: addresses,
+	}, "https://"+hosts[0]+":"+port+"/page?visit=1", visits, func() string { return c.Log.Since(before) })
+}
+
+// connect puts a network between the browser and Caddy: at addresses of its own, so
+// that hosts have the port that Caddy knows.
+func connect(port string, apart bool) (addresses map[string]string, end func(), err error) {
+	var closers []func()
+	end = func() {
+		var all sync.WaitGroup
+		for _, c := range closers {
+			all.Go(c)
+		}
+		all.Wait()
+	}
+	addresses = make(map[string]string)
+	for i, host := range hosts {
+		addresses[host] = addresses[hosts[0]]
+		if i > 0 && !apart {
+			continue
+		}
+		addresses[host] = fmt.Sprintf("127.0.0.%d", 21+i)
+		addr, caddy := net.JoinHostPort(addresses[host], port), "127.0.0.1:"+port
+		tcp, errTCP := network.Start(addr, caddy, delay)
+		if errTCP == nil {
+			closers = append(closers, tcp.Close)
+		}
+		udp, errUDP := network.StartUDP(addr, caddy, delay)
+		if errUDP == nil {
+			closers = append(closers, udp.Close)
+		}
+		if err := errors.Join(errTCP, errUDP); err != nil {
+			end()
+			return nil, nil, err
+		}
+	}
+	return addresses, end, nil
+}
