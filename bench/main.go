@@ -28,6 +28,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/learning"
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
 	"github.com/caddy-connreuse/connreuse/bench/internal/peers"
+	"github.com/caddy-connreuse/connreuse/bench/internal/person"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sick"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
@@ -46,6 +47,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "learning", Run: learning.Run},
 	{Name: "peers", Run: peers.Run},
 	{Name: "sick", Run: sick.Run},
+	{Name: "person", Run: person.Run},
 }
 
 // headlines are the claims in the README's table.

@@ -1,6 +1,7 @@
 package sidebyside
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -117,6 +118,22 @@ func (c *Caddy) Listens(addr string) error {
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("waiting for Caddy: %w", err)
+		}
+	}
+}
+
+// Certified waits until it has a certificate for [Host] at addr.
+func (c *Caddy) Certified(addr string) error {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) { // polls another process
+		conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: Host, InsecureSkipVerify: true})
+		if err == nil {
+			return conn.Close()
+		}
+		if ended := c.Ended(); ended != nil {
+			return ended
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waiting for Caddy's certificate: %w", err)
 		}
 	}
 }
