@@ -36,13 +36,13 @@ func fields(t reflect.Type) (names []string) {
 	case reflect.Slice, reflect.Pointer:
 		return fields(t.Elem())
 	case reflect.Struct:
-		for i := range t.NumField() {
-			tag, ok := t.Field(i).Tag.Lookup("json")
+		for field := range t.Fields() {
+			tag, ok := field.Tag.Lookup("json")
 			if !ok {
 				continue
 			}
 			name, _, _ := strings.Cut(tag, ",")
-			names = append(append(names, name), fields(t.Field(i).Type)...)
+			names = append(append(names, name), fields(field.Type)...)
 		}
 	}
 	return names

@@ -116,7 +116,7 @@ func readOptions(fl caddycmd.Flags) (options, error) {
 	if file := fl.String("cacert"); file != "" {
 		pem, err := os.ReadFile(file)
 		if err != nil {
-			return opts, fmt.Errorf("reading --cacert: %v", err)
+			return opts, fmt.Errorf("reading --cacert: %w", err)
 		}
 		opts.roots = x509.NewCertPool()
 		if !opts.roots.AppendCertsFromPEM(pem) {

@@ -39,7 +39,7 @@ func parseTarget(text string) (target, error) {
 	}
 	u, err := url.Parse(full)
 	if err != nil {
-		return target{}, fmt.Errorf("reading URL '%s': %v", text, err)
+		return target{}, fmt.Errorf("reading URL '%s': %w", text, err)
 	}
 	t := target{text: text, scheme: u.Scheme, port: u.Port(), url: u}
 	switch {
@@ -54,7 +54,7 @@ func parseTarget(text string) (target, error) {
 		return target{}, fmt.Errorf("reading URL '%s': the port '%s' is not a number from 1 to 65535", text, t.port)
 	}
 	if t.name, err = hostname.ParseName(u.Hostname()); err != nil {
-		return target{}, fmt.Errorf("reading URL '%s': host '%s': %v", text, u.Hostname(), err)
+		return target{}, fmt.Errorf("reading URL '%s': host '%s': %w", text, u.Hostname(), err)
 	}
 	return t, nil
 }
@@ -108,7 +108,7 @@ func (t target) origin() string { return t.scheme + "://" + t.authority() }
 // address it stands for and the ones to use instead.
 func parseResolve(text string) (address string, with []string, err error) {
 	fail := func(err error) (string, []string, error) {
-		return "", nil, fmt.Errorf("reading --resolve '%s': must be <host>:<port>:<address>[,<address>...]: %v", text, err)
+		return "", nil, fmt.Errorf("reading --resolve '%s': must be <host>:<port>:<address>[,<address>...]: %w", text, err)
 	}
 	colon := strings.IndexByte(text, ':')
 	if strings.HasPrefix(text, "[") {

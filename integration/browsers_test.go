@@ -47,11 +47,9 @@ func browse(t *testing.T, b browser.Browser, s scenario) browser.Visit {
 		}
 	}
 
-	options := strictOff
+	options := "servers {\n\t\tstrict_sni_host insecure_off\n\t}"
 	if s.origin != "-" {
 		options = fmt.Sprintf("servers {\n\t\tstrict_sni_host insecure_off\n\t\tlistener_wrappers {\n\t\t\torigin {\n\t\t\t\t%s\n\t\t\t}\n\t\t}\n\t}", s.origin)
-	} else {
-		options = "servers {\n\t\tstrict_sni_host insecure_off\n\t}"
 	}
 	script := fmt.Sprintf(`<!doctype html><script>
 (async () => {

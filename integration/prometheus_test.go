@@ -133,7 +133,7 @@ func TestPrometheus(t *testing.T) {
 		poll.Succeed(s.t, q.where, func() error {
 			var err error
 			if got, err = p.query(q.concrete()); err != nil || len(got) == 0 {
-				return fmt.Errorf("%d series, %v:\n%s", len(got), err, q.text)
+				return fmt.Errorf("%d series, %w:\n%s", len(got), err, q.text)
 			}
 			if !slices.ContainsFunc(got, func(s series) bool { return s.Value[1] != "NaN" }) {
 				return fmt.Errorf("nothing but NaN in %v", got)

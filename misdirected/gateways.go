@@ -47,7 +47,7 @@ func checkGateways(raw json.RawMessage) error {
 	}
 	for _, text := range object.Ranges {
 		if _, err := caddyhttp.CIDRExpressionToPrefix(text); err != nil {
-			return fmt.Errorf("reading trusted_gateways '%s': must be an IP address or a CIDR range: %v", text, err)
+			return fmt.Errorf("reading trusted_gateways '%s': must be an IP address or a CIDR range: %w", text, err)
 		}
 	}
 	return nil
@@ -60,7 +60,7 @@ func (h *Handler) loadGateways(ctx caddy.Context) (caddyhttp.IPRangeSource, erro
 	}
 	source, err := h.server.IPSource(ctx, h.TrustedGatewaysRaw)
 	if err != nil {
-		return nil, fmt.Errorf("loading trusted_gateways '%s': %v", h.TrustedGatewaysRaw, err)
+		return nil, fmt.Errorf("loading trusted_gateways '%s': %w", h.TrustedGatewaysRaw, err)
 	}
 	return source, nil
 }

@@ -54,7 +54,7 @@ func wrapperNames(wrappers []json.RawMessage) (names []string, err error) {
 			Wrapper string `json:"wrapper"`
 		}
 		if err := json.Unmarshal(raw, &module); err != nil {
-			return nil, fmt.Errorf("reading listener_wrappers: %v", err)
+			return nil, fmt.Errorf("reading listener_wrappers: %w", err)
 		}
 		names = append(names, module.Wrapper)
 	}

@@ -109,11 +109,11 @@ func (c *h3client) get(host string) (ok bool, err error) {
 	}
 	r := bytes.NewReader(answer)
 	if kind, err := quicvarint.Read(r); err != nil || kind != 0x01 {
-		return false, fmt.Errorf("the answer begins with a frame of type %d: %v", kind, err)
+		return false, fmt.Errorf("the answer begins with a frame of type %d: %w", kind, err)
 	}
 	length, err := quicvarint.Read(r)
 	if err != nil || length < 3 {
-		return false, fmt.Errorf("%d bytes of field section: %v", length, err)
+		return false, fmt.Errorf("%d bytes of field section: %w", length, err)
 	}
 	// 200 is number 25 in the static table
 	return answer[len(answer)-r.Len()+2] == 0xc0|25, nil

@@ -104,7 +104,7 @@ func (l *layout) control(conn *quic.Conn) (*quic.SendStream, error) {
 	// a pointer that was not read from a field: its methods can be called
 	callable := reflect.NewAt(outgoing.Type().Elem(), outgoing.UnsafePointer())
 	results := callable.MethodByName(getStream).Call([]reflect.Value{reflect.ValueOf(controlStream)})
-	if err, ok := results[1].Interface().(error); ok {
+	if err, ok := reflect.TypeAssert[error](results[1]); ok {
 		return nil, err
 	}
 	stream := results[0].Interface().(*quic.SendStream)

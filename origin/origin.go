@@ -23,7 +23,7 @@ type origin struct {
 func parseOrigin(text string) (origin, error) {
 	o, err := parse(text)
 	if err != nil {
-		return origin{}, fmt.Errorf("reading origin '%s': must be https://<host> or https://<host>:<port>: %v", text, err)
+		return origin{}, fmt.Errorf("reading origin '%s': must be https://<host> or https://<host>:<port>: %w", text, err)
 	}
 	return o, nil
 }

@@ -115,8 +115,7 @@ func TestDialErrorIsForOneRequest(t *testing.T) {
 		s.refuse.Store(true)
 		for range 3 {
 			_, _, err := send(tr, get(t))
-			var de reverseproxy.DialError
-			if !errors.As(err, &de) {
+			if _, ok := errors.AsType[reverseproxy.DialError](err); !ok {
 				t.Errorf("err = %v, want a DialError", err)
 			}
 		}

@@ -2,6 +2,7 @@ package upstreampool
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -147,9 +148,7 @@ func withoutH2CUpgrade(h http.Header) (http.Header, bool) {
 		return h, false
 	}
 	c := make(http.Header, len(h))
-	for name, values := range h {
-		c[name] = values
-	}
+	maps.Copy(c, h)
 	delete(c, "Http2-Settings")
 	protocols := slices.DeleteFunc(splitList(h["Upgrade"]), func(p string) bool { return strings.EqualFold(p, "h2c") })
 	if len(protocols) > 0 {

@@ -57,7 +57,7 @@ func (o *option) read(t *Transport, args []string) error {
 	case *caddy.Duration:
 		d, err := caddy.ParseDuration(first)
 		if err != nil {
-			return fmt.Errorf("parsing %s '%s': %v", o.name, first, err)
+			return fmt.Errorf("parsing %s '%s': %w", o.name, first, err)
 		}
 		if d <= 0 {
 			return fmt.Errorf("parsing %s '%s': must be more than zero; leave it out for the default", o.name, first)

@@ -3,6 +3,7 @@ package upstreampool
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,8 +67,8 @@ func countsFailures(h *reverseproxy.Handler) bool {
 // Its own provisioning is under way: matchers are still raw.
 func enclosing(ctx caddy.Context) *reverseproxy.Handler {
 	modules := ctx.Modules()
-	for i := len(modules) - 1; i >= 0; i-- {
-		if h, ok := modules[i].(*reverseproxy.Handler); ok {
+	for _, module := range slices.Backward(modules) {
+		if h, ok := module.(*reverseproxy.Handler); ok {
 			return h
 		}
 	}

@@ -49,8 +49,7 @@ func TestNoReplayOfWhatMayHaveBeenSeen(t *testing.T) {
 				if err == nil {
 					t.Fatal("no error")
 				}
-				var de reverseproxy.DialError
-				if errors.As(err, &de) {
+				if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
 					t.Errorf("%v is a DialError, which reverse_proxy would retry", err)
 				}
 				if n := seen.Load(); n != 2 {

@@ -114,7 +114,7 @@ func TestBoundarySweep(t *testing.T) {
 				control, _ = sweep(stock)
 			}
 			var failed, sent int64
-			for try := 0; try < tries; try++ {
+			for range tries {
 				var stood time.Duration
 				stop := standstill(&stood)
 				failed, sent = sweep(func() http.RoundTripper {

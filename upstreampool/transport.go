@@ -171,7 +171,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	settings, err := json.Marshal(t)
 	if err != nil {
-		return fmt.Errorf("encoding transport settings: %v", err)
+		return fmt.Errorf("encoding transport settings: %w", err)
 	}
 	cfg := t.config()
 	if err := t.HTTPTransport.Provision(ctx); err != nil {

@@ -41,7 +41,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (app *App) Provision(ctx caddy.Context) error {
 	tls, err := ctx.App("tls")
 	if err != nil {
-		return fmt.Errorf("getting tls app: %v", err)
+		return fmt.Errorf("getting tls app: %w", err)
 	}
 	app.ctx = ctx
 	app.tls = tls.(*caddytls.TLS)

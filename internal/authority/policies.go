@@ -94,12 +94,12 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		settings.CertSelection = nil
 		p.unnamed, errs[3] = number(&settings)
 		if err := errors.Join(errs[:]...); err != nil {
-			return nil, fmt.Errorf("reading TLS connection policy %d: %v", i, err)
+			return nil, fmt.Errorf("reading TLS connection policy %d: %w", i, err)
 		}
 		var unmatched []string
 		var err error
 		if p.patterns, unmatched, err = ps.index(original.MatchersRaw); err != nil {
-			return nil, fmt.Errorf("reading matchers of TLS connection policy %d: %v", i, err)
+			return nil, fmt.Errorf("reading matchers of TLS connection policy %d: %w", i, err)
 		}
 		if p.clientAuth != 0 {
 			ps.unmatched = append(ps.unmatched, unmatched...)

@@ -2,6 +2,7 @@ package connpool
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -48,12 +49,7 @@ var Strict bool
 
 // moves tells whether the table has a move.
 func moves(from, to state) bool {
-	for _, s := range allowed[from] {
-		if s == to {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(allowed[from], to)
 }
 
 // moveLocked moves c to another state. It is the only function that does, but for

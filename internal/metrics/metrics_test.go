@@ -31,7 +31,7 @@ func TestRegister(t *testing.T) {
 		}
 	})
 	t.Run("same name, other type", func(t *testing.T) {
-		gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "same_total", Help: "A test counter."})
+		gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "same_total", Help: "A test counter."}) //nolint:promlinter // a name that is taken
 		_, err := Register(reg, gauge)
 		if err == nil || !strings.Contains(err.Error(), "belongs to") {
 			t.Errorf("error = %v, want one that names the clash", err)

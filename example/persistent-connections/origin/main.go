@@ -72,11 +72,12 @@ func answer(conn net.Conn, number int64) error {
 		if !ok {
 			head = "HTTP/1.1 404 Not Found\r\n"
 		}
-		body := fmt.Sprintf("connection %d, request %d\n", number, n)
+		var body strings.Builder
+		body.WriteString(fmt.Sprintf("connection %d, request %d\n", number, n))
 		for _, name := range slices.Sorted(maps.Keys(req.Header)) {
-			body += fmt.Sprintf("%s: %s\n", name, strings.Join(req.Header[name], ", "))
+			body.WriteString(fmt.Sprintf("%s: %s\n", name, strings.Join(req.Header[name], ", ")))
 		}
-		if _, err := fmt.Fprintf(conn, "%sContent-Length: %d\r\n\r\n%s", head, len(body), body); err != nil || req.Close {
+		if _, err := fmt.Fprintf(conn, "%sContent-Length: %d\r\n\r\n%s", head, len(body.String()), body.String()); err != nil || req.Close {
 			return err
 		}
 	}
