@@ -16,6 +16,7 @@ import (
 //	    acquire_timeout     <duration>
 //	    min_idle            <n>
 //	    remember            on | off
+//	    follow_dns          <interval> | off
 //
 //	    # and every option of transport http
 //	    ...

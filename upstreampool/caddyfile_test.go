@@ -82,6 +82,8 @@ func TestCaddyfileOwnOptions(t *testing.T) {
 		{"min_idle 3", `{"min_idle":3}`},
 		{"remember on", `{}`},
 		{"remember off", `{"remember":false}`},
+		{"follow_dns 1m", `{"follow_dns":60000000000}`},
+		{"follow_dns off", `{"follow_dns":-1}`},
 	} {
 		t.Run(tc.block, func(t *testing.T) {
 			tr, err := parse(tc.block)
@@ -119,6 +121,12 @@ func TestCaddyfileRefused(t *testing.T) {
 		{"max_requests 0", "parsing max_requests '0': must be a whole number above zero"},
 		{"max_pending -1", "parsing max_pending '-1': must be a whole number above zero"},
 		{"remember maybe", "parsing remember 'maybe': must be on or off"},
+		{"follow_dns 0", "parsing follow_dns '0': must be more than zero"},
+		{"follow_dns -1", "parsing follow_dns '-1': must be a duration, or off"},
+		{"follow_dns on", "parsing follow_dns 'on': must be a duration, or off"},
+		{"follow_dns off 30s", "wrong argument count"},
+		{"follow_dns 1ms", "checking follow_dns '1ms': must be at least 10ms, or off"},
+		{"keepalive off\nfollow_dns 30s", "checking follow_dns '30s': keepalive is off"},
 		{"min_idle 1.5", "parsing min_idle '1.5': must be a whole number above zero"},
 		{"max_idle_time 5s\nupstream_keep_alive 5s", "checking max_idle_time '5s': must be less than upstream_keep_alive '5s'"},
 		{"keepalive 6s\nupstream_keep_alive 5s", "checking keepalive '6s': must be less than upstream_keep_alive '5s'"},
@@ -150,11 +158,11 @@ func TestCaddyfileRefused(t *testing.T) {
 	})
 	t.Run("all problems at once, from JSON", func(t *testing.T) {
 		tr := Transport{}.CaddyModule().New().(*Transport)
-		if err := json.Unmarshal([]byte(`{"margin":-1,"max_requests":-2,"max_lifetime_jitter":200}`), tr); err != nil {
+		if err := json.Unmarshal([]byte(`{"margin":-1,"max_requests":-2,"max_lifetime_jitter":200,"follow_dns":-2}`), tr); err != nil {
 			t.Fatal(err)
 		}
 		err := tr.check()
-		for _, want := range []string{"margin '-1ns'", "max_requests '-2'", "jitter '200': must be", "jitter '200': needs"} {
+		for _, want := range []string{"margin '-1ns'", "follow_dns '-2ns': must not be negative", "max_requests '-2'", "jitter '200': must be", "jitter '200': needs"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("error = %v, want %q in it", err, want)
 			}

@@ -18,6 +18,7 @@ const (
 	defaultIdle           = 10_000 // connections of all pools of a transport
 	defaultDialTimeout    = 10 * time.Second
 	defaultHandshake      = 10 * time.Second
+	defaultFollowDNS      = 30 * time.Second
 )
 
 // config is the checked configuration of a transport, all defaults filled in.
@@ -28,6 +29,7 @@ type config struct {
 	h2c           bool
 	proxyProtocol bool
 	remember      bool
+	followDNS     time.Duration // negative: off
 }
 
 // config returns what the pools are run with, before the embedded transport
@@ -60,6 +62,7 @@ func (t *Transport) config() config {
 		},
 		proxyProtocol: t.ProxyProtocol != "",
 		remember:      t.Remember == nil || *t.Remember,
+		followDNS:     orElse(t.FollowDNS, defaultFollowDNS),
 	}
 	if t.MaxLifetimeJitter != nil {
 		cfg.Jitter = *t.MaxLifetimeJitter

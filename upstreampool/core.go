@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/resolve"
 )
 
 // A core is everything of a transport that survives a reload: its pools, what
@@ -26,6 +27,7 @@ type core struct {
 	users             users
 	upstreams         upstreams
 	records           records
+	names             *resolve.Follower // nil: no name is followed
 
 	group *connpool.Group
 	mu    sync.RWMutex
@@ -58,7 +60,7 @@ func (c *core) pool(tg *target) *pool {
 // newPool makes the pool of a target.
 func (c *core) newPool(tg *target) *pool {
 	own := *tg
-	p := &pool{core: c, record: c.records.get(tg.key, c.upstreams.get(tg.key.upstream()))}
+	p := &pool{core: c, host: hostOf(tg), record: c.records.get(tg.key, c.upstreams.get(tg.key.upstream()))}
 	p.Pool = c.group.NewPool(connpool.Options{
 		Memory:   &p.up.Memory,
 		Protocol: c.protocol(tg.key),
@@ -74,7 +76,7 @@ func (c *core) newPool(tg *target) *pool {
 func (c *core) acquire(ctx context.Context, tg *target, n connpool.Need) (*pool, connpool.Lease, error) {
 	for {
 		p := c.pool(tg)
-		l, err := p.Acquire(ctx, n)
+		l, err := p.acquire(ctx, n)
 		if err != connpool.ErrGone {
 			return p, l, err
 		}
@@ -106,6 +108,9 @@ func (c *core) all() []*pool {
 // pools is gone. Requests under way finish, idle connections close now.
 func (c *core) Destruct() error {
 	c.upstreams.forget()
+	if c.names != nil {
+		c.names.Stop()
+	}
 	c.group.Retire()
 	for _, p := range c.all() {
 		p.Drain()

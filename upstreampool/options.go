@@ -20,6 +20,8 @@ type option struct {
 	standsForDefault string
 	// more reads a second argument, if there can be one.
 	more func(t *Transport, arg string) error
+	// canBeOff says that a duration of -1, or the word off, turns it off.
+	canBeOff bool
 }
 
 // options are all of them, in the order of the documentation.
@@ -33,6 +35,7 @@ var options = []option{
 	{name: "acquire_timeout", field: func(t *Transport) any { return &t.AcquireTimeout }},
 	{name: "min_idle", field: func(t *Transport) any { return &t.MinIdle }},
 	{name: "remember", field: func(t *Transport) any { return &t.Remember }, standsForDefault: "on"},
+	{name: "follow_dns", field: func(t *Transport) any { return &t.FollowDNS }, canBeOff: true},
 }
 
 // optionNamed returns the option with a name, or nil if transport http has it or
@@ -55,7 +58,14 @@ func (o *option) read(t *Transport, args []string) error {
 	}
 	switch field := o.field(t).(type) {
 	case *caddy.Duration:
+		if o.canBeOff && first == "off" {
+			*field = -1
+			return nil
+		}
 		d, err := caddy.ParseDuration(first)
+		if err != nil && o.canBeOff {
+			return fmt.Errorf("parsing %s '%s': must be a duration, or off", o.name, first)
+		}
 		if err != nil {
 			return fmt.Errorf("parsing %s '%s': %w", o.name, first, err)
 		}
@@ -112,6 +122,7 @@ func (t *Transport) check() error {
 	c.bounds()
 	c.keepAlive()
 	c.minIdle()
+	c.followDNS()
 	return errors.Join(c.errs...)
 }
 
@@ -124,7 +135,7 @@ func (c *check) bounds() {
 	for _, o := range options {
 		switch field := o.field(c.Transport).(type) {
 		case *caddy.Duration:
-			if *field < 0 {
+			if *field < 0 && !(o.canBeOff && *field == -1) {
 				c.refuse("%s '%s': must not be negative", o.name, time.Duration(*field))
 			}
 		case *int:

@@ -1,6 +1,7 @@
 package upstreampool
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
@@ -13,13 +14,16 @@ import (
 type pool struct {
 	*connpool.Pool
 	*record
-	core *core
+	core  *core
+	host  string // its name, if it has one that may be followed
+	doubt atomic.Pointer[doubt]
 }
 
 // Opened implements [connpool.Events].
 func (p *pool) Opened() {
 	countOpened(p.label)
 	p.count(func(s *stats) { s.opened++ })
+	p.follow()
 }
 
 // DialFailed implements [connpool.Events].

@@ -25,25 +25,21 @@ var remembered = remember.New(
 type address struct{ network, addr string }
 
 // addressesOf returns the upstreams that a reverse_proxy names. Those with
-// placeholders are left out: clients may choose them.
+// placeholders are left out, since clients may choose them, but for placeholders
+// that have no request, such as {env.*}.
 func addressesOf(h *reverseproxy.Handler) []address {
 	var named []address
+	repl := caddy.NewReplacer()
 	for _, u := range h.Upstreams {
-		if strings.Contains(u.Dial, "{") {
+		dial := repl.ReplaceKnown(u.Dial, "")
+		if strings.Contains(dial, "{") {
 			continue
 		}
-		if a, err := caddy.ParseNetworkAddress(u.Dial); err == nil && a.PortRangeSize() == 1 {
+		if a, err := caddy.ParseNetworkAddress(dial); err == nil && a.PortRangeSize() == 1 {
 			named = append(named, address{a.Network, a.JoinHostPort(0)})
 		}
 	}
 	return named
-}
-
-// remembersFor has what is learned about the upstreams of a reverse_proxy kept in
-// the storage of its configuration, until the user leaves.
-func (u *user) remembersFor(ctx caddy.Context, h *reverseproxy.Handler) {
-	u.addresses = addressesOf(h)
-	u.releaseStorage = remembered.Use(ctx.Storage())
 }
 
 // remember has what is learned about u remembered, if the configuration names it.

@@ -57,8 +57,10 @@ func TestRememberedOverRestarts(t *testing.T) {
 		})
 		return files
 	}
-	port := freePort(t)
-	url = runCaddy(t, port, "", "", s.addr())
+	// Each configuration has a port of its own: a server that stops may still accept a
+	// connection, and hangs up when it has read the request.
+	run := func(transport, upstream string) { url = runCaddy(t, freePort(t), transport, "", upstream) }
+	run("", s.addr())
 	for ask(); source() != idletime.SourceLearned; ask() {
 		time.Sleep(keepAlive + 300*time.Millisecond)
 	}
@@ -70,17 +72,15 @@ func TestRememberedOverRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	stopCaddy(t)
-	url = runCaddy(t, port, "", "", s.addr())
+	run("", s.addr())
 	ask()
 	eventually(t, "it is known again", func() bool { return source() == idletime.SourceRemembered })
 
 	// Without the option nothing is read, and with placeholders neither.
 	for name, caddyOf := range map[string]func(){
-		"off":           func() { runCaddy(t, port, `,"remember":false`, "", s.addr()) },
-		"a placeholder": func() { runCaddy(t, port, `,"max_requests":1000`, "", "127.0.0.1:{http.request.header.Port}") },
-		"another server": func() {
-			runCaddy(t, port, `,"max_requests":2000`, "", strings.Replace(s.addr(), "127.0.0.1", "localhost", 1))
-		},
+		"off":            func() { run(`,"remember":false`, s.addr()) },
+		"a placeholder":  func() { run(`,"max_requests":1000`, "127.0.0.1:{http.request.header.Port}") },
+		"another server": func() { run(`,"max_requests":2000`, strings.Replace(s.addr(), "127.0.0.1", "localhost", 1)) },
 	} {
 		caddyOf()
 		req, _ := http.NewRequest("GET", url, nil)
@@ -99,10 +99,11 @@ func TestRememberedOverRestarts(t *testing.T) {
 
 func TestAddressesOf(t *testing.T) {
 	var h reverseproxy.Handler
-	for _, dial := range []string{"127.0.0.1:8080", "tcp/[::1]:8080", "unix//run/app.sock", "{http.request.host}:80", "h.test:{port}", "h.test:1-3"} {
+	t.Setenv("UPSTREAM", "app.test:8080")
+	for _, dial := range []string{"{env.UPSTREAM}", "127.0.0.1:8080", "tcp/[::1]:8080", "unix//run/app.sock", "{http.request.host}:80", "h.test:{port}", "h.test:1-3"} {
 		h.Upstreams = append(h.Upstreams, &reverseproxy.Upstream{Dial: dial})
 	}
-	want := []address{{"tcp", "127.0.0.1:8080"}, {"tcp", "[::1]:8080"}, {"unix", "/run/app.sock"}}
+	want := []address{{"tcp", "app.test:8080"}, {"tcp", "127.0.0.1:8080"}, {"tcp", "[::1]:8080"}, {"unix", "/run/app.sock"}}
 	if got := addressesOf(&h); !slices.Equal(got, want) {
 		t.Errorf("addressesOf = %v, want %v", got, want)
 	}

@@ -89,11 +89,12 @@ func isHealthCheck(ctx context.Context) bool { return ctx.Value(caddyhttp.VarsCt
 
 // A try is one attempt at a request.
 type try struct {
-	pool  *pool
-	lease connpool.Lease
-	known replay.Outcome
-	resp  *http.Response
-	err   error
+	pool    *pool
+	lease   connpool.Lease
+	doubted bool // nobody knows yet whether the address of the connection answers
+	known   replay.Outcome
+	resp    *http.Response
+	err     error
 }
 
 // run makes the attempts.
@@ -128,9 +129,13 @@ func (x *exchange) again(t *try, reason replay.Reason) bool {
 		}
 	}
 	n := x.need
-	n.Freshness = connpool.Fresh
-	if reason == replay.Refused {
+	switch {
+	case t.doubted:
+		n.Freshness = connpool.Any // the former addresses may answer
+	case reason == replay.Refused:
 		n.Freshness = connpool.FreshIfRoom
+	default:
+		n.Freshness = connpool.Fresh
 	}
 	var second try
 	if err := x.acquire(&second, n); err != nil {
@@ -172,7 +177,8 @@ func (x *exchange) attempt(t *try) {
 	l := &t.lease
 	x.told.use(l)
 	t.pool.requests.count(l.Reused)
-	t.known = replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: l.Reused, H2: l.HTTP2()}
+	t.doubted = t.pool.doubts(l)
+	t.known = replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: l.Reused || t.doubted, H2: l.HTTP2()}
 	t.resp, t.err = l.RoundTrip(x.out)
 	if t.err != nil {
 		x.failed(t)
@@ -185,6 +191,7 @@ func (x *exchange) attempt(t *try) {
 	if !l.HTTP2() {
 		t.pool.up.versions.Answered(time.Now(), t.resp)
 	}
+	t.pool.answered(l)
 	l.Done(t.resp)
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/resolve"
 )
 
 func init() {
@@ -107,6 +108,13 @@ type Transport struct {
 	// upstreams that the configuration names without placeholders, at most 1000.
 	// Values older than a day are hints. Default: true.
 	Remember *bool `json:"remember,omitempty"`
+
+	// How often the name of an upstream is looked up again while there are
+	// connections to it. Those to an address that is no longer among the answers
+	// get no more requests, as soon as another address has answered one. It applies
+	// to names that stand in the configuration, not through a forward proxy. -1
+	// turns it off. Default (zero): `30s`.
+	FollowDNS caddy.Duration `json:"follow_dns,omitempty"`
 
 	core *core
 	key  *coreKey
@@ -199,8 +207,11 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	t.core, t.key, t.user = v.(*core), &k, &user{logger: ctx.Logger(), sites: sitesOf(ctx)}
+	if handler != nil {
+		t.user.addresses = addressesOf(handler)
+	}
 	if handler != nil && cfg.remember {
-		t.user.remembersFor(ctx, handler)
+		t.user.releaseStorage = remembered.Use(ctx.Storage())
 	}
 	t.core.users.join(t.user)
 	t.core.group.Renew()
@@ -237,6 +248,9 @@ func (t *Transport) newCore(cfg config) *core {
 		proxy:             tr.Proxy,
 	}
 	c.upstreams.make = c.newUpstream
+	if cfg.followDNS > 0 {
+		c.names = resolve.NewFollower(cfg.followDNS, lookupBy(t.resolver()), c.named)
+	}
 
 	// The pool limits connections, and closes them. net/http would panic as it
 	// counts down connections that it never counted up, and would close idle

@@ -91,6 +91,7 @@ const (
 	CloseReadTimeout CloseReason = "read_timeout"
 	CloseReplaced    CloseReason = "replaced" // to make room, for the upstream or under max_conns_per_host
 	CloseSuspect     CloseReason = "suspect"  // another one as old as this was dead
+	CloseDNS         CloseReason = "dns"      // DNS names its address no longer
 	CloseDrained     CloseReason = "drained"  // its configuration is gone, or an operator asked for it
 	CloseSensor      CloseReason = "sensor"   // a sensor that has seen enough
 	CloseUpgraded    CloseReason = "upgraded" // it left the pool as another protocol

@@ -26,6 +26,7 @@ type conn struct {
 
 	state    atomic.Uint32 // see moveLocked
 	answered atomic.Int32  // HTTP/2: leases whose response has begun to arrive
+	heard    atomic.Bool   // a response has come on it
 	settings atomic.Bool   // HTTP/2: the SETTINGS of the upstream have arrived
 	allowed  atomic.Int32  // HTTP/2: the streams it allowed when that was last seen
 
@@ -46,6 +47,7 @@ type byPool struct {
 	limit     idletime.Limit    // of its idle age, when that was last looked at
 	seenOpen  time.Time         // when the learner was last told so
 	suspect   bool
+	left      bool // its address was given up
 	counted   bool // it was told whether it ended at once
 	dialedFor *waiter
 	owner     any // whose requests alone it carries; nil: anybody's
@@ -132,6 +134,8 @@ func (c *conn) worn(now time.Time) (CloseReason, bool) {
 		return CloseMaxRequests, true
 	case c.life > 0 && elapsed(c.opened, now) >= c.life:
 		return CloseMaxLifetime, true
+	case c.left:
+		return CloseDNS, true
 	case c.pool.group.retired.Load():
 		return CloseDrained, true
 	}

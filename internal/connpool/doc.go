@@ -16,6 +16,7 @@
 //   - disposition.go: what becomes of a connection that carries no request
 //   - idle.go: the timer, what is not worth keeping, the bound over all pools
 //   - sensor.go: what a close of an idle connection teaches
+//   - addresses.go: connections to an address that was given up
 //   - serial.go: upstreams that serve one connection at a time
 //   - memory.go: what outlives the connections
 //

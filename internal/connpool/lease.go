@@ -82,6 +82,7 @@ func (l *Lease) Unused() { l.pool.giveBack(l.c) }
 // closed. What the response says about its connection is noted.
 func (l *Lease) Done(resp *http.Response) {
 	c := l.c
+	c.heard.Store(true)
 	if l.Idle > 0 {
 		c.learner.SawOpen(c.seen(l.start, l.Idle, idletime.Answered))
 	}

@@ -31,7 +31,14 @@ type Follower struct {
 	places chan struct{} // one for each lookup under way
 
 	mu    sync.Mutex
-	names map[string]*time.Timer
+	names map[string]*followed
+}
+
+// A followed name is looked up when its timer runs.
+type followed struct {
+	timer   *time.Timer
+	history History
+	wanted  bool // by a call of Follow since its last lookup
 }
 
 // NewFollower returns a Follower that calls lookup at about each interval, and
@@ -48,7 +55,7 @@ func NewFollower(
 		interval: interval, lookup: lookup, apply: apply,
 		ctx: ctx, cancel: cancel,
 		places: make(chan struct{}, maxLookups),
-		names:  make(map[string]*time.Timer),
+		names:  make(map[string]*followed),
 	}
 }
 
@@ -61,14 +68,16 @@ func (f *Follower) Follow(host string) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.names[host] != nil {
+	if name := f.names[host]; name != nil {
+		name.wanted = true
 		return true
 	}
 	if len(f.names) >= maxNames || f.ctx.Err() != nil {
 		return false
 	}
-	history := new(History)
-	f.names[host] = time.AfterFunc(f.pause(), func() { f.look(host, history) })
+	name := new(followed)
+	name.timer = time.AfterFunc(f.pause(), func() { f.look(host, name) })
+	f.names[host] = name
 	return true
 }
 
@@ -78,14 +87,14 @@ func (f *Follower) Stop() {
 	f.cancel()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for host, timer := range f.names {
-		timer.Stop()
+	for host, name := range f.names {
+		name.timer.Stop()
 		delete(f.names, host)
 	}
 }
 
 // look looks a name up once, and arms its timer again.
-func (f *Follower) look(host string, history *History) {
+func (f *Follower) look(host string, name *followed) {
 	select {
 	case f.places <- struct{}{}:
 	case <-f.ctx.Done():
@@ -99,16 +108,18 @@ func (f *Follower) look(host string, history *History) {
 		return
 	}
 	if err == nil {
-		history.Add(answer)
+		name.history.Add(answer)
 	}
-	more := f.apply(host, history)
+	f.mu.Lock()
+	name.wanted = false
+	f.mu.Unlock()
+	more := f.apply(host, &name.history)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	timer := f.names[host]
 	switch {
-	case timer == nil: // stopped
-	case more:
-		timer.Reset(f.pause())
+	case f.names[host] == nil: // stopped
+	case more || name.wanted: // whoever called Follow meanwhile may not have been seen by apply
+		name.timer.Reset(f.pause())
 	default:
 		delete(f.names, host)
 	}

@@ -68,6 +68,23 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// A name that is wanted again at the moment when it is given up stays followed.
+func TestFollowWhileGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lookups atomic.Int64
+		var f *Follower
+		f = NewFollower(interval,
+			func(context.Context, string) ([]netip.Addr, error) { lookups.Add(1); return nil, nil },
+			func(host string, _ *History) bool { return !f.Follow(host) })
+		defer f.Stop()
+		f.Follow("h.test")
+		time.Sleep(10 * interval)
+		if n := lookups.Load(); n < 8 {
+			t.Errorf("%d lookups in ten intervals", n)
+		}
+	})
+}
+
 // A resolver that fails or times out changes nothing, and is asked again.
 func TestFailingLookups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

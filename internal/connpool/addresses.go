@@ -1,0 +1,73 @@
+package connpool
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// holding are the lists of connections that carry requests or may do so again, and
+// of the sensor.
+var holding = [...]int{int(fresh), int(idle), int(sensor), int(busy), listStreams}
+
+// remote returns the address that c is connected to. There is none over a Unix
+// socket.
+func (c *conn) remote() netip.Addr {
+	if a, ok := c.net.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}
+
+// Remote returns the address that the connection goes to. There is none over a
+// Unix socket.
+func (l *Lease) Remote() netip.Addr { return l.c.remote() }
+
+// Remotes returns the addresses that connections go to, and of each whether a
+// response has come from there. What takes no further requests does not count.
+func (p *Pool) Remotes() map[netip.Addr]bool {
+	p.lock()
+	defer p.unlock()
+	heard := make(map[netip.Addr]bool)
+	for _, l := range holding {
+		for c := p.lists[l].first; c != nil; c = c.links[linkPool].next {
+			if a := c.remote(); a.IsValid() && !c.left {
+				heard[a] = heard[a] || c.heard.Load()
+			}
+		}
+	}
+	return heard
+}
+
+// Leave takes the connections to addrs out of use, and returns how many that were.
+// Requests under way are carried to their end.
+func (p *Pool) Leave(addrs []netip.Addr) (left int) {
+	p.lock()
+	defer p.unlock()
+	now := time.Now()
+	for _, l := range holding {
+		for c := p.lists[l].first; c != nil; {
+			next := c.links[linkPool].next
+			if !c.left && slices.Contains(addrs, c.remote()) {
+				c.left = true
+				left++
+				p.putAsideLocked(c, now)
+			}
+			c = next
+		}
+	}
+	p.startDialsLocked(now)
+	p.tidyLocked(now)
+	return left
+}
+
+// putAsideLocked closes c, which is worn, unless it carries requests.
+func (p *Pool) putAsideLocked(c *conn, now time.Time) {
+	switch {
+	case !c.carries():
+		p.closeLocked(c, CloseDNS)
+	case c.h2:
+		p.drainLocked(c, now)
+	}
+}

@@ -1,0 +1,205 @@
+package upstreampool
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/resolve"
+)
+
+const (
+	// leastInterval keeps a slip from having names looked up without a pause.
+	leastInterval = 10 * time.Millisecond
+
+	// mostTrial is how long a request waits at most for a connection to an address
+	// that nobody knows to answer, while there is another connection.
+	mostTrial = time.Second
+)
+
+// followDNS checks how often names are looked up.
+func (c *check) followDNS() {
+	d := time.Duration(c.FollowDNS)
+	switch {
+	case d <= 0:
+	case d < leastInterval:
+		c.refuse("follow_dns '%s': must be at least %s, or off", d, leastInterval)
+	case c.off():
+		c.refuse("follow_dns '%s': keepalive is off", d)
+	}
+}
+
+// resolver returns what dials look names up with: the same as in the embedded
+// transport, which keeps its own to itself. Its settings are checked.
+func (t *Transport) resolver() *net.Resolver {
+	if t.Resolver == nil {
+		return net.DefaultResolver
+	}
+	var servers []caddy.NetworkAddress
+	for _, text := range t.Resolver.Addresses {
+		if a, err := caddy.ParseNetworkAddressWithDefaults(text, "udp", 53); err == nil {
+			servers = append(servers, a)
+		}
+	}
+	d := net.Dialer{Timeout: time.Duration(t.DialTimeout), FallbackDelay: time.Duration(t.FallbackDelay)}
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			a := servers[rand.N(len(servers))]
+			return d.DialContext(ctx, a.Network, a.JoinHostPort(0))
+		},
+	}
+}
+
+// lookupBy returns the function that asks a resolver.
+func lookupBy(r *net.Resolver) func(ctx context.Context, host string) ([]netip.Addr, error) {
+	return func(ctx context.Context, host string) ([]netip.Addr, error) { return r.LookupNetIP(ctx, "ip", host) }
+}
+
+// hostOf returns the name of a target's upstream. There is none where it is an
+// address or a Unix socket, or where a forward proxy looks it up.
+func hostOf(tg *target) string {
+	host, _, err := net.SplitHostPort(tg.addr)
+	if err != nil || tg.proxyURL != nil || !strings.HasPrefix(tg.network, "tcp") {
+		return ""
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return ""
+	}
+	return host
+}
+
+// follow has the name of p looked up again and again while p has connections, if
+// the configuration names it. Names that clients choose are theirs to look up.
+func (p *pool) follow() {
+	if c := p.core; c.names != nil && p.host != "" && c.users.name(address{p.key.network, p.key.addr}) {
+		c.names.Follow(p.host)
+	}
+}
+
+// named takes notice of the answers for a host. It tells whether any pool has
+// connections that they matter to.
+func (c *core) named(host string, answers *resolve.History) (more bool) {
+	for _, p := range c.all() {
+		if p.host == host && p.compare(answers) {
+			more = true
+		}
+	}
+	return more
+}
+
+// compare holds the addresses of p's connections against the answers for its name,
+// and tells whether there are any. Those that DNS has given up are left if there is
+// another that has answered a request. Otherwise they are doubted: DNS may be wrong,
+// and they are all there is.
+func (p *pool) compare(answers *resolve.History) bool {
+	remotes := p.Remotes()
+	var gone []netip.Addr
+	proven := false
+	for a, heard := range remotes {
+		if answers.Gone(a) {
+			gone = append(gone, a)
+		} else if heard {
+			proven = true
+		}
+	}
+	switch {
+	case len(gone) == 0:
+		p.doubt.Store(nil)
+	case proven:
+		p.doubt.Store(nil)
+		p.leave(gone)
+	default:
+		p.doubt.Store(p.doubt.Load().again(gone, p.core.cfg.followDNS))
+	}
+	return len(remotes) > 0
+}
+
+// leave takes the connections to addresses that DNS has given up out of use.
+func (p *pool) leave(gone []netip.Addr) {
+	left := p.Leave(gone)
+	p.core.log().Info("DNS no longer names addresses of upstream, their connections get no more requests",
+		zap.String("upstream", p.name), zap.Stringers("addresses", gone), zap.Int("connections", left))
+}
+
+// A doubt is about the connections of a pool to addresses that DNS has given up,
+// while no other address has answered. They are used, but from time to time a
+// request tries a new connection first.
+type doubt struct {
+	gone    []netip.Addr
+	since   time.Time
+	pause   time.Duration // between requests that try
+	triedAt atomic.Int64  // in Unix nanoseconds
+	warned  *atomic.Bool
+}
+
+// again returns a doubt that follows d, which may be nil, a lookup later.
+func (d *doubt) again(gone []netip.Addr, interval time.Duration) *doubt {
+	next := &doubt{gone: gone, since: time.Now(), pause: interval / 4, warned: new(atomic.Bool)}
+	if d != nil {
+		next.since, next.warned = d.since, d.warned
+	}
+	return next
+}
+
+// tries tells whether a request with need n is the one to try a new connection. One
+// that cannot be repeated does so only if no other has come for a while.
+func (d *doubt) tries(n connpool.Need) bool {
+	now := time.Now()
+	if n.Freshness != connpool.Any || n.Probe || n.Owner != nil || !n.Replayable && now.Sub(d.since) < d.pause {
+		return false
+	}
+	last := d.triedAt.Load()
+	return now.UnixNano()-last >= int64(d.pause) && d.triedAt.CompareAndSwap(last, now.UnixNano())
+}
+
+// acquire returns a connection for a request.
+func (p *pool) acquire(ctx context.Context, n connpool.Need) (connpool.Lease, error) {
+	if d := p.doubt.Load(); d != nil && d.tries(n) {
+		if l, err := p.try(ctx, n, d); err == nil {
+			return l, nil
+		}
+	}
+	return p.Acquire(ctx, n)
+}
+
+// try returns a new connection, if one can be opened soon. A full pool has room for
+// it, or its old connections would stand in the way for ever.
+func (p *pool) try(ctx context.Context, n connpool.Need, d *doubt) (connpool.Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, min(d.pause, mostTrial))
+	defer cancel()
+	n.Freshness, n.Probe = connpool.Fresh, true
+	l, err := p.Acquire(ctx, n)
+	if err != nil && !d.warned.Swap(true) {
+		p.core.log().Warn("DNS no longer names addresses of upstream, but those that it names do not answer",
+			zap.String("upstream", p.name), zap.Stringers("addresses", d.gone), zap.Error(err))
+	}
+	return l, err
+}
+
+// doubts tells whether a request is the first to learn whether the address of its
+// new connection answers.
+func (p *pool) doubts(l *connpool.Lease) bool {
+	d := p.doubt.Load()
+	return d != nil && !l.Reused && !slices.Contains(d.gone, l.Remote())
+}
+
+// answered takes notice of a response: if its address is none that DNS has given
+// up, there is nothing to be said for those any more.
+func (p *pool) answered(l *connpool.Lease) {
+	for d := p.doubt.Load(); d != nil && !slices.Contains(d.gone, l.Remote()); d = p.doubt.Load() {
+		if p.doubt.CompareAndSwap(d, nil) {
+			p.leave(d.gone)
+			return
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package upstreampool
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/dns"
+)
+
+// hostsAt serves HTTP at each of the addresses, on one port, which it returns. Each
+// answers with its address.
+func hostsAt(t *testing.T, addrs ...string) (port string) {
+	t.Helper()
+	port = "0"
+	for _, a := range addrs {
+		l, err := net.Listen("tcp", net.JoinHostPort(a, port))
+		if err != nil {
+			t.Skipf("no server at %s: %v", a, err)
+		}
+		_, port, _ = net.SplitHostPort(l.Addr().String())
+		serveListener(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
+			for readRequest(r) != nil {
+				respond(c, a)
+			}
+		})
+	}
+	return port
+}
+
+// asks returns a function that sends a GET through a Caddy whose upstream is
+// moving.test, and returns who answered.
+func asks(t *testing.T, server *dns.Server, port string) func() string {
+	t.Helper()
+	url := runCaddy(t, freePort(t), fmt.Sprintf(`,"resolver":{"addresses":[%q]},"follow_dns":"100ms"`, server.Addr()), "", "moving.test:"+port)
+	stopCaddy(t)
+	c := client(t, false)
+	return func() string {
+		t.Helper()
+		req, _ := http.NewRequest("GET", url, nil)
+		resp, body := fetch(t, c, req)
+		if resp.StatusCode != 200 {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+		time.Sleep(5 * time.Millisecond)
+		return body
+	}
+}
+
+// The name is looked up as dials look it up: with the transport's resolver. It
+// moves, fails, and moves back.
+//
+// Checklist: P31.
+func TestResolverOption(t *testing.T) {
+	const first, second = "127.0.0.2", "127.0.0.3"
+	port := hostsAt(t, first, second)
+	server := dns.Serve(t, first)
+	ask := asks(t, server, port)
+	if got := ask(); got != first {
+		t.Fatalf("answered by %s", got)
+	}
+	moves := func(to string) {
+		t.Helper()
+		server.Name(to)
+		eventually(t, "requests go to "+to, func() bool { return ask() == to })
+		for range 100 {
+			if got := ask(); got != to {
+				t.Fatalf("answered by %s, which DNS has given up", got)
+			}
+		}
+	}
+	moves(second)
+	dials := opened(t)
+	for _, harm := range []func(){server.Mute, func() { server.Fail(dnsmessage.RCodeServerFailure) }, func() { server.Name() }} {
+		harm()
+		before := server.Asked.Load()
+		eventually(t, "the server is asked in vain", func() bool {
+			if got := ask(); got != second {
+				t.Fatalf("answered by %s", got)
+			}
+			return server.Asked.Load() > before+2
+		})
+	}
+	if n := opened(t) - dials; n > 0 {
+		t.Errorf("%d connections were opened because a resolver failed", n)
+	}
+	moves(first)
+}
+
+// IPv6, and an address that nobody answers at: the old one is used on.
+func TestResolverOptionIPv6(t *testing.T) {
+	port := hostsAt(t, "::1")
+	server := dns.Serve(t, "::1")
+	ask := asks(t, server, port)
+	if got := ask(); got != "::1" {
+		t.Fatalf("answered by %s", got)
+	}
+	server.Name("100::1") // RFC 6666: packets are discarded
+	before := server.Asked.Load()
+	eventually(t, "it is looked up ten times", func() bool {
+		if got := ask(); got != "::1" {
+			t.Fatalf("answered by %s", got)
+		}
+		return server.Asked.Load() > before+20
+	})
+}
+
+// opened returns how many connections there were.
+func opened(t *testing.T) (n int64) {
+	t.Helper()
+	for _, s := range States() {
+		n += s.Opened
+	}
+	return n
+}
