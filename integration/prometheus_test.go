@@ -25,7 +25,7 @@ type prometheus string
 
 // startPrometheus starts it with the configuration of the documentation, but
 // for addresses, paths and intervals.
-func startPrometheus(t *testing.T, c *caddy) prometheus {
+func startPrometheus(t *testing.T, c *caddy, flags ...string) prometheus {
 	t.Helper()
 	program := needs.Program(t, "prometheus", "prometheus")
 	rules, err := filepath.Abs(alerts)
@@ -51,8 +51,8 @@ func startPrometheus(t *testing.T, c *caddy) prometheus {
 	}
 	addr := "127.0.0.1:" + freePort(t)
 	log := new(logBuffer)
-	cmd := exec.Command(program, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+addr, "--log.level=warn")
+	cmd := exec.Command(program, append(flags, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
+		"--web.listen-address="+addr, "--log.level=warn")...)
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -102,6 +102,72 @@ func (p prometheus) query(text string) ([]series, error) {
 	return data.Result, err
 }
 
+// watchTraffic makes traffic until Prometheus has seen a rate of everything, which
+// takes two samples with traffic between them.
+func (p prometheus) watchTraffic(s *metricsSetup) {
+	s.t.Helper()
+	for range 2 {
+		s.traffic()
+		want := lastCounted.FindStringSubmatch(s.get("/metrics"))[1]
+		poll.Succeed(s.t, "Prometheus to see the last request", func() error {
+			got, err := p.query(`caddy_misdirected_requests_total{outcome="direct", protocol="h1"}`)
+			if err == nil && (len(got) != 1 || got[0].Value[1] != want) {
+				err = fmt.Errorf("it has %v, want %s", got, want)
+			}
+			return err
+		})
+	}
+}
+
+// finds fails the test unless Prometheus finds something for a query, with all that
+// its legend names. Where it got no answer in time, it has nothing until it asks again.
+func (p prometheus) finds(t *testing.T, q query) {
+	t.Helper()
+	var got []series
+	poll.Succeed(t, q.where, func() error {
+		var err error
+		if got, err = p.query(q.concrete()); err != nil || len(got) == 0 {
+			return fmt.Errorf("%d series, %w:\n%s", len(got), err, q.text)
+		}
+		if !slices.ContainsFunc(got, func(s series) bool { return s.Value[1] != "NaN" }) {
+			return fmt.Errorf("nothing but NaN in %v", got)
+		}
+		return nil
+	})
+	for _, label := range regexp.MustCompile(`\{\{(\w+)\}\}`).FindAllStringSubmatch(q.legend, -1) {
+		for _, series := range got {
+			if series.Metric[label[1]] == "" {
+				t.Errorf("%s: the legend shows %s, which %v does not have", q.where, label[1], series.Metric)
+			}
+		}
+	}
+}
+
+// A Prometheus that stores native histograms has no others of ours. All panels and
+// alerts find theirs.
+func TestNativeHistograms(t *testing.T) {
+	s := startForMetrics(t)
+	p := startPrometheus(t, s.caddy, "--enable-feature=native-histograms")
+	p.watchTraffic(s)
+	if got, err := p.query(`{__name__=~"caddy_upstreampool_.*_bucket"}`); err != nil || len(got) > 0 {
+		t.Errorf("%v, %v: the histograms are not native", got, err)
+	}
+	for _, q := range dashboardQueries(t) {
+		p.finds(t, q)
+	}
+	threshold := regexp.MustCompile(`(?s)expr: \|\n(.*?) > [0-9.]+\n`)
+	found := 0
+	for _, q := range alertQueries(t) {
+		if match := threshold.FindStringSubmatch(q.text); match != nil && strings.Contains(q.text, "_seconds") {
+			found++
+			p.finds(t, query{where: q.where, text: match[1]})
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d alerts look at histograms, want 2", found)
+	}
+}
+
 // A real Prometheus understands the rules and every query, and finds something
 // for each that is asked of a panel or by the page.
 func TestPrometheus(t *testing.T) {
@@ -114,39 +180,9 @@ func TestPrometheus(t *testing.T) {
 
 	s := startForMetrics(t)
 	p := startPrometheus(t, s.caddy)
-	// Rates need two samples, with traffic between them.
-	for range 2 {
-		s.traffic()
-		want := lastCounted.FindStringSubmatch(s.get("/metrics"))[1]
-		poll.Succeed(s.t, "Prometheus to see the last request", func() error {
-			got, err := p.query(`caddy_misdirected_requests_total{outcome="direct", protocol="h1"}`)
-			if err == nil && (len(got) != 1 || got[0].Value[1] != want) {
-				err = fmt.Errorf("it has %v, want %s", got, want)
-			}
-			return err
-		})
-	}
-
+	p.watchTraffic(s)
 	for _, q := range slices.Concat(pageQueries(t), dashboardQueries(t)) {
-		var got []series
-		// Where Prometheus got no answer in time, it has nothing until it asks again.
-		poll.Succeed(s.t, q.where, func() error {
-			var err error
-			if got, err = p.query(q.concrete()); err != nil || len(got) == 0 {
-				return fmt.Errorf("%d series, %w:\n%s", len(got), err, q.text)
-			}
-			if !slices.ContainsFunc(got, func(s series) bool { return s.Value[1] != "NaN" }) {
-				return fmt.Errorf("nothing but NaN in %v", got)
-			}
-			return nil
-		})
-		for _, label := range regexp.MustCompile(`\{\{(\w+)\}\}`).FindAllStringSubmatch(q.legend, -1) {
-			for _, series := range got {
-				if series.Metric[label[1]] == "" {
-					t.Errorf("%s: the legend shows %s, which %v does not have", q.where, label[1], series.Metric)
-				}
-			}
-		}
+		p.finds(t, q)
 	}
 
 	type rule struct {

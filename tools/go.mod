@@ -1,4 +1,4 @@
-// What .ci/run builds to check the project; nothing here is part of it.
+// What .ci/run builds and runs to check the project; nothing here is part of it.
 module github.com/caddy-connreuse/connreuse/tools
 
 go 1.26.0
@@ -10,6 +10,8 @@ tool (
 )
 
 require github.com/caddyserver/xcaddy v0.4.5 // indirect
+
+require github.com/grafana/grafana-foundation-sdk/go v0.0.22
 
 require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect

@@ -346,6 +346,9 @@ func metric(t testing.TB, name string, labels map[string]string) (float64, bool)
 			if m.GetCounter() != nil {
 				return m.GetCounter().GetValue(), true
 			}
+			if m.GetHistogram() != nil {
+				return float64(m.GetHistogram().GetSampleCount()), true
+			}
 			return m.GetGauge().GetValue(), true
 		}
 	}

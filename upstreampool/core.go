@@ -66,7 +66,7 @@ func (c *core) newPool(tg *target) *pool {
 		Protocol: c.protocol(tg.key),
 		TLS:      tg.scheme == "https",
 		Events:   p,
-		Dial:     func(d *connpool.Dial) (connpool.Dialed, error) { return c.dial(d, &own) },
+		Dial:     func(d *connpool.Dial) (connpool.Dialed, error) { return c.dial(d, &own, p.label) },
 		Emptied:  func() { c.forget(p) },
 	})
 	return p

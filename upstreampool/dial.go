@@ -28,6 +28,7 @@ type attempt struct {
 	vars       map[string]any
 	connect    time.Duration // how long TCP took to connect; 0: unknown
 	negotiated string        // by ALPN, where we did the handshake
+	dialTimes
 }
 
 type attemptKey struct{}
@@ -54,7 +55,7 @@ func attemptIn(ctx context.Context) *attempt {
 // dial opens a connection. It takes as long as the timeouts allow, whatever becomes
 // of the requests that wait for it. Until a request is sent, lb_retries may try
 // another upstream: all its errors are those of a dial.
-func (c *core) dial(d *connpool.Dial, tg *target) (connpool.Dialed, error) {
+func (c *core) dial(d *connpool.Dial, tg *target, label string) (connpool.Dialed, error) {
 	timeout := c.cfg.dialTimeout + c.cfg.handshake
 	if tg.proxyURL != nil {
 		timeout *= 2
@@ -72,13 +73,18 @@ func (c *core) dial(d *connpool.Dial, tg *target) (connpool.Dialed, error) {
 	if tg.h1 {
 		tr = c.h1Transport
 	}
-	cc, err := tr.NewClientConn(a, tg.scheme, tg.address)
+	ctx = a
+	if tg.proxyURL != nil {
+		ctx = httptrace.WithClientTrace(a, a.traceHandshake())
+	}
+	cc, err := tr.NewClientConn(ctx, tg.scheme, tg.address)
 	if err != nil {
 		return connpool.Dialed{}, dialError(err)
 	}
 	// Before its first request, an HTTP/1 connection has one slot and an HTTP/2
 	// connection a hundred or what its SETTINGS say.
 	h2 := !tg.h1 && (c.h2c(tg.key) || a.negotiated == "h2" || cc.Available() > 1)
+	a.observe(label)
 	return connpool.Dialed{Conn: cc, HTTP2: h2, Connect: a.connect}, nil
 }
 
@@ -116,11 +122,12 @@ func (c *core) dialer(original func(ctx context.Context, network, addr string) (
 			return nil, fmt.Errorf("dialing '%s': not for a pool", addr)
 		}
 		var timer connectTimer
+		began := time.Now()
 		nc, err := original(httptrace.WithClientTrace(ctx, timer.trace()), network, addr)
 		if err != nil {
 			return nil, err
 		}
-		a.connect = timer.took()
+		a.connect, a.socket = timer.took(), time.Since(began)
 		return a.Wrap(nc, a.tg.scheme == "http" && a.tg.proxyURL == nil), nil
 	}
 }
@@ -151,6 +158,7 @@ func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, e
 			}
 		}
 		tc := tls.Client(nc, cfg)
+		began := time.Now()
 		ctx, cancel := context.WithTimeout(ctx, c.cfg.handshake)
 		defer cancel()
 		if err := tc.HandshakeContext(ctx); err != nil {
@@ -158,7 +166,9 @@ func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, e
 			return nil, err
 		}
 		if a.tg.proxyURL == nil {
-			a.negotiated = tc.ConnectionState().NegotiatedProtocol
+			state := tc.ConnectionState()
+			a.negotiated = state.NegotiatedProtocol
+			a.secured(began, state)
 			a.Secured()
 		}
 		return tc, nil

@@ -376,17 +376,14 @@ func selfSigned(t *testing.T, name string) (cert, key string) {
 	return string(c), string(k)
 }
 
-// A forward proxy is asked for a tunnel towards https, and used as such
-// towards http; connections belong to it.
-func TestForwardProxy(t *testing.T) {
-	srv, _ := tlsServer(t, "h2")
-	var tunnels sync.Map
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// tunnels is a forward proxy that notes for which hosts it was a tunnel.
+func tunnels(seen *sync.Map) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
 			fmt.Fprintf(w, "proxied %s", r.URL)
 			return
 		}
-		tunnels.Store(r.Host, true)
+		seen.Store(r.Host, true)
 		up, err := net.Dial("tcp", r.Host)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
@@ -396,11 +393,26 @@ func TestForwardProxy(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
 		go func() { io.Copy(up, rw); up.Close() }()
 		go func() { io.Copy(c, up); c.Close() }()
-	}))
-	defer proxy.Close()
-	use := func(tr *Transport) {
-		tr.NetworkProxyRaw = []byte(`{"from":"url","url":"` + proxy.URL + `"}`)
 	}
+}
+
+func forwardProxy(t testing.TB, seen *sync.Map) *httptest.Server {
+	proxy := httptest.NewServer(tunnels(seen))
+	t.Cleanup(proxy.Close)
+	return proxy
+}
+
+func useProxy(tr *Transport, url string) {
+	tr.NetworkProxyRaw = []byte(`{"from":"url","url":"` + url + `"}`)
+}
+
+// A forward proxy is asked for a tunnel towards https, and used as such
+// towards http; connections belong to it.
+func TestForwardProxy(t *testing.T) {
+	srv, _ := tlsServer(t, "h2")
+	var seen sync.Map
+	proxy := forwardProxy(t, &seen)
+	use := func(tr *Transport) { useProxy(tr, proxy.URL) }
 	t.Run("https", func(t *testing.T) {
 		tr := newTransport(t, func(tr *Transport) { insecure(tr); use(tr) })
 		addr := srv.Listener.Addr().String()
@@ -409,7 +421,7 @@ func TestForwardProxy(t *testing.T) {
 				t.Errorf("answer = %q", got)
 			}
 		}
-		if _, ok := tunnels.Load(addr); !ok {
+		if _, ok := seen.Load(addr); !ok {
 			t.Error("no tunnel")
 		}
 		if st := onlyPool(t, tr).snapshot(); st.Opened != 1 || st.Proxy != proxy.URL || st.Protocol != "h2" {

@@ -112,11 +112,8 @@ func dropSeries(upstreams []string) {
 	})
 	for _, upstream := range upstreams {
 		match := prometheus.Labels{"upstream": upstream}
-		for _, c := range []*prometheus.CounterVec{
-			collectors.opened, collectors.closed, collectors.requests, collectors.races, collectors.replays, collectors.refusals,
-		} {
-			c.DeletePartialMatch(match)
+		for _, v := range ofUpstreams {
+			v.DeletePartialMatch(match)
 		}
-		collectors.wait.DeletePartialMatch(match)
 	}
 }

@@ -1,14 +1,13 @@
 package upstreampool
 
 import (
-	"net/url"
+	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
-	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/metrics"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
@@ -16,23 +15,32 @@ import (
 // collectors are made once: each configuration registers the same ones, so
 // that counts go on over reloads.
 var collectors = struct {
-	opened, closed, requests, races, replays, refusals *prometheus.CounterVec
-	wait                                               *prometheus.HistogramVec
-	pools                                              poolCollector
+	opened, closed, dialErrors, hedged          *prometheus.CounterVec
+	requests, races, replays, refusals, storage *prometheus.CounterVec
+	wait, socketOpen, handshake, firstByte      *prometheus.HistogramVec
+	pools                                       poolCollector
 }{
-	opened: counter("connections_opened_total", "Connections opened.", "upstream"),
-	closed: counter("connections_closed_total", "Connections closed, by reason.", "upstream", "reason"),
+	opened:     counter("connections_opened_total", "Connections opened.", "upstream"),
+	closed:     counter("connections_closed_total", "Connections closed, by reason.", "upstream", "reason"),
+	dialErrors: counter("dial_errors_total", "Connections that could not be opened.", "upstream"),
+	hedged: counter("hedged_dials_total",
+		"Dials that were started because those under way took long.", "upstream"),
 	requests: counter("requests_total",
 		"Attempts at requests, by connection: new (dialed for it) or reused (from the pool).", "upstream", "connection"),
 	races: counter("races_total",
 		"Requests that met a connection as the upstream was closing it, by outcome: replayed or failed.", "upstream", "outcome"),
 	replays:  counter("replays_total", "Requests sent a second time, by reason.", "upstream", "reason"),
 	refusals: counter("refusals_total", "Requests that got no connection, by reason: queue_full or timeout.", "upstream", "reason"),
-	wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Namespace: "caddy", Subsystem: "upstreampool", Name: "acquire_wait_seconds",
-		Help:    "How long requests waited that found no connection in the pool.",
-		Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8),
-	}, []string{"upstream"}),
+	storage: counter("storage_operations_total",
+		"Reads and writes of what is remembered of upstreams, by outcome.", "operation", "outcome"),
+	wait: histogram("acquire_wait_seconds",
+		"How long requests waited that found no connection in the pool.", "upstream"),
+	socketOpen: histogram("dial_seconds",
+		"How long new connections took to open, before TLS: name resolution and TCP.", "upstream"),
+	handshake: histogram("handshake_seconds",
+		"How long TLS handshakes took, by session: full or resumed.", "upstream", "session"),
+	firstByte: histogram("time_to_first_byte_seconds",
+		"How long attempts at requests took until the head of a response arrived, by class of its status.", "upstream", "status"),
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -41,12 +49,43 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 	}, labels)
 }
 
+// histogram makes one with buckets for every Prometheus, and with native ones, of
+// at most 10 % width, for those that store them. Their number is bounded by
+// width alone: a histogram that begins anew would take back what [Sums] has told.
+func histogram(name, help string, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "caddy", Subsystem: "upstreampool", Name: name, Help: help,
+		Buckets:                        prometheus.ExponentialBuckets(0.0005, 4, 8),
+		NativeHistogramBucketFactor:    1.1,
+		NativeHistogramMaxBucketNumber: 100,
+	}, labels)
+}
+
+// A vec is a metric with a series, or several, for each upstream.
+type vec interface {
+	prometheus.Collector
+	DeletePartialMatch(labels prometheus.Labels) int
+}
+
+// ofUpstreams are the metrics whose series go with their upstream.
+var ofUpstreams = []vec{
+	collectors.opened, collectors.closed, collectors.dialErrors, collectors.hedged,
+	collectors.requests, collectors.races, collectors.replays, collectors.refusals,
+	collectors.wait, collectors.socketOpen, collectors.handshake, collectors.firstByte,
+}
+
 // registerMetrics makes the collectors part of a configuration's registry.
 func registerMetrics(reg prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{
-		collectors.opened, collectors.closed, collectors.requests, collectors.races, collectors.replays,
-		collectors.refusals, collectors.wait, collectors.pools,
-	} {
+	for _, write := range []bool{false, true} {
+		for _, failed := range []bool{false, true} {
+			storageCounter(write, failed) // is there from 0 on
+		}
+	}
+	all := []prometheus.Collector{collectors.storage, collectors.pools}
+	for _, v := range ofUpstreams {
+		all = append(all, v)
+	}
+	for _, c := range all {
 		if _, err := metrics.Register(reg, c); err != nil {
 			return err
 		}
@@ -56,17 +95,20 @@ func registerMetrics(reg prometheus.Registerer) error {
 
 // requestCounters are a pool's own, so that a request looks up no labels. They
 // are there from 0 on: Prometheus sees no increase in a counter that is 1 at
-// first sight, and an alert has to go off on the first failure.
+// first sight, and an alert has to go off on the first failure. Of the classes of
+// status those are there that tell a failing upstream from a well one.
 type requestCounters struct {
 	fresh, reused                prometheus.Counter
 	raceReplayed, raceFailed     prometheus.Counter
 	refusedQueue, refusedTimeout prometheus.Counter
+	opened, dialErrors, hedged   prometheus.Counter
+	firstByte                    firstByteTimes
 
 	freshHere, reusedHere atomic.Int64 // of this pool, for its state
 }
 
-func newRequestCounters(upstream string) requestCounters {
-	return requestCounters{
+func newRequestCounters(upstream string) *requestCounters {
+	r := &requestCounters{
 		fresh:  collectors.requests.WithLabelValues(upstream, "new"),
 		reused: collectors.requests.WithLabelValues(upstream, "reused"),
 
@@ -75,7 +117,16 @@ func newRequestCounters(upstream string) requestCounters {
 
 		refusedQueue:   collectors.refusals.WithLabelValues(upstream, "queue_full"),
 		refusedTimeout: collectors.refusals.WithLabelValues(upstream, "timeout"),
+
+		opened:     collectors.opened.WithLabelValues(upstream),
+		dialErrors: collectors.dialErrors.WithLabelValues(upstream),
+		hedged:     collectors.hedged.WithLabelValues(upstream),
+
+		firstByte: firstByteTimes{upstream: upstream},
 	}
+	r.firstByte.of(http.StatusOK)
+	r.firstByte.of(http.StatusInternalServerError)
+	return r
 }
 
 // count counts an attempt at a request.
@@ -89,8 +140,28 @@ func (r *requestCounters) count(reused bool) {
 	}
 }
 
-func countOpened(upstream string) {
-	collectors.opened.WithLabelValues(upstream).Inc()
+// statusClasses are the values of the status label, by the first digit of the
+// status. An upstream may send any three digits.
+var statusClasses = [...]string{"other", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+// firstByteTimes are the histograms of one upstream, each made when it is needed.
+type firstByteTimes struct {
+	upstream string
+	byClass  [len(statusClasses)]atomic.Pointer[prometheus.Observer]
+}
+
+// of returns the histogram for responses with a status.
+func (f *firstByteTimes) of(status int) prometheus.Observer {
+	class := status / 100
+	if class >= len(statusClasses) {
+		class = 0
+	}
+	if made := f.byClass[class].Load(); made != nil {
+		return *made
+	}
+	made := collectors.firstByte.WithLabelValues(f.upstream, statusClasses[class])
+	f.byClass[class].Store(&made)
+	return made
 }
 
 func countClosed(upstream string, reason connpool.CloseReason) {
@@ -105,80 +176,14 @@ func countWaited(upstream string, d time.Duration) {
 	collectors.wait.WithLabelValues(upstream).Observe(d.Seconds())
 }
 
-// redacted returns a URL without its password.
-func redacted(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "invalid"
+// storageCounter returns the counter of operations of the storage.
+func storageCounter(write, failed bool) prometheus.Counter {
+	operation, outcome := "read", "done"
+	if write {
+		operation = "write"
 	}
-	return u.Redacted()
-}
-
-// poolCollector reads the gauges off the pools when it is asked.
-type poolCollector struct{}
-
-var (
-	descConnections = desc("connections", "Connections, by state.", "upstream", "state")
-	descWaiting     = desc("waiting_requests", "Requests that wait for a connection.", "upstream")
-	descLimit       = desc("idle_limit_seconds", "For how long a connection may be idle and still be used.", "upstream", "protocol", "source")
-	descKeepAlive   = desc("keep_alive_seconds", "After how long the upstream closes idle connections.", "upstream", "protocol", "source")
-)
-
-func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("caddy_upstreampool_"+name, help, labels, nil)
-}
-
-func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- descConnections
-	ch <- descWaiting
-	ch <- descLimit
-	ch <- descKeepAlive
-}
-
-// Collect adds up the pools of one label: there is one pool per server name,
-// and "other" stands for many upstreams. Of several limits the smallest is told.
-func (poolCollector) Collect(ch chan<- prometheus.Metric) {
-	type limitKey struct {
-		label, protocol string
+	if failed {
+		outcome = "failed"
 	}
-	type sum struct {
-		connections map[string]int
-		waiting     int
-	}
-	sums := make(map[string]*sum)
-	limits := make(map[limitKey]idletime.Limit)
-	now := time.Now()
-	for _, c := range cores() {
-		for _, p := range c.all() {
-			h2 := p.HTTP2()
-			limit := p.up.Learner(h2).Limit(now, idletime.Optional{})
-			k := limitKey{p.label, protocolName(h2)}
-			if l, ok := limits[k]; !ok || limit.Value < l.Value {
-				limits[k] = limit
-			}
-			s := sums[p.label]
-			if s == nil {
-				s = &sum{connections: make(map[string]int)}
-				sums[p.label] = s
-			}
-			held := p.Snapshot()
-			for state, n := range held.Connections {
-				s.connections[state] += n
-			}
-			s.waiting += held.Waiting
-		}
-	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	for label, s := range sums {
-		for state, n := range s.connections {
-			gauge(descConnections, float64(n), label, state)
-		}
-		gauge(descWaiting, float64(s.waiting), label)
-	}
-	for k, l := range limits {
-		gauge(descLimit, l.Value.Seconds(), k.label, k.protocol, string(l.Source))
-		gauge(descKeepAlive, l.KeepAlive.Seconds(), k.label, k.protocol, string(l.Source))
-	}
+	return collectors.storage.WithLabelValues(operation, outcome)
 }

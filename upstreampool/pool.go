@@ -21,13 +21,19 @@ type pool struct {
 
 // Opened implements [connpool.Events].
 func (p *pool) Opened() {
-	countOpened(p.label)
+	p.requests.opened.Inc()
 	p.count(func(s *stats) { s.opened++ })
 	p.follow()
 }
 
 // DialFailed implements [connpool.Events].
-func (p *pool) DialFailed(error) { p.count(func(s *stats) { s.dialErrors++ }) }
+func (p *pool) DialFailed(error) {
+	p.requests.dialErrors.Inc()
+	p.count(func(s *stats) { s.dialErrors++ })
+}
+
+// Hedged implements [connpool.Events].
+func (p *pool) Hedged() { p.requests.hedged.Inc() }
 
 // Closed implements [connpool.Events].
 func (p *pool) Closed(reason connpool.CloseReason) {

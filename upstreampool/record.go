@@ -3,6 +3,7 @@ package upstreampool
 import (
 	"container/list"
 	"maps"
+	"net/url"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ type record struct {
 	// too many; name always names it.
 	label, name string
 
-	requests requestCounters
+	requests *requestCounters
 
 	mu    sync.Mutex
 	stats stats
@@ -138,4 +139,13 @@ func (r *record) state(now time.Time, h2 bool, held connpool.Snapshot) PoolState
 		s.ReuseRatio = float64(s.Reused) / float64(s.Requests)
 	}
 	return s
+}
+
+// redacted returns a URL without its password.
+func redacted(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "invalid"
+	}
+	return u.Redacted()
 }

@@ -19,7 +19,8 @@ var remembered = remember.New(
 	func(err error) {
 		caddy.Log().Named("http.reverse_proxy.transport.upstreampool").Warn(
 			"what is learned about upstreams is not kept in the storage", zap.Error(err))
-	})
+	},
+	func(write, failed bool) { storageCounter(write, failed).Inc() })
 
 // An address is where the configuration says that an upstream is.
 type address struct{ network, addr string }

@@ -179,12 +179,14 @@ func (x *exchange) attempt(t *try) {
 	t.pool.requests.count(l.Reused)
 	t.doubted = t.pool.doubts(l)
 	t.known = replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: l.Reused || t.doubted, H2: l.HTTP2()}
+	began := time.Now()
 	t.resp, t.err = l.RoundTrip(x.out)
 	if t.err != nil {
 		x.failed(t)
 		return
 	}
 	t.known.Status = t.resp.StatusCode
+	t.pool.requests.firstByte.of(t.known.Status).Observe(time.Since(began).Seconds())
 	if t.known.Status == http.StatusMisdirectedRequest {
 		t.known.BodyKept = x.body.Rewindable()
 	}

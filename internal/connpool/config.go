@@ -66,6 +66,7 @@ func (g *Group) Renew() { g.renewals.Add(1) }
 type Events interface {
 	Opened()
 	DialFailed(err error)
+	Hedged() // a dial is started because those under way take long
 	Closed(reason CloseReason)
 	// SawClose tells that the upstream closed a connection that had been idle, or
 	// a sensor.

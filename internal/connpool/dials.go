@@ -53,13 +53,17 @@ type dialClock struct {
 
 // startDialsLocked starts the dials that those that wait, and MinIdle, need.
 func (p *Pool) startDialsLocked(now time.Time) {
-	want := p.wantedDialsLocked(now)
-	n := want - p.underWayLocked(now)
+	need, want := p.wantedDialsLocked(now)
+	underWay := p.underWayLocked(now)
+	n := want - underWay
 	if warm := p.missingLocked(now); warm > 0 && !now.Before(p.warm.retryAt) {
 		n = max(n, want+warm-p.lists[dialing].n)
 	}
 	for ; n > 0 && !p.fullLocked(); n-- {
 		p.dialLocked(now)
+		if underWay++; need < underWay && underWay <= want {
+			p.afterLocked(event{kind: hedging})
+		}
 	}
 }
 
@@ -83,19 +87,20 @@ func (p *Pool) dialLocked(now time.Time) {
 	}()
 }
 
-// wantedDialsLocked returns how many dials should be under way for those that wait:
+// wantedDialsLocked returns how many dials should be under way for those that wait,
+// and of these how many they need if none takes long. It is
 // one for each, as long as it is not known that the connections speak HTTP/2.
 // There, the first requests share a dial. But one that hangs is one dial's matter,
 // so from time to time another one is started, sooner if dials are known to be
 // quick.
-func (p *Pool) wantedDialsLocked(now time.Time) int {
+func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
 	waiting := p.queue.n - int(p.returning.Load())
 	if waiting <= 0 {
 		p.dials = dialClock{}
-		return 0
+		return 0, 0
 	}
 	if !p.sharesDials() {
-		return waiting
+		return waiting, waiting
 	}
 	clock := &p.dials
 	switch {
@@ -108,11 +113,11 @@ func (p *Pool) wantedDialsLocked(now time.Time) int {
 		clock.next = now.Add(clock.patience)
 	}
 	p.armLocked(clock.next)
-	need := 1
+	need = 1
 	if streams := int(p.memory.streams.Load()); streams > 0 {
 		need = (waiting + streams - 1) / streams
 	}
-	return min(waiting, max(need, min(1+clock.hedges, mostHedged)))
+	return need, min(waiting, max(need, min(1+clock.hedges, mostHedged)))
 }
 
 // patience returns how long a dial usually takes at most.

@@ -27,6 +27,7 @@ type eventKind uint8
 const (
 	opening eventKind = iota
 	openFailed
+	hedging
 	hangUp
 	ended
 	evicting
@@ -44,6 +45,8 @@ func (e *event) happen(p *Pool) {
 		p.events.Opened()
 	case openFailed:
 		p.events.DialFailed(e.err)
+	case hedging:
+		p.events.Hedged()
 	case hangUp:
 		go func() { _ = e.conn.cc.Close() }() // ending TLS and HTTP/2 writes to the socket
 	case ended:

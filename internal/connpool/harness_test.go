@@ -44,6 +44,7 @@ type recorder struct {
 	mu     sync.Mutex
 	closes map[CloseReason]int
 	failed int
+	hedged int
 }
 
 func (r *recorder) Opened()                      {}
@@ -54,6 +55,12 @@ func (r *recorder) DialFailed(error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failed++
+}
+
+func (r *recorder) Hedged() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hedged++
 }
 
 func (r *recorder) Closed(reason CloseReason) {

@@ -57,6 +57,7 @@ type Learner interface {
 type Store struct {
 	instance func() (string, error)
 	warn     func(err error)
+	count    func(write, failed bool)
 
 	stuck chan struct{} // a place for each operation under way
 
@@ -78,9 +79,9 @@ type entry struct {
 
 // New returns a Store for one instance of Caddy, whose id is asked for when it is
 // needed. warn is called for the first failure to read or write, and again only
-// after a success.
-func New(instance func() (string, error), warn func(err error)) *Store {
-	return &Store{instance: instance, warn: warn, stuck: make(chan struct{}, maxStuck), wake: make(chan struct{}, 1)}
+// after a success; count is called for each read and write.
+func New(instance func() (string, error), warn func(err error), count func(write, failed bool)) *Store {
+	return &Store{instance: instance, warn: warn, count: count, stuck: make(chan struct{}, maxStuck), wake: make(chan struct{}, 1)}
 }
 
 // Use makes a storage the one to be used, until another one is or release is called.
@@ -287,12 +288,13 @@ func (s *Store) do(operation func(ctx context.Context, storage Storage, instance
 	}
 }
 
-// tell warns of a failure, unless the one before was told. That there is no storage
+// tell counts an operation, and warns of a failure, unless the one before was told. That there is no storage
 // any more is no failure.
 func (s *Store) tell(write bool, err error) {
 	if err == errNoStorage {
 		return
 	}
+	s.count(write, err != nil)
 	kind := 0
 	if write {
 		kind = 1

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -128,7 +129,7 @@ func open(t *testing.T, instance string, storage Storage) (s *Store, warnings fu
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, err.Error())
-	})
+	}, func(bool, bool) {})
 	release := s.Use(storage)
 	t.Cleanup(release)
 	return s, func() []string {
@@ -346,11 +347,39 @@ func (s readOnly) Store(context.Context, string, []byte) error {
 	return fs.ErrPermission
 }
 
+// Reads and writes are counted, and those that fail apart from the others.
+func TestOperationsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type operation struct{ write, failed bool }
+		counts := make(map[operation]int)
+		s := New(func() (string, error) { return "one", nil }, func(error) {}, func(write, failed bool) {
+			counts[operation{write, failed}]++
+		})
+		storage := newStorage()
+		release := s.Use(storage)
+		l := new(learner)
+		s.Remember(keyOf(0), l)
+		l.set(5*time.Second, true)
+		time.Sleep(writeEvery + time.Second)
+		storage.delay = func(context.Context) error { return errors.New("connection refused") }
+		l.set(6*time.Second, true)
+		time.Sleep(writeEvery)
+		second := new(learner)
+		s.Remember(keyOf(1), second)
+		synctest.Wait()
+		if want := map[operation]int{{false, false}: 1, {true, false}: 1, {true, true}: 1, {false, true}: 1}; !maps.Equal(counts, want) {
+			t.Errorf("counted %v, want one of each", counts)
+		}
+		release()
+		end(s, l, second)
+	})
+}
+
 // Without a storage nothing happens; with two the newer one is used, until its
 // configuration is gone.
 func TestStorageOfTheNewestConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(func() (string, error) { return "one", nil }, func(err error) { t.Error(err) })
+		s := New(func() (string, error) { return "one", nil }, func(err error) { t.Error(err) }, func(bool, bool) {})
 		nobody := new(learner)
 		s.Remember(keyOf(0), nobody)
 		first, second := newStorage(), newStorage()
