@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +111,9 @@ func TestFactsInTheAccessLog(t *testing.T) {
 	if connect, _ := first.Connect.(float64); connect <= 0 || connect > first.Wait.(float64) {
 		t.Errorf("on a new connection: %+v", first)
 	}
+	eventually(t, "the connection is back", func() bool {
+		return slices.ContainsFunc(States(), func(p PoolState) bool { return p.Upstream == s.addr() && p.Connections["idle"] == 1 })
+	})
 	time.Sleep(20 * time.Millisecond) // it is idle for as long at least
 	get()
 	second := next()

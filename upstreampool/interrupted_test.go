@@ -136,17 +136,17 @@ func TestResponseHeaderTimeout(t *testing.T) {
 func TestReadTimeout(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for readRequest(r) != nil {
-			time.Sleep(800 * time.Millisecond)
+			time.Sleep(2 * time.Second)
 			respond(c, strconv.FormatInt(n, 10))
 		}
 	})
-	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(2 * time.Second) })
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(3500 * time.Millisecond) })
 	mustSend(t, tr, newRequest(t, "POST", s.addr(), nil))
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(2 * time.Second) // with the next response more than the timeout
 	if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), nil)); got != "1" {
 		t.Errorf("connection %s", got)
 	}
-	time.Sleep(2200 * time.Millisecond)
+	time.Sleep(3600 * time.Millisecond)
 	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).H1.Limit(time.Now(), idletime.Optional{}); st.Bound == idletime.BoundEarlyClose {
 		t.Errorf("a timeout of ours was taken for the upstream's: %v", st)
 	}

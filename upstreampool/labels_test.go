@@ -58,6 +58,7 @@ func TestSumsOutliveMetrics(t *testing.T) {
 	before := Sums()
 	for range 3 {
 		mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
+		eventually(t, "the connection is back", func() bool { return tr.core.group.Idle() == 1 }) // or the next one waits for it
 	}
 	has := func() bool {
 		_, ok := metric(t, "caddy_upstreampool_requests_total", map[string]string{"upstream": s.addr()})
