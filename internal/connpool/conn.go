@@ -165,26 +165,42 @@ func (c *conn) reserve() bool {
 // whether anybody is there. One request finds out.
 func (c *conn) room() int {
 	answered := int(c.answered.Load()) // first: what begins to arrive now is counted twice, not left out
-	available, inFlight := c.cc.Available(), c.cc.InFlight()
-	limit := available + inFlight
-	if !c.sawSettings(limit) {
-		limit = min(limit, 1)
-	}
+	known := c.sawSettings()
+	available, limit := c.streamsLeft()
+	inFlight := limit - available
 	if available == 0 {
 		return 0
 	}
+	if !known {
+		limit = 1
+	}
 	return limit - (c.leases - answered + min(answered, inFlight))
+}
+
+// streamsLeft returns how many streams an HTTP/2 connection has to give, and how many
+// it allows at a time. net/http tells what it has to give and what is under way one
+// after the other, and streams begin and end in between. After a GOAWAY it has none to
+// give, and seems to allow what is under way.
+func (c *conn) streamsLeft() (available, limit int) {
+	for inFlight, before := c.cc.InFlight(), 0; ; {
+		before, available = inFlight, c.cc.Available()
+		if inFlight = c.cc.InFlight(); inFlight == before {
+			return available, available + inFlight
+		}
+	}
 }
 
 // assumedStreams is what net/http takes for the limit until the SETTINGS arrive
 // (RFC 9113 section 6.5.2 recommends that it be no smaller).
 const assumedStreams = 100
 
-// sawSettings tells whether the SETTINGS of the upstream have arrived, given the
-// limit that net/http goes by. For a limit of 100, the reader tells: see
-// [netConn.Read].
-func (c *conn) sawSettings(limit int) bool {
-	if !c.settings.Load() && limit != assumedStreams && c.cc.Err() == nil {
+// sawSettings tells whether the SETTINGS of the upstream have arrived. For a limit of
+// 100, the reader tells: see [netConn.Read].
+func (c *conn) sawSettings() bool {
+	if c.settings.Load() {
+		return true
+	}
+	if _, limit := c.streamsLeft(); limit != assumedStreams && c.cc.Err() == nil {
 		c.noteSettings()
 	}
 	return c.settings.Load()
@@ -197,9 +213,9 @@ func (c *conn) noteSettings() {
 	}
 	c.pool.memory.usable.add(time.Since(c.dialed))
 	// An assumption is no news. Nothing available tells nothing either after a GOAWAY.
-	available, inFlight := c.cc.Available(), c.cc.InFlight()
-	if n := available + inFlight; n != assumedStreams && (available > 0 || c.pool.memory.streams.Load() == 0) {
-		c.noteStreams(n)
+	available, limit := c.streamsLeft()
+	if limit != assumedStreams && (available > 0 || c.pool.memory.streams.Load() == 0) {
+		c.noteStreams(limit)
 	}
 }
 
@@ -212,7 +228,11 @@ func (c *conn) noteStreams(n int) {
 // leaving tells whether an HTTP/2 connection that carries requests has received a
 // GOAWAY: it takes none, though fewer are under way than it allows.
 func (c *conn) leaving() bool {
-	return c.h2 && c.cc.Available() == 0 && c.cc.InFlight() < int(c.allowed.Load())
+	if !c.h2 {
+		return false
+	}
+	available, limit := c.streamsLeft()
+	return available == 0 && limit < int(c.allowed.Load())
 }
 
 // complete tells whether an HTTP/1 connection is done with its response.
@@ -230,10 +250,8 @@ func (c *conn) complete() bool {
 func (c *conn) stateChanged(*http.ClientConn) {
 	if c.h2 {
 		c.streamsEnded(false)
-		if available := c.cc.Available(); available > 0 {
-			if n := available + c.cc.InFlight(); c.sawSettings(n) {
-				c.noteStreams(n)
-			}
+		if available, limit := c.streamsLeft(); available > 0 && c.sawSettings() {
+			c.noteStreams(limit)
 		}
 		c.serveWaiting()
 		return
@@ -259,6 +277,11 @@ func (c *conn) serveWaiting() {
 		go c.pool.offer(c)
 	}
 }
+
+// lingers tells whether net/http is not done yet with streams whose responses were
+// read. An idle connection may have none to give for that. The state hook tells when
+// it has.
+func (c *conn) lingers() bool { return c.h2 && c.cc.InFlight() > 0 }
 
 // streamsEnded notes when the last stream of an HTTP/2 connection ended; began
 // says that there was one since.

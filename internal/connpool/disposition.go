@@ -26,10 +26,11 @@ func (p *Pool) disposeLocked(c *conn, now time.Time) {
 	if !p.fitLocked(c, now) {
 		return
 	}
+	lingers := c.lingers()
 	p.serveLocked(c, now)
 	switch {
 	case !c.idles():
-	case p.fullLocked() && p.waitersExceedComingLocked(),
+	case p.fullLocked() && p.waitersExceedComingLocked() && !lingers,
 		p.cfg.MaxConns > 0 && p.countedLocked() > p.cfg.MaxConns,
 		p.blocksLocked(now):
 		p.closeLocked(c, CloseReplaced)
@@ -50,6 +51,7 @@ func young(age time.Duration, limit *idletime.Limit, n Need) bool {
 // pool, an idle connection that is not good enough for the first of them makes
 // room for one that is: later ones could take every connection there is.
 func (p *Pool) serveLocked(c *conn, now time.Time) {
+	lingers := c.lingers()
 	for w := p.queue.first; w != nil; {
 		next := w.next
 		var g grant
@@ -66,7 +68,7 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 			p.queue.remove(w)
 			w.grant <- g
 		case c.idles():
-			if w.prev == nil && p.fullLocked() && p.comingLocked() == 0 {
+			if w.prev == nil && p.fullLocked() && p.comingLocked() == 0 && !lingers {
 				p.closeLocked(c, CloseReplaced)
 				return
 			}

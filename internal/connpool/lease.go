@@ -91,8 +91,8 @@ func (l *Lease) Done(resp *http.Response) {
 		return
 	}
 	c.noteSettings()
-	if n := c.cc.Available(); n > 0 {
-		c.noteStreams(n + c.cc.InFlight())
+	if available, limit := c.streamsLeft(); available > 0 {
+		c.noteStreams(limit)
 	}
 	if l.need.Bodyless {
 		c.measured(l.start, time.Since(l.start))
@@ -200,7 +200,7 @@ func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 	}
 	switch {
 	case !c.carries():
-	case c.h2 && !c.sawSettings(c.cc.Available()+c.cc.InFlight()):
+	case c.h2 && !c.sawSettings():
 		p.closeLocked(c, CloseFailed) // there may be nobody
 	case c.h2:
 		p.endStreamLocked(c, now, c.lastEnd(now))

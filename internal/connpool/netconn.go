@@ -250,7 +250,10 @@ func (c *conn) readEntered() (watch bool) {
 
 // askWhyNoStreams closes an idle HTTP/2 connection that has received a GOAWAY.
 func (c *conn) askWhyNoStreams() {
-	if (c.idles() || c.is(sensor)) && c.cc.Available() == 0 && c.cc.InFlight() == 0 {
+	if !c.idles() && !c.is(sensor) {
+		return
+	}
+	if _, limit := c.streamsLeft(); limit == 0 {
 		go c.pool.streamsRefused(c, time.Now())
 	}
 }
