@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/boundary"
 	"github.com/caddy-connreuse/connreuse/bench/internal/browsers"
 	"github.com/caddy-connreuse/connreuse/bench/internal/coalescing"
+	"github.com/caddy-connreuse/connreuse/bench/internal/coldstart"
 	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
 	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
 	"github.com/caddy-connreuse/connreuse/bench/internal/learning"
@@ -45,6 +46,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "throughput", Run: throughput.Run},
 	{Name: "boundary", Run: boundary.Run},
 	{Name: "learning", Run: learning.Run},
+	{Name: "coldstart", Run: coldstart.Run},
 	{Name: "peers", Run: peers.Run},
 	{Name: "sick", Run: sick.Run},
 	{Name: "person", Run: person.Run},

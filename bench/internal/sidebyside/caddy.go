@@ -45,6 +45,7 @@ func CaddyCommand(file, state string, env ...string) (*exec.Cmd, error) {
 type Caddy struct {
 	cmd   *exec.Cmd
 	dir   string
+	file  string // its configuration
 	ended chan struct{}
 	err   error // set before ended is closed
 }
@@ -56,7 +57,7 @@ func StartCaddy(settings, servers map[string]any) (*Caddy, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Caddy{dir: dir}
+	c := &Caddy{dir: dir, file: filepath.Join(dir, "caddy.json")}
 	config := maps.Clone(settings)
 	config["storage"] = map[string]any{"module": "file_system", "root": dir}
 	config["apps"] = map[string]any{
@@ -64,23 +65,35 @@ func StartCaddy(settings, servers map[string]any) (*Caddy, error) {
 		"tls":  map[string]any{"automation": map[string]any{"policies": []any{map[string]any{"issuers": []any{map[string]any{"module": "internal"}}}}}},
 		"pki":  map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}},
 	}
-	if err := c.start(config); err != nil {
+	text, err := json.Marshal(config)
+	if err == nil {
+		err = os.WriteFile(c.file, text, 0o600)
+	}
+	if err == nil {
+		err = c.start()
+	}
+	if err != nil {
 		c.Stop()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Caddy) start(config map[string]any) error {
-	text, err := json.Marshal(config)
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(c.dir, "caddy.json")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		return err
-	}
-	cmd, err := CaddyCommand(file, c.dir)
+// Folder is where it stores what it stores.
+func (c *Caddy) Folder() string { return c.dir }
+
+// Pid is the number of its process.
+func (c *Caddy) Pid() int { return c.cmd.Process.Pid }
+
+// Restart ends it and starts it anew, with what it has stored.
+func (c *Caddy) Restart() error {
+	_ = c.cmd.Process.Signal(os.Interrupt)
+	<-c.ended
+	return c.start()
+}
+
+func (c *Caddy) start() error {
+	cmd, err := CaddyCommand(c.file, c.dir)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 		return err
 	}
 	defer c.Stop()
-	b.pid = c.cmd.Process.Pid
+	b.pid = c.Pid()
 	for name := range servers {
 		for deadline := time.Now().Add(time.Minute); ; {
 			if _, err := b.load(name, 100, "-c", "1"); err == nil {
