@@ -33,6 +33,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sick"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/bench/internal/speed"
 	"github.com/caddy-connreuse/connreuse/bench/internal/throughput"
 )
 
@@ -44,6 +45,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "browsers", Run: browsers.Run},
 	{Name: "coalescing", Run: coalescing.Run},
 	{Name: "throughput", Run: throughput.Run},
+	{Name: "speed", Run: speed.Run},
 	{Name: "boundary", Run: boundary.Run},
 	{Name: "learning", Run: learning.Run},
 	{Name: "coldstart", Run: coldstart.Run},

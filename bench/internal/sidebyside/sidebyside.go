@@ -5,7 +5,6 @@ package sidebyside
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
@@ -132,7 +131,7 @@ func (b *Bench) Compare(ctx context.Context, what string, with []string, rounds,
 			slices.Reverse(order)
 		}
 		for _, name := range order {
-			before, err := b.cpuTime()
+			before, err := CPUTime(b.pid)
 			if err != nil {
 				return nil, err
 			}
@@ -140,7 +139,7 @@ func (b *Bench) Compare(ctx context.Context, what string, with []string, rounds,
 			if err != nil {
 				return nil, err
 			}
-			after, err := b.cpuTime()
+			after, err := CPUTime(b.pid)
 			if err != nil {
 				return nil, err
 			}
@@ -166,23 +165,6 @@ func ratios(what, with []float64) report.Spread {
 		all[i] = what[i] / with[i]
 	}
 	return report.SpreadOf(all)
-}
-
-// cpuTime returns the CPU time Caddy has used, in clock ticks
-// (proc_pid_stat(5)).
-func (b *Bench) cpuTime() (ticks int, err error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	user, err := strconv.Atoi(fields[11])
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.Atoi(fields[12])
-	return user + system, err
 }
 
 var rate = regexp.MustCompile(`finished in [^,]+, ([\d.]+) req/s`)

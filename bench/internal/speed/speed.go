@@ -1,0 +1,200 @@
+// Package speed measures how long requests take under load, how long Caddy waits for
+// its locks then, and how much memory connections and requests take.
+package speed
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
+)
+
+// The sides, by what their transport is called in tables. Both keep as many idle
+// connections as there are requests: stock with its defaults is in another section.
+const (
+	ours  = "upstreampool"
+	stock = "transport http with 2000 idle"
+)
+
+// mostIdle is what both keep.
+const mostIdle = 2000
+
+// A side is one transport.
+type side struct {
+	name, protocol string
+	quick, slow    string // addresses of Caddy in front of nginx, and of upstream
+	upstream       *upstream
+}
+
+// figures are those of one side under one load, round by round.
+type figures struct{ rate, p50, p99, wait []float64 }
+
+// Run loads both in turn.
+func Run(ctx context.Context, o report.Options) (*report.Result, error) {
+	rounds, requests := 9, 10_000
+	if o.Quick {
+		rounds, requests = 3, 2000
+	}
+	result := &report.Result{
+		Title: "How long requests take under load",
+		Text: fmt.Sprintf("`upstreampool` against `transport http` with `keepalive_idle_conns_per_host %d`: tiny answers from nginx over HTTP/1.1, clients of HTTP/2 "+
+			"and HTTP/3 on %d connections, %d rounds of %d requests in turn. Lock wait is the time that all goroutines of Caddy wait for locks "+
+			"(`/sync/mutex/wait/total`).", mostIdle, connections, rounds, requests),
+	}
+	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	nginx, err := servers.Start(dir, servers.Nginx, 75*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = nginx.Stop(false) }()
+	sides := []*side{{name: ours, protocol: "upstreampool"}, {name: stock, protocol: "http"}}
+	for _, s := range sides {
+		if s.upstream, err = newUpstream(); err != nil {
+			return nil, err
+		}
+		defer s.upstream.Stop()
+	}
+	admin, caddy, err := start(sides, nginx.Addr)
+	if err != nil {
+		return nil, err
+	}
+	defer caddy.Stop()
+	if err := measureLoad(ctx, result, o, sides, admin, rounds, requests); err != nil {
+		return nil, err
+	}
+	return result, measureMemory(ctx, result, sides, admin, min(rounds, 5))
+}
+
+// start starts Caddy and returns the address of its admin API.
+func start(sides []*side, nginx string) (admin string, caddy *sidebyside.Caddy, err error) {
+	config := make(map[string]any)
+	for _, s := range sides {
+		for kind, at := range map[string]*string{"quick": &s.quick, "slow": &s.slow} {
+			if *at, err = programs.Address(); err != nil {
+				return "", nil, err
+			}
+			to := nginx
+			if kind == "slow" {
+				to = s.upstream.Addr().String()
+			}
+			config[kind+"-"+s.protocol] = map[string]any{
+				"listen": []string{*at}, "automatic_https": map[string]any{"disable_redirects": true}, "tls_connection_policies": []any{map[string]any{}},
+				"routes": []any{map[string]any{"match": []any{map[string]any{"host": []string{sidebyside.Host}}}, "handle": []any{map[string]any{
+					"handler":        "reverse_proxy",
+					"upstreams":      []any{map[string]any{"dial": to}},
+					"transport":      map[string]any{"protocol": s.protocol, "keep_alive": map[string]any{"max_idle_conns_per_host": mostIdle}},
+					"flush_interval": -1,
+				}}}},
+			}
+		}
+	}
+	if admin, err = programs.Address(); err != nil {
+		return "", nil, err
+	}
+	caddy, err = sidebyside.StartCaddy(map[string]any{
+		"admin":   map[string]any{"listen": admin},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
+	}, config)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, s := range sides {
+		for _, addr := range []string{s.quick, s.slow} {
+			if err := caddy.Certified(addr); err != nil {
+				caddy.Stop()
+				return "", nil, err
+			}
+		}
+	}
+	return admin, caddy, nil
+}
+
+// measureLoad adds the table, the claims and the plot on load.
+func measureLoad(ctx context.Context, r *report.Result, o report.Options, sides []*side, admin string, rounds, requests int) error {
+	table := report.Table{
+		Title:   "Medians of all rounds:",
+		Columns: []string{"clients", "at a time", "transport", "requests/s", "p50, ms", "p99, ms", "lock wait for 1000 requests, ms"},
+	}
+	plot := report.Plot{Name: "speed", Title: "p99 under load", Bars: true, X: "clients", Y: "ms", Series: []report.Series{{Name: ours}, {Name: stock}}}
+	for _, protocol := range []string{"h2", "h3"} {
+		for _, concurrent := range []int{128, 1024} {
+			found, err := inTurn(ctx, sides, admin, protocol, concurrent, rounds, requests)
+			if err != nil {
+				return fmt.Errorf("%s, %d at a time: %w", protocol, concurrent, err)
+			}
+			plot.Labels = append(plot.Labels, fmt.Sprintf("%s, %d at a time", protocol, concurrent))
+			for i, s := range sides {
+				f := found[s.name]
+				table.Rows = append(table.Rows, []string{protocol, fmt.Sprint(concurrent), s.name, fmt.Sprintf("%.0f", report.Median(f.rate)),
+					one(report.Median(f.p50)), one(report.Median(f.p99)), one(report.Median(f.wait))})
+				plot.Series[i].Points = append(plot.Series[i].Points, [2]float64{float64(len(plot.Labels) - 1), report.Median(f.p99)})
+			}
+			a, b := found[ours], found[stock]
+			what := fmt.Sprintf("%s, %d requests at a time: ", protocol, concurrent)
+			claim := fmt.Sprintf("speed/%s-%d-", protocol, concurrent)
+			r.AtMost(claim+"p99", what+"p99 of `upstreampool`, of that of stock (median of rounds)", report.Median(ratios(a.p99, b.p99)), o.LooseMost(1.1))
+			r.AtMost(claim+"locks", what+"lock wait of `upstreampool`, of that of stock (median of rounds)", report.Median(ratios(a.wait, b.wait)), o.LooseMost(1.1))
+		}
+	}
+	r.Tables, r.Plots = append(r.Tables, table), append(r.Plots, plot)
+	return nil
+}
+
+// inTurn loads the sides in turn, the other one first every other time.
+func inTurn(ctx context.Context, sides []*side, admin, protocol string, concurrent, rounds, requests int) (map[string]*figures, error) {
+	found := make(map[string]*figures)
+	loaders := make(map[string]*loader)
+	for _, s := range sides {
+		l := newLoader(s.quick, protocol)
+		defer l.end()
+		if err := l.warm(ctx, concurrent); err != nil {
+			return nil, err
+		}
+		found[s.name], loaders[s.name] = new(figures), l
+	}
+	for n := range rounds {
+		for i := range sides {
+			s := sides[(i+n)%len(sides)]
+			before, err := sidebyside.ReadUsage(admin, true)
+			if err != nil {
+				return nil, err
+			}
+			one, err := loaders[s.name].round(ctx, concurrent, requests)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+			after, err := sidebyside.ReadUsage(admin, false)
+			if err != nil {
+				return nil, err
+			}
+			f := found[s.name]
+			f.rate = append(f.rate, one.rate)
+			f.p50 = append(f.p50, milliseconds(one.p50))
+			f.p99 = append(f.p99, milliseconds(one.p99))
+			f.wait = append(f.wait, 1e6*(after.LockWait-before.LockWait)/float64(requests))
+		}
+	}
+	return found, nil
+}
+
+func ratios(a, b []float64) []float64 {
+	all := make([]float64, len(a))
+	for i := range a {
+		all[i] = a[i] / b[i]
+	}
+	return all
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func one(v float64) string { return fmt.Sprintf("%.1f", v) }
