@@ -25,6 +25,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/coalescing"
 	"github.com/caddy-connreuse/connreuse/bench/internal/coldstart"
 	"github.com/caddy-connreuse/connreuse/bench/internal/gate"
+	"github.com/caddy-connreuse/connreuse/bench/internal/growth"
 	"github.com/caddy-connreuse/connreuse/bench/internal/identity"
 	"github.com/caddy-connreuse/connreuse/bench/internal/learning"
 	"github.com/caddy-connreuse/connreuse/bench/internal/origin"
@@ -46,6 +47,7 @@ var benchmarks = []report.Benchmark{
 	{Name: "coalescing", Run: coalescing.Run},
 	{Name: "throughput", Run: throughput.Run},
 	{Name: "speed", Run: speed.Run},
+	{Name: "growth", Run: growth.Run},
 	{Name: "boundary", Run: boundary.Run},
 	{Name: "learning", Run: learning.Run},
 	{Name: "coldstart", Run: coldstart.Run},

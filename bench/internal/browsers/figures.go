@@ -2,6 +2,7 @@ package browsers
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -28,7 +29,7 @@ func (s seen) each(of func(browser.Visit) int) (values []int) {
 func (s seen) after() seen {
 	var rest seen
 	for _, session := range s {
-		rest = append(rest, session[1:])
+		rest = append(rest, session[min(1, len(session)):])
 	}
 	return rest
 }
@@ -37,7 +38,7 @@ func (s seen) after() seen {
 func (s seen) last() seen {
 	var rest seen
 	for _, session := range s {
-		rest = append(rest, session[len(session)-1:])
+		rest = append(rest, session[max(0, len(session)-1):])
 	}
 	return rest
 }
@@ -67,11 +68,11 @@ func sum(values []int) (n int) {
 }
 
 // addTable adds table and plot.
-func addTable(result *report.Result, chosen []scenario, measured map[string]map[string]seen) {
+func addTable(result *report.Result, chosen []scenario, measured map[string]map[string]seen, visits int) {
 	table := report.Table{
 		Title: "Connections that carried requests of a visit, by protocol, 421s of a visit and those of them on HTTP/3 (medians; least and most where they differ), " +
-			"images that stayed broken in all visits, and ms until all images are there (median and worst):",
-		Columns: []string{"served with", "browser", "h2", "h3", "421s", "421s on h3", "broken images", "load, ms", "worst"},
+			"images that stayed broken in all visits, and ms until all images are there (median and worst). A visit is lost where the browser stays with an error page:",
+		Columns: []string{"served with", "browser", "visits lost", "h2", "h3", "421s", "421s on h3", "broken images", "load, ms", "worst"},
 	}
 	plot := report.Plot{Name: "browsers", Title: "421s of a visit, per browser and scenario", Y: "421s", Bars: true,
 		X: "browser (Firefox, Chromium) and row of the table", Series: []report.Series{{Name: "median"}, {Name: "most"}}}
@@ -83,7 +84,12 @@ func addTable(result *report.Result, chosen []scenario, measured map[string]map[
 				title = fmt.Sprintf("%d. %s", n+1, s.name)
 			}
 			loads := f.each(load)
-			table.Rows = append(table.Rows, []string{title, b.Name, spread(f.each(connections(http2))), spread(f.each(connections(http3))),
+			lost := fmt.Sprintf("%d of %d", visits-len(loads), visits)
+			if len(loads) == 0 {
+				table.Rows = append(table.Rows, []string{title, b.Name, lost, "", "", "", "", "", "", ""})
+				continue
+			}
+			table.Rows = append(table.Rows, []string{title, b.Name, lost, spread(f.each(connections(http2))), spread(f.each(connections(http3))),
 				spread(f.each(refusals)), spread(f.each(refusalsHTTP3)), fmt.Sprint(sum(f.each(broken))),
 				fmt.Sprint(report.Median(loads)), fmt.Sprint(slices.Max(loads))})
 			x := float64(len(plot.Labels))
@@ -96,18 +102,18 @@ func addTable(result *report.Result, chosen []scenario, measured map[string]map[
 }
 
 // addClaims adds the claims on the scenarios that were measured.
-func addClaims(result *report.Result, measured map[string]map[string]seen) {
+func addClaims(result *report.Result, measured map[string]map[string]seen, visits int) {
 	firefox, chromium := measured[browser.Firefox.Name], measured[browser.Chromium.Name]
 	if f := firefox[exactFrames.name]; f != nil {
-		visits := len(f.each(refusals))
 		result.AtMost("browsers/421s-with-origin", fmt.Sprintf("HTTP/3 on, exact SNI matching with ORIGIN frames: 421s of %d visits with Firefox", visits), float64(sum(f.each(refusals))), 0)
 		c := chromium[exactFrames.name]
+		result.AtMost("browsers/lost", fmt.Sprintf("exact SNI matching with ORIGIN frames: visits lost, both browsers, of %d", 2*visits), float64(2*visits-len(f.each(load))-len(c.each(load))), 0)
 		result.AtMost("browsers/chromium-h3", "exact SNI matching: 421s on HTTP/3 with Chromium, from the second visit on", float64(sum(c.after().each(refusalsHTTP3))), 0)
 		result.AtMost("browsers/broken", "exact SNI matching with ORIGIN frames: images that stay broken, both browsers", float64(sum(f.each(broken))+sum(c.each(broken))), 0)
 	}
 	if c := chromium[http3Apart.name]; c != nil {
-		result.AtMost("browsers/http3-frames", "four addresses, ORIGIN frames on HTTP/3: QUIC connections of Chromium's last visit, the most", float64(slices.Max(c.last().each(connections(http3)))), 1)
-		result.AtLeast("browsers/http3-used", "`scope certificate`: requests on HTTP/3 of Chromium's last visit, the least", float64(slices.Min(c.last().each(onHTTP3))), 1)
+		result.AtMost("browsers/http3-frames", "four addresses, ORIGIN frames on HTTP/3: QUIC connections of Chromium's last visit, the most", most(c.last().each(connections(http3))), 1)
+		result.AtLeast("browsers/http3-used", "`scope certificate`: requests on HTTP/3 of Chromium's last visit, the least", least(c.last().each(onHTTP3)), 1)
 	}
 	if measured[browser.Firefox.Name][open.name] == nil {
 		return // a quick run
@@ -122,14 +128,28 @@ func addClaims(result *report.Result, measured map[string]map[string]seen) {
 	result.AtLeast("browsers/control-alt-svc", "control: `alt_svc keep`: 421s on HTTP/3 of Chromium's last visits", float64(sum(chromium[keep.name].last().each(refusalsHTTP3))), 1)
 	result.AtLeast("browsers/control-stock", "control: stock `strict_sni_host on`: 421s on HTTP/3 of Chromium's last visits", float64(sum(chromium[strictSNI.name].last().each(refusalsHTTP3))), 1)
 	result.AtLeast("browsers/control-http3-frames", "control: four addresses, no frames on HTTP/3: QUIC connections of Chromium's last visit, the least",
-		float64(slices.Min(chromium[coveredApart.name].last().each(connections(http3)))), 2)
+		least(chromium[coveredApart.name].last().each(connections(http3))), 2)
+}
+
+// most and least are not met where nothing was measured.
+func most(values []int) float64 {
+	if len(values) == 0 {
+		return math.Inf(1)
+	}
+	return float64(slices.Max(values))
+}
+
+func least(values []int) float64 {
+	if len(values) == 0 {
+		return math.Inf(-1)
+	}
+	return float64(slices.Min(values))
 }
 
 // spread is the median, and the least and the most where they differ.
 func spread(values []int) string {
-	least, most := slices.Min(values), slices.Max(values)
-	if least == most {
-		return fmt.Sprint(least)
+	if least(values) == most(values) {
+		return fmt.Sprint(values[0])
 	}
-	return fmt.Sprintf("%d (%d to %d)", report.Median(values), least, most)
+	return fmt.Sprintf("%d (%d to %d)", report.Median(values), slices.Min(values), slices.Max(values))
 }

@@ -53,6 +53,15 @@ type Caddy struct {
 // StartCaddy starts Caddy with HTTP servers, by name, and more settings. It
 // issues certificates itself and does not yet listen when StartCaddy returns.
 func StartCaddy(settings, servers map[string]any) (*Caddy, error) {
+	return StartCaddyWith(settings, map[string]any{
+		"http": map[string]any{"servers": servers},
+		"tls":  map[string]any{"automation": map[string]any{"policies": []any{map[string]any{"issuers": []any{map[string]any{"module": "internal"}}}}}},
+		"pki":  map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}},
+	})
+}
+
+// StartCaddyWith is StartCaddy with all apps.
+func StartCaddyWith(settings, apps map[string]any) (*Caddy, error) {
 	dir, err := os.MkdirTemp("", "connreuse-bench-")
 	if err != nil {
 		return nil, err
@@ -60,11 +69,7 @@ func StartCaddy(settings, servers map[string]any) (*Caddy, error) {
 	c := &Caddy{dir: dir, file: filepath.Join(dir, "caddy.json")}
 	config := maps.Clone(settings)
 	config["storage"] = map[string]any{"module": "file_system", "root": dir}
-	config["apps"] = map[string]any{
-		"http": map[string]any{"servers": servers},
-		"tls":  map[string]any{"automation": map[string]any{"policies": []any{map[string]any{"issuers": []any{map[string]any{"module": "internal"}}}}}},
-		"pki":  map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}},
-	}
+	config["apps"] = apps
 	text, err := json.Marshal(config)
 	if err == nil {
 		err = os.WriteFile(c.file, text, 0o600)

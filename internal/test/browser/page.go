@@ -45,7 +45,11 @@ for (let n = 0; n < %d; n++)
 		}));
 Promise.all(images).then(async () => {
 	const load = Math.round(performance.now());
-	await fetch("/done?visit=" + visit + "&broken=" + broken + "&load=" + load, {method: "POST"});
+	for (let told = false, tries = 0; !told && tries < 5; tries++)
+		try {
+			await fetch("/done?visit=" + visit + "&broken=" + broken + "&load=" + load, {method: "POST"});
+			told = true;
+		} catch {} // a browser may give up after 421s
 	if (visit < %d) setTimeout(() => location = "/page?visit=" + (visit + 1), 300);
 });
 </script>`, images, list, visits)

@@ -1,0 +1,195 @@
+// Package growth measures what more sites, handle blocks, policies, upstreams and
+// made-up names cost: none of it may cost more than in proportion.
+package growth
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"time"
+
+	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
+	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+)
+
+// A cost is what Caddy takes until it has started and done what the dimension asks of
+// it.
+type cost struct {
+	start  float64 // s, until the first answer
+	cpu    float64 // s
+	memory float64 // MiB, live
+}
+
+func (c cost) values() []float64 { return []float64{c.start, c.cpu, c.memory} }
+
+// floor is what differences of costs are not told apart from, for each value.
+var floor = []float64{0.1, 0.1, 2}
+
+var units = []string{"start", "CPU", "memory"}
+
+// A dimension is one way to grow.
+type dimension struct {
+	name string // in names of claims
+	what string
+	// servers returns the HTTP servers for a size, with our modules or without.
+	servers func(n int, with bool, addr string) map[string]any
+	// use does what grows with use, if anything.
+	use func(ctx context.Context, n int, addr string) error
+}
+
+// Run starts Caddy again and again.
+func Run(ctx context.Context, o report.Options) (*report.Result, error) {
+	sizes, rounds := []int{10, 1000, 2500, 10_000}, 5
+	if o.Quick {
+		sizes, rounds = []int{10, 250, 1000}, 1
+	}
+	largest, quarter := sizes[len(sizes)-1], sizes[len(sizes)-2]
+	result := &report.Result{
+		Title: "The cost of growth",
+		Text: fmt.Sprintf("Caddy is started with more and more of one thing, guarded, with ORIGIN frames and `upstreampool`, and as stock without them: seconds until the "+
+			"first answer, seconds of CPU time and MiB of live memory after that (medians of %d rounds, of 3 where each item is asked for, in turn). Growth is what each "+
+			"item costs at %d, of what it costs at %d, beyond the cost of the smallest size: 1 is in proportion. Claims are on ours, divided by stock's growth "+
+			"where that is above 1.", rounds, largest, quarter),
+	}
+	table := report.Table{Title: "With our modules / stock:", Columns: []string{"of these"}}
+	for _, n := range sizes {
+		table.Columns = append(table.Columns, fmt.Sprintf("%d: start, s", n), "CPU, s", "MiB")
+	}
+	slopes := report.Table{Title: "Slopes, for 1000 more, with our modules / stock:", Columns: []string{"of these", "start, ms", "CPU, ms", "memory, MiB", "growth: start", "CPU", "memory"}}
+	for _, d := range dimensions {
+		found, err := d.measure(ctx, o, sizes, rounds)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.name, err)
+		}
+		row := []string{d.what}
+		for i := range sizes {
+			ours, stock := found[true][i].values(), found[false][i].values()
+			for v := range units {
+				row = append(row, fmt.Sprintf("%.2f / %.2f", ours[v], stock[v]))
+			}
+		}
+		table.Rows = append(table.Rows, row)
+		slopes.Rows = append(slopes.Rows, d.claims(result, o, sizes, found))
+	}
+	result.Tables = []report.Table{slopes, table}
+	return result, nil
+}
+
+// claims adds those of a dimension and returns its row of slopes.
+func (d *dimension) claims(r *report.Result, o report.Options, sizes []int, found map[bool][]cost) []string {
+	last := len(sizes) - 1
+	row := []string{d.what}
+	var growths []string
+	for v, unit := range units {
+		grown := make(map[bool]float64)
+		slope := make(map[bool]float64)
+		for _, with := range []bool{true, false} {
+			costs := found[with]
+			above := func(i int) float64 { return math.Max(floor[v], costs[i].values()[v]-costs[0].values()[v]) }
+			scale := float64(sizes[last]-sizes[0]) / float64(sizes[last-1]-sizes[0])
+			grown[with] = above(last) / above(last-1) / scale
+			slope[with] = 1000 * (costs[last].values()[v] - costs[0].values()[v]) / float64(sizes[last]-sizes[0])
+		}
+		factor := 1.0
+		if unit != "memory" {
+			factor = 1000 // ms
+		}
+		row = append(row, fmt.Sprintf("%.1f / %.1f", factor*slope[true], factor*slope[false]))
+		growths = append(growths, fmt.Sprintf("%.2f / %.2f", grown[true], grown[false]))
+		r.AtMost("growth/"+d.name+"-"+unit, fmt.Sprintf("%s: growth of %s", d.what, unit), grown[true]/math.Max(1, grown[false]), o.LooseMost(1.5))
+	}
+	return append(row, growths...)
+}
+
+// measure returns the median costs by size, with our modules and without.
+func (d *dimension) measure(ctx context.Context, o report.Options, sizes []int, rounds int) (map[bool][]cost, error) {
+	fmt.Fprintf(o.Progress, "growth: %s\n", d.name)
+	if d.use != nil {
+		rounds = min(rounds, 3)
+	}
+	found := make(map[bool][]cost)
+	for _, n := range sizes {
+		all := make(map[bool][]cost)
+		for range rounds {
+			for _, with := range []bool{true, false} {
+				c, err := d.once(ctx, n, with)
+				if err != nil {
+					return nil, err
+				}
+				all[with] = append(all[with], c)
+			}
+		}
+		for with, costs := range all {
+			var start, cpu, memory []float64
+			for _, c := range costs {
+				start, cpu, memory = append(start, c.start), append(cpu, c.cpu), append(memory, c.memory)
+			}
+			found[with] = append(found[with], cost{report.Median(start), report.Median(cpu), report.Median(memory)})
+		}
+	}
+	return found, nil
+}
+
+// once starts Caddy with so many of them.
+func (d *dimension) once(ctx context.Context, n int, with bool) (c cost, err error) {
+	if err := ctx.Err(); err != nil {
+		return c, err
+	}
+	addr, err := programs.Address()
+	if err != nil {
+		return c, err
+	}
+	admin, err := programs.Address()
+	if err != nil {
+		return c, err
+	}
+	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return c, err
+	}
+	defer os.RemoveAll(dir)
+	certificate, err := wildcard(dir)
+	if err != nil {
+		return c, err
+	}
+	begin := time.Now()
+	caddy, err := sidebyside.StartCaddyWith(map[string]any{
+		"admin":   map[string]any{"listen": admin},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "PANIC"}}},
+	}, map[string]any{
+		"http": map[string]any{"servers": d.servers(n, with, addr)},
+		"tls":  map[string]any{"certificates": map[string]any{"load_files": []any{map[string]any{"certificate": certificate, "key": certificate}}}},
+	})
+	if err != nil {
+		return c, err
+	}
+	defer caddy.Stop()
+	if err := caddy.Listens(addr); err != nil {
+		return c, err
+	}
+	if err := first(ctx, addr); err != nil {
+		return c, fmt.Errorf("the first request: %w", err)
+	}
+	c.start = time.Since(begin).Seconds()
+	if d.use != nil {
+		if err := d.use(ctx, n, addr); err != nil {
+			return c, err
+		}
+	}
+	usage, err := sidebyside.ReadUsage(admin, false)
+	if err != nil {
+		return c, err
+	}
+	ticks, err := sidebyside.CPUTime(caddy.Pid())
+	if err != nil {
+		return c, err
+	}
+	if usage, err = sidebyside.ReadUsage(admin, true); err != nil {
+		return c, err
+	}
+	c.cpu, c.memory = float64(ticks)/100, usage.Memory/(1<<20) // a tick is 10 ms
+	return c, caddy.Ended()
+}
