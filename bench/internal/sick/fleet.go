@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/test/dns"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
@@ -18,9 +19,17 @@ type fleet struct {
 	faults    atomic.Int64 // connections that met the fault
 	during    func(context.Context) error
 	stopped   []*fake.Listener // whose connections still count
+	names     *dns.Server      // that knows them as one host, or nil
 }
 
+// known is the name by which DNS knows upstreams.
+const known = "app.test"
+
 func (f *fleet) addrs() (addrs []string) {
+	if f.names != nil {
+		_, port, _ := net.SplitHostPort(f.listeners[0].Addr().String())
+		return []string{net.JoinHostPort(known, port)}
+	}
 	for _, l := range f.listeners {
 		addrs = append(addrs, l.Addr().String())
 	}
@@ -37,6 +46,9 @@ func (f *fleet) opened() (n int) {
 func (f *fleet) stop() {
 	for _, l := range f.listeners {
 		l.Stop()
+	}
+	if f.names != nil {
+		f.names.Stop()
 	}
 }
 
@@ -203,5 +215,48 @@ func rolling(n int, pause, down time.Duration) func() (*fleet, error) {
 			}
 		}
 		return f, nil
+	}
+}
+
+// moving is a server whose name moves to another address after a time. The old one
+// goes on, and from a grace time on says that it is the wrong one.
+func moving(after, grace time.Duration) func() (*fleet, error) {
+	return func() (*fleet, error) {
+		f := new(fleet)
+		old, err := fake.ListenAt("127.0.0.2:0", nil)
+		if err != nil {
+			return nil, err
+		}
+		f.listeners = append(f.listeners, old)
+		_, port, _ := net.SplitHostPort(old.Addr().String())
+		young, err := fake.ListenAt("127.0.0.3:"+port, nil)
+		if err != nil {
+			return nil, err
+		}
+		f.listeners = append(f.listeners, young)
+		if f.names, err = dns.Start("127.0.0.2"); err != nil {
+			return nil, err
+		}
+		var gone atomic.Bool
+		err = old.Serve(false, func(w http.ResponseWriter, r *http.Request) {
+			if gone.Load() {
+				f.faults.Add(1)
+				w.WriteHeader(http.StatusGone)
+				return
+			}
+			ok(w, r)
+		}, nil)
+		if err == nil {
+			err = young.Serve(false, ok, nil)
+		}
+		f.during = func(ctx context.Context) error {
+			sidebyside.Sleep(ctx, after)
+			f.names.Name("127.0.0.3")
+			sidebyside.Sleep(ctx, grace)
+			gone.Store(true)
+			<-ctx.Done()
+			return nil
+		}
+		return f, err
 	}
 }

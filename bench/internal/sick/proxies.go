@@ -50,7 +50,7 @@ func (c *trouble) start(dir string, fleets map[string]*fleet) (*proxies, error) 
 	}
 	err := p.startCaddy(c, fleets)
 	if err == nil && fleets[haproxy] != nil {
-		err = p.startOther(dir, "haproxy.cfg", c.haproxy(p.addrs[haproxy], fleets[haproxy].addrs()), p.addrs[haproxy], "haproxy", "haproxy", "-db", "-f")
+		err = p.startOther(dir, "haproxy.cfg", c.haproxy(p.addrs[haproxy], fleets[haproxy]), p.addrs[haproxy], "haproxy", "haproxy", "-db", "-f")
 	}
 	if err == nil && fleets[nginx] != nil {
 		err = p.startOther(dir, "nginx.conf", c.nginx(p.addrs[nginx], fleets[nginx].addrs()), p.addrs[nginx], "nginx-light", "nginx", "-p", dir, "-e", "error.log", "-c")
@@ -84,6 +84,12 @@ func (p *proxies) startCaddy(c *trouble, fleets map[string]*fleet) error {
 		if c.secure {
 			transport["tls"] = map[string]any{"insecure_skip_verify": true}
 		}
+		if names := fleets[name].names; names != nil {
+			transport["resolver"] = map[string]any{"addresses": []string{names.Addr()}}
+			if name == ours {
+				transport["follow_dns"] = followed.String()
+			}
+		}
 		proxy := map[string]any{"handler": "reverse_proxy", "upstreams": upstreams, "transport": transport}
 		balancing := map[string]any{"selection_policy": map[string]any{"policy": "round_robin"}}
 		if c.retries {
@@ -111,12 +117,19 @@ func (p *proxies) startCaddy(c *trouble, fleets map[string]*fleet) error {
 	return nil
 }
 
-func (c *trouble) haproxy(addr string, upstreams []string) string {
-	config := programs.HAProxy + fmt.Sprintf("frontend in\n\tbind %s\n\tdefault_backend out\nbackend out\n\tbalance roundrobin\n", addr)
-	for i, upstream := range upstreams {
+func (c *trouble) haproxy(addr string, f *fleet) string {
+	config := programs.HAProxy
+	if f.names != nil {
+		config += fmt.Sprintf("resolvers r\n\tnameserver n %s\n\thold valid %v\n\ttimeout resolve %v\n", f.names.Addr(), followed, followed)
+	}
+	config += fmt.Sprintf("frontend in\n\tbind %s\n\tdefault_backend out\nbackend out\n\tbalance roundrobin\n", addr)
+	for i, upstream := range f.addrs() {
 		config += fmt.Sprintf("\tserver s%d %s", i, upstream)
 		if c.secure {
 			config += " ssl verify none alpn h2,http/1.1"
+		}
+		if f.names != nil {
+			config += " resolvers r resolve-prefer ipv4 init-addr none"
 		}
 		config += "\n"
 	}

@@ -98,6 +98,16 @@ var troubles = []trouble{
 		},
 	},
 	{
+		name: "dns", quiet: true, without: []string{nginx}, last: 30 * time.Second,
+		text: fmt.Sprintf("**DNS moves.** The upstream's name gets another address after 10 s. The old server goes on, and answers 410 (Gone) from %v later on; "+
+			"20 requests/s; `follow_dns %v`, `resolvers` in HAProxy; nginx looks names up once", 4*followed, followed),
+		fleet: moving(10*time.Second, 4*followed),
+		load:  load{pause: every(50 * time.Millisecond)},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.None("sick/dns", "DNS moves: requests of `upstreampool` that fail, or go to the old address four intervals later", by[ours].failed, len(by[ours].sent))
+		},
+	},
+	{
 		name: "forgotten", quiet: true, plot: true, last: 90 * time.Second,
 		text: fmt.Sprintf("**Silent drops.** Between proxy and servers stands a box that forgets connections that have been idle for %v, and then drops "+
 			"what comes on them; %d servers, asked every 2 s, give or take one", forgetsAfter, forgetters),
@@ -109,6 +119,9 @@ var troubles = []trouble{
 		},
 	},
 }
+
+// followed is how often names are looked up.
+const followed = time.Second
 
 // The box that forgets, and the servers behind it.
 const (

@@ -14,6 +14,7 @@ import (
 // A Server gives the same answer for every name.
 type Server struct {
 	conn net.PacketConn
+	done chan struct{} // closed at its end
 
 	// Asked is how many questions came.
 	Asked atomic.Int64
@@ -24,18 +25,32 @@ type Server struct {
 	silent bool
 }
 
-// Serve starts a server that names the given addresses. It ends with the test.
+// Start starts a server that names the given addresses.
+func Start(addrs ...string) (*Server, error) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{conn: conn, done: make(chan struct{})}
+	s.Name(addrs...)
+	go func() { defer close(s.done); s.run() }()
+	return s, nil
+}
+
+// Stop ends it.
+func (s *Server) Stop() {
+	_ = s.conn.Close()
+	<-s.done
+}
+
+// Serve is Start for a test, with which the server ends.
 func Serve(t testing.TB, addrs ...string) *Server {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	s, err := Start(addrs...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{conn: conn}
-	s.Name(addrs...)
-	done := make(chan struct{})
-	go func() { defer close(done); s.run() }()
-	t.Cleanup(func() { conn.Close(); <-done })
+	t.Cleanup(s.Stop)
 	return s
 }
 
