@@ -66,7 +66,7 @@ type Store struct {
 	entries  []*entry
 	next     int // whose turn it is to be written
 	running  bool
-	failing  [2]bool // by whether it is a write: the last one failed, and was told
+	told     told
 	wake     chan struct{}
 }
 
@@ -77,9 +77,17 @@ type entry struct {
 	stored  idletime.Memory // zero: nothing of ours is in the storage
 }
 
+// told is what was warned of.
+type told struct {
+	failing   bool // the storage, and it has not come back since
+	byRead    bool // when something was read
+	corrupted bool // a value
+}
+
 // New returns a Store for one instance of Caddy, whose id is asked for when it is
-// needed. warn is called for the first failure to read or write, and again only
-// after a success; count is called for each read and write.
+// needed. warn is called for the first failure of a storage, and again only when it
+// has worked meanwhile; for values that are no good, once. count is called for each
+// read and write.
 func New(instance func() (string, error), warn func(err error), count func(write, failed bool)) *Store {
 	return &Store{instance: instance, warn: warn, count: count, stuck: make(chan struct{}, maxStuck), wake: make(chan struct{}, 1)}
 }
@@ -91,7 +99,7 @@ func (s *Store) Use(storage Storage) (release func()) {
 	defer s.mu.Unlock()
 	p := &storage
 	s.storages = append(s.storages, p)
-	s.failing = [2]bool{}
+	s.told = told{}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -189,7 +197,10 @@ func (s *Store) load(k Key) (idletime.Memory, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		err = nil
 	case err == nil:
-		found, err = parse(k, stored)
+		if found, err = parse(k, stored); err != nil {
+			s.tellCorrupted(err)
+			return found, err
+		}
 	}
 	s.tell(false, err)
 	return found, err
@@ -288,20 +299,34 @@ func (s *Store) do(operation func(ctx context.Context, storage Storage, instance
 	}
 }
 
-// tell counts an operation, and warns of a failure, unless the one before was told. That there is no storage
-// any more is no failure.
+// tell counts an operation, and warns of a failure, unless an earlier one was told and
+// the storage has not worked since. A storage that can only be read has not, whatever
+// is read. That there is no storage any more is no failure.
 func (s *Store) tell(write bool, err error) {
 	if err == errNoStorage {
 		return
 	}
 	s.count(write, err != nil)
-	kind := 0
-	if write {
-		kind = 1
-	}
 	s.mu.Lock()
-	first := err != nil && !s.failing[kind]
-	s.failing[kind] = err != nil
+	first := err != nil && !s.told.failing
+	switch {
+	case first:
+		s.told.failing, s.told.byRead = true, !write
+	case err == nil && (write || s.told.byRead):
+		s.told.failing = false
+	}
+	s.mu.Unlock()
+	if first {
+		s.warn(err)
+	}
+}
+
+// tellCorrupted warns of a value that is no good, once.
+func (s *Store) tellCorrupted(err error) {
+	s.count(false, true)
+	s.mu.Lock()
+	first := !s.told.corrupted
+	s.told.corrupted = true
 	s.mu.Unlock()
 	if first {
 		s.warn(err)
