@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -189,6 +190,19 @@ func (c *caddy) certificates(addr string, names []string) {
 // clientTLS is a TLS config for a server name; "" sends none.
 func clientTLS(sni string, alpn ...string) *tls.Config {
 	return &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: alpn}
+}
+
+// stop ends Caddy before the test does.
+func (c *caddy) stop() {
+	c.t.Helper()
+	_ = c.cmd.Process.Signal(os.Interrupt)
+	poll.Until(c.t, "Caddy to end", func() bool {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(c.admin, "http://"))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
 }
 
 // get asks the admin API.

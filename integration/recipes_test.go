@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // A recipe is one section of docs/recipes.md.
@@ -57,11 +58,17 @@ func readRecipe(t testing.TB, heading string) (r recipe) {
 // addresses, and waits for certificates for names.
 func (r recipe) start(t testing.TB, replace *strings.Replacer, names ...string) *caddy {
 	t.Helper()
+	return r.startWith(t, nil, replace, names...)
+}
+
+// startWith is start with an environment.
+func (r recipe) startWith(t testing.TB, env []string, replace *strings.Replacer, names ...string) *caddy {
+	t.Helper()
 	sites, own := r.caddyfile, ""
 	if rest, ok := strings.CutPrefix(sites, "{\n"); ok {
 		own, sites, _ = strings.Cut(rest, "\n}\n")
 	}
-	return startCaddy(t, own, replace.Replace(sites), names)
+	return startCaddy(t, replace.Replace(own), replace.Replace(sites), names, env...)
 }
 
 // askHost sends a GET for host on a new connection with that SNI, to addr, and
@@ -287,4 +294,31 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
 		}
 		time.Sleep(600 * time.Millisecond) // a POST takes no connection that was idle for so long
 	}
+}
+
+// TestRecipeFleet: a machine that is restarted knows at once what it had learned, and
+// nothing of what another one has.
+func TestRecipeFleet(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, readRecipe(t, "A fleet with shared storage"), time.Second)
+	one, two := t.TempDir(), t.TempDir()
+	first := f.start(one)
+	f.learns(first)
+	if n := f.stored(); n != 1 {
+		t.Fatalf("%d values are stored, want 1", n)
+	}
+	other := f.start(two)
+	f.ask(other, "GET")
+	time.Sleep(time.Second)
+	if source := f.source(other); source != "assumed" {
+		t.Errorf("another machine goes by what is %s", source)
+	}
+	f.learns(other)
+	if n := f.stored(); n != 2 {
+		t.Errorf("%d values are stored, want one of each machine", n)
+	}
+	first.stop()
+	again := f.start(one)
+	f.ask(again, "GET")
+	poll.Until(t, "what was learned is known again", func() bool { return f.source(again) == "remembered" })
 }
