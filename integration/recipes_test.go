@@ -150,27 +150,44 @@ func TestRecipeClientCertificates(t *testing.T) {
 	}
 }
 
-// TestRecipePassthrough puts the recipe's HAProxy in front: a request for b on a's
-// connection gets 421 from a's machine.
+// TestRecipePassthrough puts the recipe's HAProxy and nginx in front: a request for b
+// on a's connection gets 421 from a's machine.
 func TestRecipePassthrough(t *testing.T) {
-	haproxy := needs.Program(t, "haproxy", "haproxy")
 	r := readRecipe(t, "Behind HAProxy or nginx that pass TLS through")
-	a := r.start(t, strings.NewReplacer(), "a.example.com")
-	port := freePort(t)
-	file := filepath.Join(t.TempDir(), "haproxy.cfg")
-	config := strings.NewReplacer(":443\n\ttcp-request", "127.0.0.1:"+port+"\n\ttcp-request", "10.0.0.1:443", a.addr, "10.0.0.2:443", a.addr).Replace(r.others[0])
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	player{listen: []string{port}, args: []string{haproxy, "-db", "-f", file}}.start(t)
-	front := net.JoinHostPort("127.0.0.1", port)
-	for _, test := range []struct{ host, want string }{
-		{"a.example.com", "200 Hello from a."},
-		{"b.example.com", "421"},
+	file := filepath.Join(t.TempDir(), "proxy.conf")
+	for _, front := range []struct {
+		name, before string // before: what stands before the recipe's block
+		config       string
+		args         func(t *testing.T) []string
+	}{
+		{"HAProxy", "", r.others[0], func(t *testing.T) []string {
+			return []string{needs.Program(t, "haproxy", "haproxy"), "-db", "-f", file}
+		}},
+		{"nginx", "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\npid nginx.pid;\nevents {}\n", r.others[1],
+			func(t *testing.T) []string {
+				needs.File(t, "/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream")
+				return []string{needs.Program(t, "nginx", "nginx-light"), "-e", "stderr", "-p", filepath.Dir(file), "-c", file}
+			}},
 	} {
-		if got := askHost(t, front, "a.example.com", test.host, "/"); got != test.want {
-			t.Errorf("host %s: %s, want %s", test.host, got, test.want)
-		}
+		t.Run(front.name, func(t *testing.T) {
+			args := front.args(t)
+			a := r.start(t, strings.NewReplacer(), "a.example.com")
+			port := freePort(t)
+			config := strings.NewReplacer("bind :443", "bind 127.0.0.1:"+port, "listen 443", "listen 127.0.0.1:"+port,
+				"10.0.0.1:443", a.addr, "10.0.0.2:443", a.addr).Replace(front.before + front.config)
+			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			player{listen: []string{port}, args: args}.start(t)
+			for _, test := range []struct{ host, want string }{
+				{"a.example.com", "200 Hello from a."},
+				{"b.example.com", "421"},
+			} {
+				if got := askHost(t, net.JoinHostPort("127.0.0.1", port), "a.example.com", test.host, "/"); got != test.want {
+					t.Errorf("host %s: %s, want %s", test.host, got, test.want)
+				}
+			}
+		})
 	}
 }
 

@@ -27,15 +27,29 @@ var (
 func Program(t testing.TB, program, debianPackage string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
+	if err != nil {
+		install(t, debianPackage, err)
 	}
+	return path
+}
+
+// File is like [Program], for a file that belongs to a program, such as a module.
+func File(t testing.TB, path, debianPackage string) string {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		install(t, debianPackage, err)
+	}
+	return path
+}
+
+// install ends a test that misses something which a package has.
+func install(t testing.TB, debianPackage string, err error) {
+	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("%v: install the package %s", err, debianPackage)
-		return ""
+		return
 	}
 	skip(t, "install the package "+debianPackage, err.Error())
-	return ""
 }
 
 // Root skips a test that does something only root may do.

@@ -35,8 +35,12 @@ func TestSkipped(t *testing.T) {
 	if want := `skipped: exec: "nodejs-of-test": executable file not found in $PATH: install the package nodejs`; s.said != want {
 		t.Errorf("%s, want %s", s.said, want)
 	}
+	File(s, "/module-of-test.so", "apache2")
+	if want := "skipped: stat /module-of-test.so: no such file or directory: install the package apache2"; s.said != want {
+		t.Errorf("%s, want %s", s.said, want)
+	}
 	Long(s)
-	if want := "4 tests were skipped; to run them: apt-get install apache2 nodejs; set CONNREUSE_LONG=1"; summary() != want {
+	if want := "5 tests were skipped; to run them: apt-get install apache2 nodejs; set CONNREUSE_LONG=1"; summary() != want {
 		t.Errorf("%s, want %s", summary(), want)
 	}
 }
@@ -44,8 +48,9 @@ func TestSkipped(t *testing.T) {
 func TestNotSkipped(t *testing.T) {
 	t.Setenv(LongVariable, "1")
 	s := new(skipper)
-	if Long(s); s.said != "" {
-		t.Error(s.said)
+	Long(s)
+	if got := File(s, ".", "needless"); s.said != "" || got != "." {
+		t.Error(got, s.said)
 	}
 	t.Setenv("CI", "true")
 	Program(s, "nodejs-of-test", "nodejs")
