@@ -50,6 +50,23 @@ func TestBrokenHeadlines(t *testing.T) {
 				"func (s *Snapshot) absence(by Naming, sni, host string, shown *presented) Absence {\n\tif shown.cover(host) {\n\t\treturn Advertised\n\t}\n"},
 			benchmark: "identity", claim: "identity/origin",
 		},
+		{
+			name: "a catch-all is advertised", file: "internal/authority/origins.go",
+			changes:   []string{"by != Listed && !s.hosts.names(host)", "false", "by != Listed && !s.hosts.isOpen(host)", "false"},
+			benchmark: "identity", claim: "identity/catch-all",
+		},
+		{
+			name: "Alt-Svc is left alone", file: "misdirected/altsvc.go",
+			changes:   []string{"if h.AltSvc != AltSvcKeep && a.layer", "if h.AltSvc == \"never\" && a.layer"},
+			benchmark: "browsers", claim: "browsers/chromium-h3",
+			programs: map[string]string{"chromium": "chromium", "firefox-esr": "firefox-esr", "certutil": "libnss3-tools"},
+		},
+		{
+			name: "one dial for all", file: "internal/connpool/dials.go",
+			changes:   []string{"return need, min(waiting, max(need, min(1+clock.hedges, mostHedged)))", "return 1, 1"},
+			benchmark: "sick", claim: "sick/silent",
+			programs: map[string]string{"haproxy": "haproxy", "nginx": "nginx-light"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for program, debianPackage := range test.programs {

@@ -3,7 +3,8 @@
 //	go -C bench run . [-quick] [-write] [<benchmark>...]
 //
 // Without names it runs all benchmarks. It names the claims that do not hold, and
-// fails then. With -write it puts the results into docs/results, and writes
+// fails then. With -write, and Go of the version that go.mod names as toolchain, it
+// puts the results into docs/results, and writes
 // docs/results.md and the table in README.md anew from all that are there; it must
 // run in this folder then, as above. The folder is a module of its own, so that
 // plots are no part of the module that is measured.
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -93,6 +95,9 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 			return fmt.Errorf("there is no benchmark %q, only %s", name, strings.Join(names(), ", "))
 		}
 	}
+	if err := builtAsReleases(write, quick); err != nil {
+		return err
+	}
 	book := report.Book{Root: "..", Names: names(), Headlines: headlines}
 	var broken []error
 	for _, b := range benchmarks {
@@ -118,4 +123,22 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 		}
 	}
 	return errors.Join(broken...)
+}
+
+// builtAsReleases refuses to write full results that another Go gave than the one that
+// Caddy's releases are built with, which go.mod names.
+func builtAsReleases(write, quick bool) error {
+	if !write || quick {
+		return nil
+	}
+	text, err := os.ReadFile("go.mod")
+	if err != nil {
+		return fmt.Errorf("results are written in the folder of the benchmarks: %w", err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\ntoolchain ")
+	want, _, _ := strings.Cut(rest, "\n")
+	if got := runtime.Version(); got != want {
+		return fmt.Errorf("results are written with %s, not %s: GOTOOLCHAIN=%s go -C bench run . -write", want, got, want)
+	}
+	return nil
 }

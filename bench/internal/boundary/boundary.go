@@ -14,7 +14,9 @@ import (
 	"time"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
@@ -109,7 +111,8 @@ func (pl plan) report(sweeps []*sweep) *report.Result {
 	slices.Sort(late)
 	each := pl.pools * pl.rounds
 	r := &report.Result{
-		Title: "At the boundary",
+		Title:    "At the boundary",
+		Versions: append(programs.Servers(pl.kinds), sidebyside.QUIC()),
 		Text: fmt.Sprintf(text, below.Milliseconds(), above.Milliseconds(), closesAfter, pl.pools, each,
 			100*-math.Log(0.05)/float64(each), late[len(late)*99/100].Round(100*time.Microsecond)),
 	}

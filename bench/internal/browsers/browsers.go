@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/logged"
 	"github.com/caddy-connreuse/connreuse/bench/internal/network"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/browser"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
@@ -43,7 +44,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Text: fmt.Sprintf("A page with %d images of each of four hosts, behind one certificate and a network with a round trip of %v, served by a Caddy "+
 			"that is as it is by default but for what is said: HTTP/3 is on, and browsers learn of it from Caddy's Alt-Svc. %d sessions of %d visits of each kind, "+
 			"in turn; each session begins with a new profile, so its first visit knows of no HTTP/3.", images, 2*delay, sessions, visits),
-		Versions: browser.Versions(),
+		Versions: append(browser.Versions(), sidebyside.QUIC()),
 	}
 	measured, err := browse(ctx, o, chosen, sessions, visits)
 	if err != nil {

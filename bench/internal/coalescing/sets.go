@@ -61,7 +61,7 @@ func originSets(ctx context.Context, result *report.Result, o report.Options, co
 			}
 			pair[i] = fmt.Sprintf("127.0.0.1:%d", port)
 			server := map[string]any{
-				"listen": []string{pair[i]}, "protocols": []string{"h1", "h2"},
+				"listen":          []string{pair[i]},
 				"automatic_https": map[string]any{"disable": true}, "tls_connection_policies": []any{map[string]any{}},
 				"routes": []any{map[string]any{"match": []any{map[string]any{"host": names}}, "handle": []any{map[string]any{"handler": "static_response", "body": "ok"}}}},
 			}

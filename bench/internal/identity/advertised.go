@@ -95,15 +95,9 @@ func askAll(ctx context.Context, address, sni string) (told, refused int, err er
 	if err != nil {
 		return 0, 0, err
 	}
-	var origins []string
-	for known := false; !known; {
-		frame, err := peer.ReadFrame()
-		if err != nil {
-			return 0, 0, err
-		}
-		if origins, known, err = origin.ParseFrame(frame); err != nil {
-			return 0, 0, err
-		}
+	origins, err := originFrame(peer)
+	if err != nil {
+		return 0, 0, err
 	}
 	for i, text := range origins {
 		u, err := url.Parse(text)
@@ -123,6 +117,19 @@ func askAll(ctx context.Context, address, sni string) (told, refused int, err er
 		}
 	}
 	return len(origins), refused, nil
+}
+
+// originFrame reads frames until an ORIGIN frame comes, and returns what it tells of.
+func originFrame(peer *h2.Peer) ([]string, error) {
+	for {
+		frame, err := peer.ReadFrame()
+		if err != nil {
+			return nil, err
+		}
+		if origins, known, err := origin.ParseFrame(frame); err != nil || known {
+			return origins, err
+		}
+	}
 }
 
 // dial waits for the certificate, which is issued in the background.

@@ -53,6 +53,11 @@ func Run(ctx context.Context, _ report.Options) (*report.Result, error) {
 		return nil, fmt.Errorf("ORIGIN frames: %w", err)
 	}
 	result.None("identity/origin", "origins that ORIGIN frames tell of and that are answered 421 on the same connection", refused, told)
+	strange, of, err := strangers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ORIGIN frames beside a catch-all: %w", err)
+	}
+	result.None("identity/catch-all", "names that a catch-all alone serves, under a certificate that has them, of which ORIGIN frames tell", strange, of)
 	result.Tables = append(result.Tables, table)
 	return result, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
@@ -67,6 +68,7 @@ func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 		kinds = []servers.Kind{servers.Node, servers.GoH2, servers.Nginx}
 		before = 3 * time.Second
 	}
+	r.Versions = programs.Servers(kinds)
 	for _, kind := range kinds {
 		if err := kind.Installed(); err != nil {
 			return err

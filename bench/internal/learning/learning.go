@@ -49,6 +49,8 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Claims: slices.Concat(learned.Claims, reused.Claims),
 		Tables: slices.Concat(learned.Tables, reused.Tables),
 		Plots:  learned.Plots,
+
+		Versions: learned.Versions,
 	}, nil
 }
 

@@ -152,7 +152,7 @@ func startProxies(dir string, upstreams map[string]string) (addrs map[string]str
 				transport = "http"
 			}
 			servers[transport+protocol] = map[string]any{
-				"listen": []string{addr}, "protocols": []string{"h1", "h2"}, "automatic_https": map[string]any{"disable_redirects": true},
+				"listen": []string{addr}, "automatic_https": map[string]any{"disable_redirects": true},
 				"tls_connection_policies": []any{map[string]any{}},
 				"routes": []any{map[string]any{"match": []any{map[string]any{"host": []string{sidebyside.Host}}}, "handle": []any{map[string]any{
 					"handler":   "reverse_proxy",

@@ -2,14 +2,17 @@
 package programs
 
 import (
+	"cmp"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 	"github.com/caddy-connreuse/connreuse/internal/test/program"
+	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // Start runs a program in a folder and waits until it listens on addr.
@@ -70,21 +73,35 @@ func Address() (string, error) {
 	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
-// versionOf is how each program says its version.
-var versionOf = map[string]string{"haproxy": "-v", "nginx": "-v", "apache2": "-v", "h2o": "--version", "node": "--version"}
+// versionFlag is how a program is asked for its version, if not by --version.
+var versionFlag = map[string]string{"haproxy": "-v", "nginx": "-v", "apache2": "-v"}
 
 // Versions are those of programs.
 func Versions(names ...string) []string {
 	var versions []string
 	for _, name := range names {
-		out, _ := exec.Command(name, versionOf[name]).CombinedOutput()
+		flag := cmp.Or(versionFlag[name], "--version")
+		out, _ := exec.Command(name, flag).CombinedOutput()
 		line, _, _ := strings.Cut(string(out), "\n")
 		line, _, _ = strings.Cut(line, " 20") // a date
-		line = strings.TrimPrefix(strings.TrimPrefix(line, "nginx version: "), "Server version: ")
+		for _, prefix := range []string{"nginx version: ", "Server version: ", "Running "} {
+			line = strings.TrimPrefix(line, prefix)
+		}
 		if name == "node" {
 			line = "Node " + line
 		}
 		versions = append(versions, strings.TrimSpace(line))
 	}
 	return versions
+}
+
+// Servers are the versions of the programs of servers.
+func Servers(kinds []servers.Kind) []string {
+	var names []string
+	for _, kind := range kinds {
+		if kind.Program != "" && !slices.Contains(names, kind.Program) {
+			names = append(names, kind.Program)
+		}
+	}
+	return Versions(names...)
 }

@@ -124,7 +124,7 @@ func (r *Result) Broken() []Claim {
 func (r *Result) Markdown(w io.Writer, plots string) {
 	fmt.Fprintf(w, "## %s\n\n%s\n\n", r.Title, strings.TrimSpace(r.Text))
 	if len(r.Claims) > 0 {
-		Table{Columns: claimColumns, Rows: claimRows(r.Claims)}.markdown(w)
+		Table{Columns: claimColumns, Rows: r.claimRows(r.Claims)}.markdown(w)
 	}
 	for _, t := range r.Tables {
 		t.markdown(w)
@@ -139,18 +139,22 @@ func (r *Result) Markdown(w io.Writer, plots string) {
 	fmt.Fprintf(w, how+" on %s in %.0f s with %s.\n\n", r.Started.UTC().Format(time.DateOnly), r.Seconds, strings.Join(r.Versions, ", "))
 }
 
-var claimColumns = []string{"claim", "measured", "limit", "holds"}
+var claimColumns = []string{"claim", "measured", "limit", "holds", "name", "measured anew by"}
 
-func claimRows(claims []Claim) (rows [][]string) {
+// claimRows are rows of a table of claims of r.
+func (r *Result) claimRows(claims []Claim) (rows [][]string) {
 	for _, c := range claims {
 		holds := "yes"
 		if !c.Holds {
 			holds = "**NO**"
 		}
-		rows = append(rows, []string{c.Text, c.Value, c.Limit, holds})
+		rows = append(rows, []string{c.Text, c.Value, c.Limit, holds, "`" + c.Name + "`", "`" + r.Command() + "`"})
 	}
 	return rows
 }
+
+// Command measures the result anew.
+func (r *Result) Command() string { return "go -C bench run . " + r.Name }
 
 func (t Table) markdown(w io.Writer) {
 	if t.Title != "" {

@@ -50,7 +50,8 @@ func (b Book) Write(r *Result) error {
 		return err
 	}
 	var page bytes.Buffer
-	fmt.Fprint(&page, "# Results\n\nWritten by `go -C bench run . -write`; each section says when, with which versions, and whether it was a quick run.\n\n")
+	fmt.Fprint(&page, "# Results\n\nWritten by `go -C bench run . -write`; each section says when, with which versions, and whether it was a quick run.\n"+
+		"Each claim has a name and a command that measures it anew. The command names the claims that do not hold, and fails then.\n\n")
 	for _, one := range results {
 		one.Markdown(&page, "results")
 	}
@@ -90,15 +91,15 @@ func (b Book) writeHeadlines(results []*Result) error {
 	if !ok || !ends {
 		return fmt.Errorf("writing the headlines: %s has no lines %q and %q", file, tableBegins, tableEnds)
 	}
-	var claims []Claim
+	var rows [][]string
 	for _, headline := range b.Headlines {
 		for _, r := range results {
 			if i := slices.IndexFunc(r.Claims, func(c Claim) bool { return c.Name == headline }); i >= 0 && !r.Quick {
-				claims = append(claims, r.Claims[i])
+				rows = append(rows, r.claimRows(r.Claims[i:i+1])...)
 			}
 		}
 	}
 	var table bytes.Buffer
-	Table{Columns: claimColumns, Rows: claimRows(claims)}.markdown(&table)
+	Table{Columns: claimColumns, Rows: rows}.markdown(&table)
 	return os.WriteFile(file, []byte(before+tableBegins+table.String()+tableEnds+after), 0o644)
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,19 @@ const Host = "a.bench.test"
 func Versions() string {
 	version, _ := caddy.Version()
 	return fmt.Sprintf("%s, %s/%s, %d cores, Caddy %s", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), version)
+}
+
+// QUIC is the version of what speaks HTTP/3, in Caddy and in clients of benchmarks.
+func QUIC() string {
+	info, ok := debug.ReadBuildInfo()
+	if ok {
+		for _, m := range info.Deps {
+			if m.Path == "github.com/quic-go/quic-go" {
+				return "quic-go " + m.Version
+			}
+		}
+	}
+	return "quic-go"
 }
 
 // H2load is the version of the load generator.
@@ -78,7 +92,6 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 		b.ports[name] = port
 		server := map[string]any{
 			"listen":                  []string{"127.0.0.1:" + b.ports[name]},
-			"protocols":               []string{"h1", "h2"},
 			"automatic_https":         map[string]any{"disable_redirects": true},
 			"tls_connection_policies": []any{map[string]any{}},
 		}

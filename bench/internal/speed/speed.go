@@ -46,6 +46,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Text: fmt.Sprintf("`upstreampool` against `transport http` with `keepalive_idle_conns_per_host %d`: tiny answers from nginx over HTTP/1.1, clients of HTTP/2 "+
 			"and HTTP/3 on %d connections, %d rounds of %d requests in turn. Lock wait is the time that all goroutines of Caddy wait for locks "+
 			"(`/sync/mutex/wait/total`).", mostIdle, connections, rounds, requests),
+		Versions: append(programs.Versions("nginx"), sidebyside.QUIC()),
 	}
 	dir, err := os.MkdirTemp("", "connreuse-bench-")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
+	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/servers"
@@ -32,7 +33,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Title: "Throughput to an upstream",
 		Text: fmt.Sprintf("`upstreampool` against Caddy's own `transport http`, with its defaults (32 idle connections) and with "+
 			"`keepalive_idle_conns_per_host 512`: tiny answers from nginx over HTTP/1.1, %d rounds of %d requests by h2load, in turn.", rounds, requests),
-		Versions: []string{sidebyside.H2load()},
+		Versions: append(programs.Versions("nginx"), sidebyside.H2load()),
 	}
 	dir, err := os.MkdirTemp("", "connreuse-bench-")
 	if err != nil {
