@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/dns"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
@@ -338,4 +339,44 @@ func TestRecipeFleet(t *testing.T) {
 	again := f.start(one)
 	f.ask(again, "GET")
 	poll.Until(t, "what was learned is known again", func() bool { return f.source(again) == "remembered" })
+}
+
+// TestRecipeMovingService moves the name: requests go to the new address, and none
+// fails.
+func TestRecipeMovingService(t *testing.T) {
+	const first, second = "127.0.0.2", "127.0.0.3"
+	port := freePort(t)
+	for _, addr := range []string{first, second} {
+		l, err := net.Listen("tcp", net.JoinHostPort(addr, port))
+		if err != nil {
+			t.Skip(err)
+		}
+		upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, addr) }))
+		upstream.Listener = l
+		upstream.Start()
+		defer upstream.Close()
+	}
+	server := dns.Serve(t, first)
+	c := readRecipe(t, "A service that moves to another address").start(t,
+		strings.NewReplacer("app.internal:8080", "app.internal:"+port, "10.0.0.53", server.Addr(), "5s", "200ms"), "app.example.com")
+	ask := func() string {
+		time.Sleep(10 * time.Millisecond)
+		return askHost(t, c.addr, "app.example.com", "app.example.com", "/")
+	}
+	if got := ask(); got != "200 "+first {
+		t.Fatal(got)
+	}
+	server.Name(second)
+	poll.Until(t, "requests go to the new address", func() bool {
+		got := ask()
+		if got != "200 "+first && got != "200 "+second {
+			t.Fatal(got)
+		}
+		return got == "200 "+second
+	})
+	for range 20 {
+		if got := ask(); got != "200 "+second {
+			t.Error(got)
+		}
+	}
 }

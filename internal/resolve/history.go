@@ -29,9 +29,10 @@ type History struct {
 }
 
 // Add notes an answer. One that names no address of a family says nothing about
-// that family.
+// that family. One with an unspecified address (0.0.0.0) says nothing at all: it
+// leads to this host, by another address.
 func (h *History) Add(answer []netip.Addr) {
-	if len(answer) > maxAddrs {
+	if len(answer) > maxAddrs || slices.ContainsFunc(answer, func(a netip.Addr) bool { return plain(a).IsUnspecified() }) {
 		return
 	}
 	var v4, v6 []netip.Addr

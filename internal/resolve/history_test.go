@@ -39,6 +39,8 @@ func TestGone(t *testing.T) {
 		{"two answers are too few", []string{b, b}, a, false},
 		{"back again", []string{a, b, b, a}, a, false},
 		{"an empty answer says nothing", []string{a, b, b, ""}, a, false},
+		{"0.0.0.0 is this host", []string{"0.0.0.0", "0.0.0.0", "0.0.0.0"}, "127.0.0.1", false},
+		{":: is this host", []string{":: " + a, "::1 ::", "::"}, "::1", false},
 		{"of another family alone: nothing", []string{a, "2001:db8::1", "2001:db8::1", "2001:db8::1"}, a, false},
 		{"IPv6, beside IPv4", []string{"2001:db8::1 " + a, "2001:db8::2 " + a, "2001:db8::2", "2001:db8::2"}, "2001:db8::1", true},
 		{"mapped", []string{"::ffff:" + a, b, "::ffff:" + a}, a, false},
