@@ -42,7 +42,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		kinds:   servers.Kinds,
 		methods: []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodGet, viaHTTP3},
 		delays:  []time.Duration{0, 5 * ms, 20 * ms},
-		pools:   256, rounds: 8, parallel: 2,
+		pools:   256, rounds: 8, parallel: 3,
 	}
 	if o.Quick {
 		pl = plan{

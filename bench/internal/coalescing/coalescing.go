@@ -62,14 +62,14 @@ type figures struct{ connections, handshakes, refusals, broken, load []int }
 // Run lets browsers visit the page of example/coalescing, scenario by scenario, in
 // turn, and then opens connections that are told of many origins.
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
-	runs, connections := 5, 400
+	runs, connections := 3, 400
 	chosen := scenarios
 	if o.Quick {
 		runs, connections = 1, 40
 		chosen = slices.DeleteFunc(slices.Clone(scenarios), func(s scenario) bool { return !s.quick })
 	}
 	result := &report.Result{
-		Title: "Control: browsers without HTTP/3",
+		Title: "Control: browsers without HTTP/3, and large origin sets",
 		Text: fmt.Sprintf("A page with four images of each of four hosts, behind one certificate and a network with a round trip of %v "+
 			"(`example/coalescing`): %d visits of each kind, in turn, each with a new profile. Firefox knows ORIGIN frames on HTTP/2, Chromium does not. "+
 			"HTTP/3 is off in both, so this shows what frames and 421s do by themselves. "+

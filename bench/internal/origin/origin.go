@@ -17,7 +17,7 @@ const leastThroughput = 0.98
 // Run loads two servers of one Caddy in turn, with the wrapper and without: many
 // requests on few connections, and one request on each connection.
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
-	rounds, requests, connections := 100, 10_000, 600
+	rounds, requests, connections := 60, 10_000, 600
 	if o.Quick {
 		rounds, requests, connections = 10, 3000, 100
 	}

@@ -47,7 +47,7 @@ const before, after = 50 * time.Millisecond, 50 * time.Millisecond
 // Run loads all peers in front of one Node, which closes idle connections, and of
 // one nginx, for throughput.
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
-	bursts, clients, rounds, requests := 60, 32, 20, 20_000
+	bursts, clients, rounds, requests := 40, 32, 10, 20_000
 	if o.Quick {
 		bursts, clients, rounds, requests = 5, 32, 3, 2000
 	}

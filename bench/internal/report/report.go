@@ -141,6 +141,9 @@ func (r *Result) Markdown(w io.Writer, plots string) {
 
 var claimColumns = []string{"claim", "measured", "limit", "holds", "name", "measured anew by"}
 
+// nameColumn is that of names, which the README leaves out.
+const nameColumn = 4
+
 // claimRows are rows of a table of claims of r.
 func (r *Result) claimRows(claims []Claim) (rows [][]string) {
 	for _, c := range claims {

@@ -95,11 +95,12 @@ func (b Book) writeHeadlines(results []*Result) error {
 	for _, headline := range b.Headlines {
 		for _, r := range results {
 			if i := slices.IndexFunc(r.Claims, func(c Claim) bool { return c.Name == headline }); i >= 0 && !r.Quick {
-				rows = append(rows, r.claimRows(r.Claims[i:i+1])...)
+				row := r.claimRows(r.Claims[i : i+1])[0]
+				rows = append(rows, slices.Delete(row, nameColumn, nameColumn+1))
 			}
 		}
 	}
 	var table bytes.Buffer
-	Table{Columns: claimColumns, Rows: rows}.markdown(&table)
+	Table{Columns: slices.Delete(slices.Clone(claimColumns), nameColumn, nameColumn+1), Rows: rows}.markdown(&table)
 	return os.WriteFile(file, []byte(before+tableBegins+table.String()+tableEnds+after), 0o644)
 }

@@ -25,7 +25,7 @@ const (
 // Run loads three servers of one Caddy in turn, which differ in the transport to
 // one nginx.
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
-	rounds, requests := 30, 20_000
+	rounds, requests := 30, 12_000
 	if o.Quick {
 		rounds, requests = 5, 4000
 	}
