@@ -56,6 +56,7 @@ func connections(protocol string) func(browser.Visit) int {
 
 func refusals(v browser.Visit) int      { return v.Statuses[421] }
 func refusalsHTTP3(v browser.Visit) int { return v.Refused[http3] }
+func foreign(v browser.Visit) int       { return v.Foreign }
 func broken(v browser.Visit) int        { return v.Broken }
 func onHTTP3(v browser.Visit) int       { return v.Protocols[http3] }
 func load(v browser.Visit) int          { return int(v.Load.Milliseconds()) }
@@ -71,8 +72,9 @@ func sum(values []int) (n int) {
 func addTable(result *report.Result, chosen []scenario, measured map[string]map[string]seen, visits int) {
 	table := report.Table{
 		Title: "Connections that carried requests of a visit, by protocol, 421s of a visit and those of them on HTTP/3 (medians; least and most where they differ), " +
+			"requests answered on a connection for another host (a backend chosen by SNI, as in `example/two-sites`, gives the wrong page), " +
 			"images that stayed broken in all visits, and ms until all images are there (median and worst). A visit is lost where the browser stays with an error page:",
-		Columns: []string{"served with", "browser", "visits lost", "h2", "h3", "421s", "421s on h3", "broken images", "load, ms", "worst"},
+		Columns: []string{"served with", "browser", "visits lost", "h2", "h3", "421s", "421s on h3", "on another's", "broken images", "load, ms", "worst"},
 	}
 	plot := report.Plot{Name: "browsers", Title: "421s of a visit, per browser and scenario", Y: "421s", Bars: true,
 		X: "browser (Firefox, Chromium) and row of the table", Series: []report.Series{{Name: "median"}, {Name: "most"}}}
@@ -86,11 +88,11 @@ func addTable(result *report.Result, chosen []scenario, measured map[string]map[
 			loads := f.each(load)
 			lost := fmt.Sprintf("%d of %d", visits-len(loads), visits)
 			if len(loads) == 0 {
-				table.Rows = append(table.Rows, []string{title, b.Name, lost, "", "", "", "", "", "", ""})
+				table.Rows = append(table.Rows, []string{title, b.Name, lost, "", "", "", "", "", "", "", ""})
 				continue
 			}
 			table.Rows = append(table.Rows, []string{title, b.Name, lost, spread(f.each(connections(http2))), spread(f.each(connections(http3))),
-				spread(f.each(refusals)), spread(f.each(refusalsHTTP3)), fmt.Sprint(sum(f.each(broken))),
+				spread(f.each(refusals)), spread(f.each(refusalsHTTP3)), spread(f.each(foreign)), fmt.Sprint(sum(f.each(broken))),
 				fmt.Sprint(report.Median(loads)), fmt.Sprint(slices.Max(loads))})
 			x := float64(len(plot.Labels))
 			plot.Labels = append(plot.Labels, fmt.Sprintf("%s %d", b.Name[:2], n+1))
@@ -109,6 +111,7 @@ func addClaims(result *report.Result, measured map[string]map[string]seen, visit
 		c := chromium[exactFrames.name]
 		result.AtMost("browsers/lost", fmt.Sprintf("exact SNI matching with ORIGIN frames: visits lost, both browsers, of %d", 2*visits), float64(2*visits-len(f.each(load))-len(c.each(load))), 0)
 		result.AtMost("browsers/chromium-h3", "exact SNI matching: 421s on HTTP/3 with Chromium, from the second visit on", float64(sum(c.after().each(refusalsHTTP3))), 0)
+		result.AtMost("browsers/foreign", "exact SNI matching: requests answered on a connection for another host, both browsers", float64(sum(f.each(foreign))+sum(c.each(foreign))), 0)
 		result.AtMost("browsers/broken", "exact SNI matching with ORIGIN frames: images that stay broken, both browsers", float64(sum(f.each(broken))+sum(c.each(broken))), 0)
 	}
 	if c := chromium[http3Apart.name]; c != nil {
@@ -124,6 +127,8 @@ func addClaims(result *report.Result, measured map[string]map[string]seen, visit
 		}
 		return n
 	}(), 0)
+	result.AtLeast("browsers/control-foreign", "control: without a gate: requests answered on a connection for another host, both browsers",
+		float64(sum(firefox[open.name].each(foreign))+sum(chromium[open.name].each(foreign))), 1)
 	result.AtLeast("browsers/control-frames", "control: without ORIGIN frames: 421s of all visits with Firefox", float64(sum(firefox[exact.name].each(refusals))), 1)
 	result.AtLeast("browsers/control-alt-svc", "control: `alt_svc keep`: 421s on HTTP/3 of Chromium's last visits", float64(sum(chromium[keep.name].last().each(refusalsHTTP3))), 1)
 	result.AtLeast("browsers/control-stock", "control: stock `strict_sni_host on`: 421s on HTTP/3 of Chromium's last visits", float64(sum(chromium[strictSNI.name].last().each(refusalsHTTP3))), 1)

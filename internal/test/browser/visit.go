@@ -22,6 +22,9 @@ type Visit struct {
 	Answered    map[string]int // 200s, by host
 	Protocols   map[string]int // requests that were not refused, by protocol
 	Refused     map[string]int // 421s, by protocol
+	// Foreign are 200s on a connection that was opened for another host. A proxy that
+	// chooses the backend by SNI gives the wrong page there.
+	Foreign int
 	// Done tells that the page's script has asked for /done, with load=<ms> and
 	// broken=<images> in the query if it measured that.
 	Done   bool
@@ -53,6 +56,9 @@ func ReadVisits(log string, n int) []Visit {
 			Request struct {
 				Host, URI, Proto string
 				RemotePort       string `json:"remote_port"`
+				TLS              struct {
+					ServerName string `json:"server_name"`
+				}
 			}
 		}
 		if json.Unmarshal([]byte(line), &entry) != nil || entry.Msg != "handled request" {
@@ -81,6 +87,9 @@ func ReadVisits(log string, n int) []Visit {
 		v.Statuses[entry.Status]++
 		if entry.Status == 200 {
 			v.Answered[host]++
+			if sni := entry.Request.TLS.ServerName; sni != "" && sni != host {
+				v.Foreign++
+			}
 		}
 		if entry.Status == 421 {
 			v.Refused[protocol]++
