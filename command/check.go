@@ -27,6 +27,8 @@ Caddy warns of when it starts with the modules of connreuse, and
 
   - listener wrappers behind TLS that hide it, so that misdirected refuses all,
   - servers blocks in a Caddyfile that never apply,
+  - health checks that will fail: by this configuration of itself, of a reverse_proxy
+    without the request that its settings need, and of load balancers without Host,
   - with --probe, connections to upstreams that are kept for longer than the
     upstream announces.
 

@@ -192,7 +192,9 @@ func (c *checked) report() checkReport {
 			}
 			add(finding{Server: w.Server, Module: "connreuse", Message: w.Message, Details: fields.Fields})
 		}
-		add(c.hiddenTLS()...)
+		for _, rule := range rules {
+			add(rule(c)...)
+		}
 	}
 	return r
 }

@@ -13,12 +13,17 @@ import (
 	"github.com/caddy-connreuse/connreuse/origin"
 )
 
+// rules are what the command looks for beside what the modules say themselves.
+var rules = []func(*checked) []finding{
+	(*checked).hiddenTLS, (*checked).refusedChecks, (*checked).unresolvedChecks, (*checked).sourcelessChecks, (*checked).namelessChecks,
+}
+
 // hiddenTLS finds listener wrappers behind TLS on servers with a guard. Caddy takes
 // their connections for plain ones unless the wrapper passes on what it knows of TLS,
 // and a guard refuses what comes over them.
 func (c *checked) hiddenTLS() (found []finding) {
 	for _, name := range slices.Sorted(maps.Keys(c.servers)) {
-		if len(c.servers[name].TLSConnPolicies) == 0 || !c.app.Guarded(name) {
+		if server := c.app.Server(name); server == nil || !server.HasTLS() || !server.Guarded() {
 			continue
 		}
 		var all, hiding, unknown []string

@@ -86,6 +86,13 @@ func TestCheckFinds(t *testing.T) {
 		{"managed-wildcard.caddyfile", []string{"sites share a certificate and misdirected refuses", "put misdirected { scope certificate } into them", "*.example.test, open.example.test"}, ""},
 		{"forced-certificates.caddyfile", []string{"put misdirected { scope certificate } into them", "sites        *.example.test\n"}, "open.example.test"},
 		{"address-without-default-sni.caddyfile", []string{": 1 finding\n", "set default_sni to the address", "192.0.2.1"}, ""},
+		{"health-check-of-own-site.caddyfile", []string{": 1 finding\n", "srv0: an active health check gets 421 from this server: a guard refuses it", "host         127.0.0.1:443", "sni          app.example.test"}, ""},
+		{"health-check-with-strict-sni-host.caddyfile", []string{": 1 finding\n", "srv0: an active health check gets 421 from this server: strict_sni_host is on", "host         www.example.test", "sni          localhost"}, ""},
+		{"health-check-without-a-name.caddyfile", []string{": 1 finding\n", "active health checks fail in the TLS handshake", "backend.internal:8443", "{http.request.host}"}, ""},
+		{"health-check-without-a-client.caddyfile", []string{": 1 finding\n", "active health checks fail before they are sent", "backend.internal:8080", "v2"}, ""},
+		{"health-check-without-host.caddyfile", []string{"srv0: health checks in HTTP/1.0 without Host, as load balancers send them, get 400"}, ""},
+		{"error-page-service.caddyfile", []string{"srv0: sites share a certificate and misdirected refuses their requests on each other's connections", "a.example.test, b.example.test"}, ""},
+		{"error-routes-of-a-vault.caddyfile", []string{": 1 finding\n", "srv0: error routes of sites that ask for client certificates ask an upstream", "vault.example.test"}, ""},
 		{"broken.caddyfile", []string{"does not load: ", "broken.caddyfile:3", "everything"}, ""},
 		{"does-not-load.json", []string{"does not load: ", "it is unnecessary to specify the TLS listener wrapper in the first position"}, ""},
 	} {

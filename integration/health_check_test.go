@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -98,4 +99,86 @@ func checked(url, server string) (status, code string, err error) {
 		}
 	}
 	return "", "", fmt.Errorf("no server %s", server)
+}
+
+// What the command check says of active health checks is what Caddy finds, and where
+// it says nothing they pass.
+func TestFailingHealthChecksAreForeseen(t *testing.T) {
+	const failed, refused, passed = "HTTP request failed", "status code out of tolerances", "host is up"
+	for _, test := range []struct {
+		name, proxy string
+		happens     string // what Caddy logs
+		foreseen    string // empty: nothing is found
+	}{
+		{"of a site, by its address", `health_uri /health
+			transport http {
+				tls_server_name a.x.test
+				tls_insecure_skip_verify
+			}`, refused, "an active health check gets 421 from this server"},
+		{"of a site, by its name", `health_uri /health
+			health_headers {
+				Host a.x.test
+			}
+			transport upstreampool {
+				tls_server_name a.x.test
+				tls_insecure_skip_verify
+			}`, passed, ""},
+		{"with a name that only requests have", `health_uri /health
+			transport http {
+				tls_server_name {http.request.host}
+			}`, failed, "active health checks fail in the TLS handshake"},
+		{"the pool takes the address instead", `health_uri /health
+			transport upstreampool {
+				tls_server_name {http.request.host}
+				tls_insecure_skip_verify
+			}`, passed, ""},
+		{"with a source that only requests have", `health_uri /health
+			transport upstreampool {
+				proxy_protocol v2
+				tls_insecure_skip_verify
+			}`, failed, "active health checks fail before they are sent"},
+		{"the same with transport http", `health_uri /health
+			transport http {
+				proxy_protocol v2
+				tls_insecure_skip_verify
+			}`, failed, "active health checks fail before they are sent"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := startCaddy(t, "default_sni a.x.test", fmt.Sprintf(`
+a.x.test {
+	misdirected
+	respond "a"
+}
+https:// {
+	misdirected
+	respond "any"
+}
+http://127.0.0.1:%s {
+	reverse_proxy https://127.0.0.1:{$PORT} {
+		health_interval 100ms
+		%s
+	}
+}
+`, freePort(t), test.proxy), []string{"a.x.test"})
+			poll.Succeed(t, "the health check", func() error {
+				if len(c.logged(test.happens)) == 0 {
+					return fmt.Errorf("not logged: %s", test.happens)
+				}
+				return nil
+			})
+			cmd := exec.Command(binary, "connreuse", "check", filepath.Join(c.dir, "Caddyfile"))
+			cmd.Env = append(os.Environ(), "PORT="+c.port)
+			out, err := cmd.Output()
+			if test.foreseen == "" {
+				if err != nil || !strings.HasSuffix(string(out), ": nothing was found\n") {
+					t.Errorf("check ends with %v: %s", err, out)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(string(out), test.foreseen) {
+				t.Errorf("check ends with %v, want %q: %s", err, test.foreseen, out)
+			}
+		})
+	}
 }

@@ -145,10 +145,14 @@ func misrouted(s *authority.Snapshot, host name) bool {
 const nobody = "240.0.0.1:1024"
 
 // suppose returns a request for host on a new connection with that SNI, both as
-// they would be sent.
+// they would be sent. Without a host it is one of HTTP/1.0, which needs none.
 func suppose(s *authority.Snapshot, sni, host string) asked {
+	minor := 1
+	if host == "" {
+		minor = 0
+	}
 	a := read(s, nil, &http.Request{
-		Method: http.MethodGet, URL: &url.URL{Path: "/"}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Method: http.MethodGet, URL: &url.URL{Path: "/"}, ProtoMajor: 1, ProtoMinor: minor,
 		Header: make(http.Header), Host: host, RemoteAddr: nobody,
 		TLS: &tls.ConnectionState{ServerName: sni, HandshakeComplete: true},
 	})

@@ -83,14 +83,14 @@ func (app *App) Warnings() (all []Warning) {
 	return append(all, app.originWarnings(servers)...)
 }
 
-// Guarded tells whether a route of the server of that name has a guard.
-func (app *App) Guarded(server string) bool {
+// Server returns the server of that name; nil, if no connreuse module is in it.
+func (app *App) Server(name string) *Server {
 	for srv, s := range app.servers {
-		if srv.Name() == server {
-			return s.Guarded()
+		if srv.Name() == name {
+			return s
 		}
 	}
-	return false
+	return nil
 }
 
 // Stop does nothing.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
@@ -126,7 +127,7 @@ func (s *Server) Explain(sni, host string) Explanation {
 		}
 		return true
 	})
-	strict := snap.strictSNIHost && !strings.EqualFold(sni, routed)
+	strict := StrictSNIHostRefuses(s.http, sni, host)
 	if strict || refused != "" || depends {
 		e.ErrorRoutes = snap.errorRoutesDo(routed, strict || handed)
 	}
@@ -147,6 +148,12 @@ func (s *Server) Explain(sni, host string) Explanation {
 		e.Answer, e.Why = "pass", "every guard that runs for this host lets it pass"
 	}
 	return e
+}
+
+// StrictSNIHostRefuses tells whether Caddy's own check, which needs no module of
+// connreuse, refuses a request for host on a connection with that SNI.
+func StrictSNIHostRefuses(srv *caddyhttp.Server, sni, host string) bool {
+	return srv.StrictSNIHost != nil && *srv.StrictSNIHost && !strings.EqualFold(sni, hostname.Routed(host))
 }
 
 // errorRoutesDo says in words what error routes do with a refusal of a request for
