@@ -263,13 +263,10 @@ var (
 // do runs one operation, for no longer than the timeout even if the storage does not
 // care for that. Whoever waits is the goroutine of the Store alone.
 func (s *Store) do(operation func(ctx context.Context, storage Storage, instance string) ([]byte, error)) ([]byte, error) {
-	s.mu.Lock()
-	if len(s.storages) == 0 {
-		s.mu.Unlock()
+	storage := s.newest()
+	if storage == nil {
 		return nil, errNoStorage
 	}
-	storage := *s.storages[len(s.storages)-1]
-	s.mu.Unlock()
 	select {
 	case s.stuck <- struct{}{}:
 	default:
@@ -286,17 +283,31 @@ func (s *Store) do(operation func(ctx context.Context, storage Storage, instance
 		var r result
 		var instance string
 		if instance, r.err = s.instance(); r.err == nil {
-			r.value, r.err = operation(ctx, storage, instance)
+			r.value, r.err = operation(ctx, *storage, instance)
 		}
 		<-s.stuck
 		done <- r
 	}()
+	var r result
 	select {
-	case r := <-done:
-		return r.value, r.err
+	case r = <-done:
 	case <-ctx.Done():
-		return nil, errStuck
+		r.err = errStuck
 	}
+	if r.err != nil && storage != s.newest() {
+		r.err = errNoStorage // what is wrong with one that is gone is no news
+	}
+	return r.value, r.err
+}
+
+// newest returns the storage of the newest configuration, or nil.
+func (s *Store) newest() *Storage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.storages) == 0 {
+		return nil
+	}
+	return s.storages[len(s.storages)-1]
 }
 
 // tell counts an operation, and warns of a failure, unless an earlier one was told and

@@ -341,6 +341,25 @@ func TestBadStorage(t *testing.T) {
 	})
 }
 
+// What was wrong with the storage of a configuration that is gone is no news.
+func TestStorageThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := newStorage()
+		slow.delay = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		s, warnings := open(t, "one", slow)
+		l := new(learner)
+		s.Remember(keyOf(0), l)
+		synctest.Wait()
+		release := s.Use(newStorage())
+		defer release()
+		time.Sleep(time.Minute)
+		if w := warnings(); len(w) > 0 {
+			t.Errorf("warnings: %q", w)
+		}
+		end(s, l)
+	})
+}
+
 type readOnly struct{ *memoryStorage }
 
 func (s readOnly) Store(context.Context, string, []byte) error {
