@@ -162,9 +162,11 @@ func (d *doubt) tries(n connpool.Need) bool {
 	return now.UnixNano()-last >= int64(d.pause) && d.triedAt.CompareAndSwap(last, now.UnixNano())
 }
 
-// acquire returns a connection for a request.
+// acquire returns a connection for a request. A request whose owner matters needs a
+// certain one, so it tries no address.
 func (p *pool) acquire(ctx context.Context, n connpool.Need) (connpool.Lease, error) {
-	if d := p.doubt.Load(); d != nil && d.tries(n) {
+	n.Owner = p.ownerFor(ctx, n)
+	if d := p.doubt.Load(); d != nil && n.Owner == nil && d.tries(n) {
 		if l, err := p.try(ctx, n, d); err == nil {
 			return l, nil
 		}

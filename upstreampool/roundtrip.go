@@ -45,6 +45,7 @@ func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
 		Replayable: replay.Idempotent(req) && (x.body == nil || x.keepable()),
 		Bodyless:   x.body == nil,
 		Probe:      isHealthCheck(x.ctx),
+		Bound:      authenticates(req.Header),
 	}
 	resp, err := x.run()
 	x.told.tell(x.ctx)
@@ -195,6 +196,7 @@ func (x *exchange) attempt(t *try) {
 	}
 	t.pool.answered(l)
 	l.Done(t.resp)
+	pinChallenged(x.ctx, l, t.resp)
 }
 
 // failed finds out what an error means, and ends the lease.

@@ -42,7 +42,8 @@ type PoolState struct {
 	// The above in words.
 	Why string `json:"why"`
 
-	// Connections by state: idle, busy, draining, sensor, dialing, upgraded.
+	// Connections by state: idle, busy, draining, sensor, dialing, upgraded,
+	// and pinned: idle, and kept for one client connection (NTLM, Negotiate).
 	Connections map[string]int `json:"connections"`
 	// For how long connections have been idle, in seconds, youngest first; at
 	// most 100.

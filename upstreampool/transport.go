@@ -189,6 +189,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.h3 = len(t.Versions) == 1 && t.Versions[0] == "3"; t.h3 {
 		return nil
 	}
+	watchClients(ctx)
 	handler := enclosing(ctx)
 	t.answersWhenFull = countsFailures(handler)
 	t.warnOfPressure(handler, ctx.Logger())

@@ -9,7 +9,7 @@ import (
 
 // holding are the lists of connections that carry requests or may do so again, and
 // of the sensor.
-var holding = [...]int{int(fresh), int(idle), int(sensor), int(busy), listStreams}
+var holding = [...]int{int(fresh), int(idle), int(sensor), int(busy), listStreams, listPinned}
 
 // remote returns the address that c is connected to. There is none over a Unix
 // socket.

@@ -96,4 +96,5 @@ const (
 	CloseDrained     CloseReason = "drained"  // its configuration is gone, or an operator asked for it
 	CloseSensor      CloseReason = "sensor"   // a sensor that has seen enough
 	CloseUpgraded    CloseReason = "upgraded" // it left the pool as another protocol
+	ClosePinned      CloseReason = "pinned"   // its owner ended, sent no credentials, or needed another one
 )

@@ -50,7 +50,9 @@ type byPool struct {
 	left      bool // its address was given up
 	counted   bool // it was told whether it ended at once
 	dialedFor *waiter
-	owner     any // whose requests alone it carries; nil: anybody's
+	owner     *Owner // whose requests alone it carries; nil: anybody's
+	pinnedAt  time.Time
+	bound     bool // it has carried credentials of its owner, or was about to
 }
 
 // A streamClock notes when the last stream of an HTTP/2 connection ended. That may
@@ -136,8 +138,10 @@ func (c *conn) worn(now time.Time) (CloseReason, bool) {
 		return CloseMaxLifetime, true
 	case c.left:
 		return CloseDNS, true
-	case c.pool.group.retired.Load():
+	case c.pool.group.retired.Load() && c.owner == nil: // or the owner could not log in any more
 		return CloseDrained, true
+	case c.outlived(now):
+		return ClosePinned, true
 	}
 	return "", false
 }

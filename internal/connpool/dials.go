@@ -90,9 +90,9 @@ func (p *Pool) dialLocked(now time.Time) {
 // wantedDialsLocked returns how many dials should be under way for those that wait,
 // and of these how many they need if none takes long. It is
 // one for each, as long as it is not known that the connections speak HTTP/2.
-// There, the first requests share a dial. But one that hangs is one dial's matter,
-// so from time to time another one is started, sooner if dials are known to be
-// quick.
+// There, the first requests share a dial, and only founders have one each. But one
+// that hangs is one dial's matter, so from time to time another one is started,
+// sooner if dials are known to be quick.
 func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
 	waiting := p.queue.n - int(p.returning.Load())
 	if waiting <= 0 {
@@ -113,11 +113,13 @@ func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
 		clock.next = now.Add(clock.patience)
 	}
 	p.armLocked(clock.next)
-	need = 1
+	founders := p.queue.founders
+	shared := p.queue.n - founders
+	need = min(shared, 1)
 	if streams := int(p.memory.streams.Load()); streams > 0 {
-		need = (waiting + streams - 1) / streams
+		need = (shared + streams - 1) / streams
 	}
-	return need, min(waiting, max(need, min(1+clock.hedges, mostHedged)))
+	return founders + need, min(waiting, founders+max(need, min(1+clock.hedges, mostHedged)))
 }
 
 // patience returns how long a dial usually takes at most.
@@ -130,7 +132,7 @@ func (p *Pool) patience() time.Duration {
 
 // underWayLocked returns how many dials those that wait can hope for. One that has
 // taken long, and whose request is gone, is none. An open HTTP/2 connection without
-// SETTINGS is one, since it takes no more than one request so far.
+// SETTINGS is one, since it takes no more than one request so far; not for a founder.
 func (p *Pool) underWayLocked(now time.Time) (n int) {
 	patience := p.patience()
 	for c := p.lists[dialing].first; c != nil; c = c.links[linkPool].next {
@@ -141,17 +143,18 @@ func (p *Pool) underWayLocked(now time.Time) (n int) {
 	if p.queue.n == 0 || !p.sharesDials() {
 		return n
 	}
+	hopes := 0
 	for c := p.lists[listStreams].first; c != nil; c = c.links[linkPool].next {
 		if !c.settings.Load() && now.Sub(c.dialed) < patience {
-			n++
+			hopes++
 		}
 	}
 	for c := p.lists[fresh].first; c != nil; c = c.links[linkPool].next {
 		if c.h2 && c.room() <= 0 {
-			n++
+			hopes++
 		}
 	}
-	return n
+	return n + min(hopes, p.queue.n-p.queue.founders)
 }
 
 // sharesDials tells whether one dial serves many requests.
@@ -237,8 +240,12 @@ func (c *conn) adopt(d Dialed, now time.Time) {
 func (p *Pool) introduceLocked(c *conn, now time.Time) bool {
 	for w := p.queue.first; w != nil; {
 		next := w.next
-		if c.leases > 0 && (!c.h2 || c.owner != w.need.Owner) {
+		if c.leases > 0 && !c.h2 {
 			return true
+		}
+		if c.leases > 0 && (c.owner != nil || w.pin != nil) {
+			w = next
+			continue
 		}
 		if _, worn := c.worn(now); worn && c.leases > 0 {
 			return true
@@ -247,10 +254,12 @@ func (p *Pool) introduceLocked(c *conn, now time.Time) bool {
 			// SETTINGS may allow no stream for now.
 			return c.leases > 0 || c.h2 && c.cc.Err() == nil
 		}
-		c.owner = w.need.Owner
-		g := grant{c: c, first: c.requests == 0}
+		if w.pin != nil {
+			p.ownLocked(c, w.need.Owner, w.pin, now)
+		}
+		g := grant{c: c, nth: c.requests + 1, first: c.requests == 0}
 		p.leaseLocked(c, now, w.need)
-		p.queue.remove(w)
+		p.leaveLocked(w)
 		w.grant <- g
 		w = next
 	}
@@ -285,13 +294,13 @@ func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
 	p.dials.failed = why
 	left := p.lists[dialing].n
 	if w != nil && w.queued && left < p.queue.n {
-		p.queue.remove(w)
+		p.leaveLocked(w)
 		w.grant <- grant{err: err}
 	} else if w != nil {
 		w.dialed = false
 	}
 	for w := p.queue.first; w != nil && left == 0 && alike; w = p.queue.first {
-		p.queue.remove(w)
+		p.leaveLocked(w)
 		w.grant <- grant{err: err}
 	}
 	p.startDialsLocked(now)

@@ -51,6 +51,12 @@ func young(age time.Duration, limit *idletime.Limit, n Need) bool {
 // pool, an idle connection that is not good enough for the first of them makes
 // room for one that is: later ones could take every connection there is.
 func (p *Pool) serveLocked(c *conn, now time.Time) {
+	if c.owner != nil {
+		if own := p.pins[c.owner]; own != nil && own.conn == c {
+			p.serveOwnLocked(own, now)
+		}
+		return
+	}
 	lingers := c.lingers()
 	for w := p.queue.first; w != nil; {
 		next := w.next
@@ -65,14 +71,14 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 		}
 		switch {
 		case ok:
-			p.queue.remove(w)
+			p.leaveLocked(w)
 			w.grant <- g
 		case c.idles():
 			if w.prev == nil && p.fullLocked() && p.comingLocked() == 0 && !lingers {
 				p.closeLocked(c, CloseReplaced)
 				return
 			}
-		case w.need.Freshness != Fresh && c.owner == w.need.Owner:
+		case w.need.Freshness != Fresh:
 			return // it has no free stream, or is closing
 		}
 		w = next

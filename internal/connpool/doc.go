@@ -17,6 +17,7 @@
 //   - idle.go: the timer, what is not worth keeping, the bound over all pools
 //   - sensor.go: what a close of an idle connection teaches
 //   - addresses.go: connections to an address that was given up
+//   - pins.go: connections that carry the requests of one owner only
 //   - serial.go: upstreams that serve one connection at a time
 //   - memory.go: what outlives the connections
 //
@@ -32,12 +33,15 @@
 //   - worn: a connection that has carried all its requests, or for too long.
 //   - suspect: an idle connection that is not handed out any more, because its
 //     socket did not look alive.
+//   - owner: a client connection, as far as a pool knows it.
+//   - pinned: a connection that carries the requests of one owner only.
+//   - founder: the request that the pinned connection of its owner is dialed for.
 //   - waiter: a request that waits for a connection.
 //   - warm: what min_idle keeps open.
 //   - hedge: a further dial, because those under way take long.
 //
-// Lock order: a Pool's lock, then that of a learner, those of net/http, or that of
-// the idle list of all pools. Nothing logs, counts for metrics, closes a
+// Lock order: a Pool's lock, then that of a learner, those of net/http, that of the
+// idle list of all pools, or that of an owner. Nothing logs, counts for metrics, closes a
 // connection or makes a system call with a Pool's lock held: what has to be done
 // is noted, and done by unlock.
 package connpool

@@ -37,6 +37,9 @@ func (p *Pool) armLocked(t time.Time) {
 // end of its lifetime, and when it may not be needed any more.
 func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
 	p.armLocked(now.Add(c.limit.Value - c.age(now)))
+	if c.owner != nil && !c.bound {
+		p.armLocked(c.pinnedAt.Add(provesItself))
+	}
 	if c.life > 0 {
 		p.armLocked(now.Add(c.life - elapsed(c.opened, now)))
 	}
@@ -53,8 +56,8 @@ func (p *Pool) tick() {
 	defer p.unlock()
 	now := time.Now()
 	p.timerAt = time.Time{}
-	for _, s := range [...]state{idle, fresh} {
-		for c := p.lists[s].first; c != nil; {
+	for _, l := range idleLists {
+		for c := p.lists[l].first; c != nil; {
 			next := c.links[linkPool].next
 			if p.fitLocked(c, now) {
 				p.watchIdleLocked(c, now)
@@ -81,8 +84,16 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// spareLocked returns how many connections carry no request.
+// idleLists are the lists of connections that wait for requests.
+var idleLists = [...]int{int(idle), int(fresh), listPinned}
+
+// spareLocked returns how many connections wait for anybody's requests.
 func (p *Pool) spareLocked() int { return p.lists[idle].n + p.lists[fresh].n }
+
+// restingLocked returns how many connections are open and carry no request.
+func (p *Pool) restingLocked() int {
+	return p.spareLocked() + p.lists[listPinned].n + p.lists[sensor].n
+}
 
 // usage is how many connections were lately in use at once.
 type usage struct {
@@ -134,7 +145,7 @@ func (p *Pool) trimLocked(now time.Time) {
 	case !now.Before(p.use.trimAt):
 		excess := p.spareLocked() - p.neededLocked(now)
 		for n := excess; n > 0; n -= 2 {
-			p.closeOldestLocked(CloseNotNeeded)
+			p.closeLocked(p.oldestLocked(int(idle), int(fresh)), CloseNotNeeded)
 		}
 		p.use.trimAt = now.Add(trimEvery)
 		if excess <= 0 {
@@ -144,19 +155,20 @@ func (p *Pool) trimLocked(now time.Time) {
 	p.armLocked(p.use.trimAt)
 }
 
-// closeOldestLocked closes the connection that has been idle for longest.
-func (p *Pool) closeOldestLocked(reason CloseReason) {
-	c := p.lists[idle].first
-	if f := p.lists[fresh].first; c == nil || f != nil && f.idleAt.Before(c.idleAt) {
-		c = f
+// oldestLocked returns the connection that has been idle for longest, of some lists.
+func (p *Pool) oldestLocked(lists ...int) (oldest *conn) {
+	for _, l := range lists {
+		if c := p.lists[l].first; oldest == nil || c != nil && c.idleAt.Before(oldest.idleAt) {
+			oldest = c
+		}
 	}
-	p.closeLocked(c, reason)
+	return oldest
 }
 
 // boundLocked closes the oldest idle connection if the pool has too many.
 func (p *Pool) boundLocked() {
-	if most := p.cfg.MaxIdlePerPool; most > 0 && p.spareLocked() > most {
-		p.closeOldestLocked(CloseMaxIdle)
+	if most := p.cfg.MaxIdlePerPool; most > 0 && p.spareLocked()+p.lists[listPinned].n > most {
+		p.closeLocked(p.oldestLocked(idleLists[:]...), CloseMaxIdle)
 	}
 }
 
@@ -218,8 +230,8 @@ func (p *Pool) Drain() (closed int) {
 	p.lock()
 	defer p.unlock()
 	p.warm.stopped = true
-	for _, s := range [...]state{idle, fresh, sensor} {
-		for c := p.lists[s].first; c != nil; c = p.lists[s].first {
+	for _, l := range [...]int{int(idle), int(fresh), int(sensor), listPinned} {
+		for c := p.lists[l].first; c != nil; c = p.lists[l].first {
 			p.closeLocked(c, CloseDrained)
 			closed++
 		}
@@ -231,7 +243,7 @@ func (p *Pool) Drain() (closed int) {
 // tidyLocked stops the timer of a pool that has nothing to wait for, and ends a
 // pool that holds nothing.
 func (p *Pool) tidyLocked(now time.Time) {
-	if p.spareLocked() > 0 || p.lists[sensor].n > 0 || p.queue.n > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
+	if p.restingLocked() > 0 || p.queue.n > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
 		return
 	}
 	if p.timer != nil && !p.timerAt.IsZero() {

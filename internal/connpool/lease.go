@@ -32,6 +32,7 @@ type Lease struct {
 	pool   *Pool
 	c      *conn
 	need   Need
+	nth    int // which request of its connection it is
 	start  time.Time
 	unsent bool
 }

@@ -49,12 +49,14 @@ type Pool struct {
 	memory  *Memory
 	events  Events
 	waiting atomic.Int32 // requests in the queue, or about to enter it
+	pinned  atomic.Int32 // len(pins)
 
 	returning atomic.Int32 // HTTP/1 connections about to be idle
 
 	mu      sync.Mutex
 	lists   [numLists]list
 	queue   queue
+	pins    map[*Owner]*pin
 	after   []event
 	dials   dialClock
 	warm    warmth
@@ -90,7 +92,7 @@ func (p *Pool) Acquire(ctx context.Context, n Need) (Lease, error) {
 			p.distrust(g.c)
 			continue
 		}
-		l := Lease{pool: p, c: g.c, need: n, First: g.first, Reused: g.reused, Idle: g.idle, Limit: g.limit}
+		l := Lease{pool: p, c: g.c, need: n, nth: g.nth, First: g.first, Reused: g.reused, Idle: g.idle, Limit: g.limit}
 		if w != nil {
 			l.Waited = time.Since(start)
 			p.events.Waited(l.Waited)
@@ -109,6 +111,11 @@ func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
 		return grant{err: ErrGone}, nil
 	}
 	p.warm.used(now, p.group)
+	if n.Owner != nil {
+		if g, w := p.acquireOwnLocked(now, &n); w != nil || g.c != nil {
+			return g, w
+		}
+	}
 	if n.Freshness == FreshIfRoom {
 		n.Freshness = Fresh
 		if p.fullLocked() {
@@ -135,6 +142,10 @@ func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
 	}
 	p.clearForDialLocked(now)
 	w := &waiter{need: n, grant: make(chan grant, 1)}
+	if n.Owner != nil {
+		w.pin = new(pin)
+		p.setPinLocked(n.Owner, w.pin)
+	}
 	if again || n.Probe {
 		p.queue.pushFront(w)
 	} else {
@@ -159,12 +170,12 @@ func (p *Pool) await(ctx context.Context, start time.Time, w *waiter) grant {
 			err = ErrAcquireTimeout
 		}
 		p.lock()
-		if err == ErrAcquireTimeout && p.dialsForLocked(w) {
-			p.unlock() // dials have timeouts of their own
+		if err == ErrAcquireTimeout && (w.own() || p.dialsForLocked(w)) {
+			p.unlock() // dials have timeouts of their own, and the owner waits for itself
 			timeout.Reset(p.cfg.AcquireTimeout)
 			continue
 		}
-		if p.queue.remove(w) {
+		if p.leaveLocked(w) {
 			if err == ErrAcquireTimeout {
 				p.afterLocked(event{kind: refused, err: err})
 			}
@@ -200,6 +211,8 @@ func (p *Pool) makeRoomLocked() {
 		p.closeLocked(p.lists[idle].first, CloseReplaced)
 	case p.lists[fresh].first != nil:
 		p.closeLocked(p.lists[fresh].first, CloseReplaced)
+	case p.lists[listPinned].first != nil:
+		p.closeLocked(p.lists[listPinned].first, CloseReplaced)
 	}
 }
 
@@ -240,7 +253,7 @@ func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need) (grant, bool) {
 		return grant{}, false
 	}
 	c.askLimit(now)
-	g := grant{c: c, reused: true, limit: c.limit}
+	g := grant{c: c, nth: c.requests + 1, reused: true, limit: c.limit}
 	if since, known := c.quietSince(); known {
 		g.idle = elapsed(since, now)
 		if !young(g.idle, &c.limit, n) {
@@ -272,7 +285,7 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
 		}
 		return grant{}, false
 	}
-	g := grant{c: c, reused: true, first: c.requests == 0, idle: age, limit: c.limit, look: age >= lookAfter}
+	g := grant{c: c, nth: c.requests + 1, reused: true, first: c.requests == 0, idle: age, limit: c.limit, look: age >= lookAfter}
 	p.leaseLocked(c, now, n)
 	return g, true
 }
@@ -280,7 +293,7 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
 // leaseLocked hands c, with a reservation, to a request.
 func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	if c.leases > 0 {
-		p.lists[listStreams].touch(c)
+		p.lists[c.listOf(busy)].touch(c)
 	} else {
 		c.net.take(now, n.Bodyless && !c.h2)
 		p.moveLocked(c, busy)
@@ -292,8 +305,12 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	if c.leases == 0 && c.requests == 1 && c.age(now) >= idletime.AtOnce {
 		c.countEnd(now, false)
 	}
+	if c.owner != n.Owner && (c.owner != nil || n.Bound) && Strict {
+		panic("connpool: a connection carries the request of another")
+	}
 	c.leases++
 	c.requests++
+	c.bound = c.bound || n.Bound
 	c.takenAt = now
 }
 

@@ -148,26 +148,6 @@ func TestNotNeeded(t *testing.T) {
 	})
 }
 
-// A connection that is pinned to an owner carries nobody else's requests, and all
-// of its owner's.
-func TestOwnersConnection(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, b *bench) {
-		own := Need{Replayable: true, Bodyless: true, Owner: "alice"}
-		l := mustAcquire(t, b.Pool, own)
-		if got, err := get(&l); err != nil || got != "1" {
-			t.Fatal(got, err)
-		}
-		synctest.Wait()
-		if got := mustGet(t, b.Pool); got != "2" {
-			t.Errorf("another one's request was answered by connection %s", got)
-		}
-		l = mustAcquire(t, b.Pool, own)
-		if got, err := get(&l); err != nil || got != "1" {
-			t.Errorf("its owner's request was answered by connection %s, %v", got, err)
-		}
-	})
-}
-
 // A connection comes back while it is given back, unused, to a request that waits:
 // something without meaning has arrived (a TLS session ticket) just then. It carries
 // that request now, and must not be handed to another one as well.

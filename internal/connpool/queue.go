@@ -14,9 +14,12 @@ type Need struct {
 	// An active health check does not wait behind requests: in a full pool it gets
 	// one connection beyond the limit.
 	Probe bool
-	// Whose request it is, if that matters. A connection that is pinned to an owner
+	// Whose request it is, if that is known. A connection that is pinned to an owner
 	// carries no other's requests, and takes all of its owner's.
-	Owner any
+	Owner *Owner
+	// The request authenticates its connection, which is pinned to the owner before
+	// it is sent. There must be one.
+	Bound bool
 }
 
 // Freshness says whether a connection will do that has carried requests.
@@ -31,6 +34,7 @@ const (
 // A grant is what a request gets: a connection with a reservation, or an error.
 type grant struct {
 	c      *conn
+	nth    int            // which request of c it is
 	reused bool           // it came out of the pool
 	first  bool           // it has carried no request
 	look   bool           // into its socket, before it is used
@@ -42,10 +46,12 @@ type grant struct {
 // A waiter is a request that waits for a connection, in the order of arrival.
 type waiter struct {
 	need       Need
+	pin        *pin       // that it is the founder of, or waits for
 	grant      chan grant // buffered: granting never blocks
 	dialed     bool       // a dial was started for it
 	next, prev *waiter
 	queued     bool
+	in         *queue
 }
 
 // queue is a FIFO of waiters that can leave from anywhere.
@@ -53,10 +59,11 @@ type queue struct {
 	first, last *waiter
 	n           int
 	probes      int // active health checks among them
+	founders    int // among them: each takes a connection of its own
 }
 
 func (q *queue) push(w *waiter) {
-	w.prev, w.queued = q.last, true
+	w.prev, w.queued, w.in = q.last, true, q
 	if q.last != nil {
 		q.last.next = w
 	} else {
@@ -68,7 +75,7 @@ func (q *queue) push(w *waiter) {
 
 // pushFront puts back a waiter whose connection turned out to be dead.
 func (q *queue) pushFront(w *waiter) {
-	w.next, w.queued = q.first, true
+	w.next, w.queued, w.in = q.first, true, q
 	if q.first != nil {
 		q.first.prev = w
 	} else {
@@ -102,5 +109,8 @@ func (q *queue) count(w *waiter, n int) {
 	q.n += n
 	if w.need.Probe {
 		q.probes += n
+	}
+	if w.pin != nil {
+		q.founders += n
 	}
 }

@@ -204,11 +204,13 @@ func (c *conn) howEnded() (reason CloseReason, closedByUpstream bool) {
 // suspectLocked closes the idle connections that are at least half as old as one
 // that was dead: whatever ended it is likely to have ended them.
 func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
-	for c := p.lists[idle].first; c != nil; {
-		next := c.links[linkPool].next
-		if c.age(now) >= age/2 {
-			p.closeLocked(c, CloseSuspect)
+	for _, l := range [...]int{int(idle), listPinned} {
+		for c := p.lists[l].first; c != nil; {
+			next := c.links[linkPool].next
+			if c.age(now) >= age/2 {
+				p.closeLocked(c, CloseSuspect)
+			}
+			c = next
 		}
-		c = next
 	}
 }

@@ -91,15 +91,15 @@ func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 
 // clearForDialLocked runs before a connection is opened.
 func (p *Pool) clearForDialLocked(now time.Time) {
-	if p.spareLocked()+p.lists[sensor].n == 0 || !p.memory.H1.Serial(now) {
+	if p.restingLocked() == 0 || !p.memory.H1.Serial(now) {
 		return
 	}
-	for _, s := range [...]state{sensor, idle, fresh} {
+	for _, l := range [...]int{int(sensor), int(idle), int(fresh), listPinned} {
 		reason := CloseReplaced
-		if s == sensor {
+		if l == int(sensor) {
 			reason = CloseSensor
 		}
-		for c := p.lists[s].first; c != nil; c = p.lists[s].first {
+		for c := p.lists[l].first; c != nil; c = p.lists[l].first {
 			p.closeLocked(c, reason)
 		}
 	}

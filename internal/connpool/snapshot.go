@@ -7,8 +7,9 @@ const mostAges = 100
 
 // A Snapshot is what a pool holds at a moment.
 type Snapshot struct {
-	// Connections by state: idle, busy, draining, sensor, dialing and upgraded. One
-	// that has carried no request counts as idle, one on its way back as busy.
+	// Connections by state: idle, busy, draining, sensor, dialing, upgraded, and
+	// pinned, which are idle for one owner only. One that has carried no request
+	// counts as idle, one on its way back as busy.
 	Connections map[string]int
 	// For how long connections have been idle, youngest first, at most 100.
 	IdleAges []time.Duration
@@ -19,9 +20,11 @@ type Snapshot struct {
 // shown are the states that a snapshot tells apart, but for idle ones.
 var shown = [...]state{busy, draining, sensor, dialing, upgraded}
 
+const pinned = "pinned"
+
 // NoConnections is the snapshot of a pool that holds nothing.
 func NoConnections() Snapshot {
-	s := Snapshot{Connections: map[string]int{idle.String(): 0}}
+	s := Snapshot{Connections: map[string]int{idle.String(): 0, pinned: 0}}
 	for _, st := range shown {
 		s.Connections[st.String()] = 0
 	}
@@ -35,10 +38,14 @@ func (p *Pool) Snapshot() Snapshot {
 	now := time.Now()
 	s := NoConnections()
 	s.Waiting = p.queue.n
+	for _, own := range p.pins {
+		s.Waiting += own.waiters.n
+	}
 	for _, st := range shown {
 		s.Connections[st.String()] = p.inLocked(st)
 	}
 	s.Connections[idle.String()] = p.spareLocked()
+	s.Connections[pinned] = p.lists[listPinned].n
 	for _, st := range [...]state{idle, fresh} {
 		for c := p.lists[st].last; c != nil && len(s.IdleAges) < mostAges; c = p.lists[st].before(c) {
 			s.IdleAges = append(s.IdleAges, c.age(now))

@@ -74,6 +74,9 @@ func (p *Pool) moveLocked(c *conn, to state) {
 	if to != closed {
 		p.lists[c.listOf(to)].push(c)
 	}
+	if c.owner != nil && (to == draining || to == upgraded || to == closing || to == closed) {
+		p.unpinLocked(c)
+	}
 	switch from {
 	case fresh, idle:
 		p.group.idle.remove(c)
@@ -88,18 +91,22 @@ func (p *Pool) moveLocked(c *conn, to state) {
 }
 
 // Connections are kept in lists by state. Those of HTTP/2 that carry requests are
-// apart, since more requests may join them.
+// apart, since more requests may join them. So are pinned ones that carry none: they
+// are of use to their owner only, which needs no list to find them.
 const (
-	listStreams = int(numStates)
-	numLists    = listStreams + 1
+	listStreams = int(numStates) + iota
+	listPinned
+	numLists = listPinned + 1
 )
 
 func (c *conn) listOf(s state) int {
 	switch {
 	case s == returning:
 		return int(busy)
-	case s == busy && c.h2:
+	case s == busy && c.h2 && c.owner == nil:
 		return listStreams
+	case c.owner != nil && (s == idle || s == fresh):
+		return listPinned
 	}
 	return int(s)
 }
@@ -107,8 +114,11 @@ func (c *conn) listOf(s state) int {
 // in returns how many connections are in a state.
 func (p *Pool) inLocked(s state) int {
 	n := p.lists[s].n
-	if s == busy {
+	switch s {
+	case busy:
 		n += p.lists[listStreams].n
+	case idle:
+		n += p.lists[listPinned].n
 	}
 	return n
 }
