@@ -178,7 +178,7 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 func TestCloseNotify(t *testing.T) {
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {
-			const idle = 500 * time.Millisecond
+			const idle = 800 * time.Millisecond
 			srv, _ := idlingTLSServer(t, idle, protocol)
 			tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.UpstreamKeepAlive = 0 })
 			addr := srv.Listener.Addr().String()

@@ -22,6 +22,12 @@ const (
 	// servers announce by GOAWAY and a close after the last response.
 	leastTimeout = 50 * time.Millisecond
 
+	// mostNeeded is how many closes must agree at most to be a timeout. So many must
+	// for one below shortest: where nothing is reused, it hardly shows that a value
+	// is wrong, and an upstream that closes so soon does it often.
+	mostNeeded = 4
+	shortest   = 250 * time.Millisecond
+
 	// maxWitnesses bounds the single closes remembered.
 	maxWitnesses = 4
 )
@@ -95,8 +101,8 @@ func (e *early) outlived(s Sighting) bool {
 }
 
 // clearlyLonger tells whether a connection idle for age shows that a close after
-// idle was no timeout. The cap is never below leastCap, so it cannot protect
-// requests from timeouts shorter than that: there, anything longer will do.
+// idle was no timeout. Closes before leastCap cap nothing: there, anything longer
+// will do.
 func clearlyLonger(age, idle time.Duration) bool {
 	return age > idle && (idle < leastCap || !SameAge(age, idle))
 }
@@ -118,12 +124,16 @@ const (
 	batchMixed                     // the ages differ: a restart
 )
 
-// observe notes a close; keepAlive is what the upstream is taken to do.
+// observe notes a close; keepAlive is what the upstream is taken to do. A cap is never
+// below leastCap, so it protects no request from shorter timeouts: connections do not
+// get older than those.
 func (s *closes) observe(c Close, keepAlive time.Duration) {
 	c.Open = min(c.Open, c.Idle)
 	if s.batch.state == batchNone {
 		s.batch = batch{Close: c, state: batchAgrees, earlier: s.early}
-		s.cap(early{at: c.At, idle: c.Idle, bound: BoundEarlyClose}, keepAlive)
+		if c.Idle > leastCap {
+			s.cap(early{at: c.At, idle: c.Idle, bound: BoundEarlyClose}, keepAlive)
+		}
 		return
 	}
 	if s.batch.state == batchMixed || !SameAge(c.Idle, s.batch.Idle) {
@@ -166,11 +176,11 @@ func (s *closes) disregard() {
 	s.witnesses, s.batch, s.early = s.witnesses[:0], batch{}, early{}
 }
 
-// disown forgets a learned value that nothing confirmed, or that is the age at which
-// connections end; maximum is that age, or 0.
-func (s *closes) disown(maximum time.Duration) {
+// disown forgets a learned value, if the pattern shows that there is no timeout: one that
+// nothing confirmed, that most connections outlive, or that is the age at which they end.
+func (s *closes) disown(p *pattern) {
 	learned, _ := s.learned.Get()
-	if s.confirmedAt.IsZero() || maximum > 0 && SameAge(learned, maximum) {
+	if s.confirmedAt.IsZero() || p.later(learned) || p.life > 0 && SameAge(learned, p.life) {
 		s.forget()
 	}
 }
@@ -184,15 +194,16 @@ func (s *closes) undecided() bool {
 // age from before it became idle were restarts. It tells whether the sighting says
 // something about what caps the limit. The cap ends when as many connections
 // outlived it as are evidence, and not earlier, since an address may stand for
-// several servers.
-func (s *closes) refute(seen Sighting) (ofCap bool) {
+// several servers. The more different ages there were, the less likely is one more
+// server, and the fewer it takes.
+func (s *closes) refute(seen Sighting, history *pattern) (ofCap bool) {
 	refuted := func(c Close) bool { return seen.At.Sub(c.At) >= seen.Idle && clearlyLonger(seen.Idle, c.Idle) }
 	if s.batch.state == batchAgrees && refuted(s.batch.Close) {
 		s.batch.state = batchRefuted
 	}
 	s.witnesses = slices.DeleteFunc(s.witnesses, refuted)
 	ofCap = s.early.outlived(seen)
-	if s.early.outlivers >= enoughSeen {
+	if s.early.outlivers >= max(2, enoughSeen+1-history.distinct) {
 		s.early = early{}
 	}
 	return ofCap
@@ -204,14 +215,17 @@ func (s *closes) refute(seen Sighting) (ofCap bool) {
 // restarts may well meet two connections of one age, and the cap keeps requests
 // safe meanwhile.
 func (s *closes) judge(c Close, history *pattern) (news bool) {
-	s.refute(Sighting{At: c.At, Idle: c.Open, Opened: c.Opened})
+	s.refute(Sighting{At: c.At, Idle: c.Open, Opened: c.Opened}, history)
 	agree := []Close{c}
 	for _, w := range s.witnesses {
 		if SameAge(c.Idle, w.Idle) && c.At.Sub(w.At) < witnessLife {
 			agree = append(agree, w)
 		}
 	}
-	need := 2 + min(history.strays(c.Idle, s.learned)/2, 2)
+	need := min(2+history.strays(c.Idle, s.learned)/2, mostNeeded)
+	if c.Idle < shortest {
+		need = mostNeeded
+	}
 	learned, known := s.learned.Get()
 	switch {
 	case !known:

@@ -92,7 +92,7 @@ func (l *Learner) SawClose(c Close) {
 	l.beaten(c.Idle)
 	l.pattern.observe(c)
 	if l.pattern.excludesTimeouts() {
-		l.closes.disown(l.pattern.life)
+		l.closes.disown(&l.pattern)
 	} else {
 		l.evidence.retract(c.Idle)
 	}
@@ -153,7 +153,7 @@ func (l *Learner) sawOpen(s Sighting) (ofCap bool) {
 	if s.Idle >= freshEnough {
 		l.evidence.add(s)
 	}
-	return l.closes.refute(s)
+	return l.closes.refute(s, &l.pattern)
 }
 
 // LostInSilence records that a request got no answer on a connection that had been

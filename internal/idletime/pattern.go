@@ -78,6 +78,21 @@ func (p *pattern) judge() {
 // several servers with timeouts of their own explain them.
 func (p *pattern) excludesTimeouts() bool { return p.shown && p.distinct >= moreThanTimeouts }
 
+// later tells whether more closes happened clearly later than at that idle age: it is
+// the timeout of few servers, or none.
+func (p *pattern) later(idle time.Duration) bool {
+	n := 0
+	for _, c := range p.seen {
+		switch {
+		case SameAge(c.Idle, idle):
+			n--
+		case c.Idle > idle:
+			n++
+		}
+	}
+	return n > 0
+}
+
 // strays returns how many closes agree neither with idle nor with what is known.
 func (p *pattern) strays(idle time.Duration, known Optional) (n int) {
 	value, ok := known.Get()
@@ -103,6 +118,13 @@ func (p *pattern) repeats() bool {
 		(shortest == 0 || float64(longest) > lifeSpread*float64(shortest))
 }
 
+// alike tells whether two closes by chance, rather than by two timeouts, would have to
+// be taken for one. Of short ages [SameAge] takes half of all there are for one.
+func alike(a, b time.Duration) bool {
+	larger := max(a, b)
+	return (a - b).Abs() <= max(min(300*time.Millisecond, larger/8), larger/10)
+}
+
 // countDistinct returns the size of the largest set of idle ages of which no two
 // agree.
 func (p *pattern) countDistinct() (n int) {
@@ -113,7 +135,7 @@ func (p *pattern) countDistinct() (n int) {
 	slices.Sort(idle)
 	var last time.Duration
 	for i, d := range idle {
-		if i == 0 || !SameAge(d, last) {
+		if i == 0 || !alike(d, last) {
 			n, last = n+1, d
 		}
 	}

@@ -113,7 +113,7 @@ func TestLearnerSensor(t *testing.T) {
 	})
 	t.Run("every ten minutes while nothing is reused", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		for range 2 {
+		for range mostNeeded {
 			c.sawClose(l, 100*time.Millisecond)
 			c.add(time.Minute)
 		}

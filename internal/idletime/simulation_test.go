@@ -2,6 +2,8 @@ package idletime
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -109,6 +111,23 @@ func TestSimulatedClosesThatAreNoTimeout(t *testing.T) {
 					t.Errorf("%d connections, want at most %v times %d, and %d", ours.conns, tc.most, stock.conns, learning)
 				}
 			})
+		}
+	}
+}
+
+// Closes at random that come often agree in age now and then. What that teaches does
+// not last, whatever chance has it.
+func TestSimulatedClosesAtRandom(t *testing.T) {
+	server := simServer{timeouts: []time.Duration{0}, life: exponential(1500 * time.Millisecond)}
+	uneven := func(r *rand.Rand) time.Duration { // to 1.6 s
+		return time.Duration(float64(100*time.Millisecond) * math.Pow(16, r.Float64()))
+	}
+	traffic := simTraffic{gap: uneven, burst: 1}
+	traffic = traffic.of(400, 0)
+	for seed := range uint64(200) {
+		ours, stock := simulate(seed, server, traffic, true), simulate(seed, server, traffic, false)
+		if most := stock.conns*3/2 + 10; ours.conns > most {
+			t.Errorf("seed %d: %d connections, want at most 1.5 times %d and 10; %v", seed, ours.conns, stock.conns, ours.limit())
 		}
 	}
 }

@@ -25,12 +25,15 @@ import (
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
-// Upstreams that close connections by their age, or at restarts, have no idle timeout. What they do is not taken for one, and reuse does not suffer.
+// Upstreams that close connections by their age, at random, or at restarts, have no idle timeout. What they do is not taken for one, and reuse does not suffer.
 func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 	needs.Long(t)
 	steady := func(*rand.Rand) time.Duration { return 400 * time.Millisecond }
 	uneven := func(r *rand.Rand) time.Duration {
 		return time.Duration(float64(100*time.Millisecond) * math.Pow(16, r.Float64())) // to 1.6 s
+	}
+	atRandom := func(r *rand.Rand, opened, _ time.Time) time.Time {
+		return opened.Add(time.Duration(r.ExpFloat64() * float64(2*time.Second)))
 	}
 	for _, test := range []struct {
 		name  string
@@ -40,6 +43,7 @@ func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 	}{
 		{"by age", steady, func(_ *rand.Rand, opened, _ time.Time) time.Time { return opened.Add(2 * time.Second) }},
 		{"by age, uneven load", uneven, func(_ *rand.Rand, opened, _ time.Time) time.Time { return opened.Add(5 * time.Second) }},
+		{"at random", steady, atRandom}, {"at random, uneven load", uneven, atRandom},
 		{"restarts", steady, func(_ *rand.Rand, opened, started time.Time) time.Time {
 			restart := started
 			for r := rand.New(rand.NewPCG(3, 3)); !restart.After(opened); {
@@ -81,6 +85,7 @@ func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 			poll(newTransport(t, nil), addr(ours))
 			poll(newStock(t, nil), addr(stock))
 			wg.Wait()
+			t.Logf("%d connections, transport http %d", ours.Accepted.Load(), stock.Accepted.Load())
 			n, most := ours.Accepted.Load(), stock.Accepted.Load()*3/2+8
 			if n > most {
 				t.Errorf("%d connections, want at most %d: 1.5 times those of transport http, and 8", n, most)
