@@ -2,12 +2,8 @@ package upstreampool
 
 import (
 	"container/list"
-	"slices"
 	"strings"
 	"sync"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 )
 
 const (
@@ -17,9 +13,6 @@ const (
 
 	// otherLabel stands for upstreams beyond that.
 	otherLabel = "other"
-
-	// roomAtOnce is how many labels nobody holds are forgotten together.
-	roomAtOnce = maxLabels / 10
 )
 
 // labels are the values of the upstream label.
@@ -28,7 +21,7 @@ var labels = labelSet{drop: dropSeries}
 // A labelSet gives out values of a label, at most maxLabels. One that nobody holds
 // any more keeps its metrics, until another one needs its place.
 type labelSet struct {
-	drop func(names []string) // on a goroutine of its own, since it takes a while
+	drop func(name string)
 
 	mu   sync.Mutex
 	held map[string]*label
@@ -79,41 +72,15 @@ func (s *labelSet) giveBack(name string) {
 	}
 }
 
-// makeRoom forgets the labels that nobody has held for longest, and reports whether
-// there are any.
+// makeRoom forgets the label that nobody has held for longest, and reports whether
+// there is one.
 func (s *labelSet) makeRoom() bool {
-	var names []string
-	for oldest := s.free.Front(); oldest != nil && len(names) < roomAtOnce; oldest = s.free.Front() {
-		l := s.free.Remove(oldest).(*label)
-		delete(s.held, l.name)
-		names = append(names, l.name)
-	}
-	if names == nil {
+	oldest := s.free.Front()
+	if oldest == nil {
 		return false
 	}
-	go s.drop(names)
+	l := s.free.Remove(oldest).(*label)
+	delete(s.held, l.name)
+	s.drop(l.name)
 	return true
-}
-
-// dropped holds what [Sums] would lose with the metrics of forgotten labels.
-var dropped struct {
-	sync.Mutex
-	Totals
-}
-
-// dropSeries removes the metrics of upstreams.
-func dropSeries(upstreams []string) {
-	dropped.Lock()
-	defer dropped.Unlock()
-	dropped.add(func(m *dto.Metric) bool {
-		return slices.ContainsFunc(m.GetLabel(), func(pair *dto.LabelPair) bool {
-			return pair.GetName() == "upstream" && slices.Contains(upstreams, pair.GetValue())
-		})
-	})
-	for _, upstream := range upstreams {
-		match := prometheus.Labels{"upstream": upstream}
-		for _, v := range ofUpstreams {
-			v.DeletePartialMatch(match)
-		}
-	}
 }

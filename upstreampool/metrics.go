@@ -15,31 +15,31 @@ import (
 // collectors are made once: each configuration registers the same ones, so
 // that counts go on over reloads.
 var collectors = struct {
-	opened, closed, dialErrors, hedged          *prometheus.CounterVec
-	requests, races, replays, refusals, storage *prometheus.CounterVec
-	wait, socketOpen, handshake, firstByte      *prometheus.HistogramVec
-	pools                                       poolCollector
+	opened, closed, dialErrors, hedged, requests, races, replays, refusals *family[prometheus.Counter]
+	wait, socketOpen, handshake, firstByte                                 *family[prometheus.Observer]
+	storage                                                                *prometheus.CounterVec
+	pools                                                                  poolCollector
 }{
-	opened:     counter("connections_opened_total", "Connections opened.", "upstream"),
-	closed:     counter("connections_closed_total", "Connections closed, by reason.", "upstream", "reason"),
-	dialErrors: counter("dial_errors_total", "Connections that could not be opened.", "upstream"),
-	hedged: counter("hedged_dials_total",
+	opened:     counters("connections_opened_total", "Connections opened.", "upstream"),
+	closed:     counters("connections_closed_total", "Connections closed, by reason.", "upstream", "reason"),
+	dialErrors: counters("dial_errors_total", "Connections that could not be opened.", "upstream"),
+	hedged: counters("hedged_dials_total",
 		"Dials that were started because those under way took long.", "upstream"),
-	requests: counter("requests_total",
+	requests: counters("requests_total",
 		"Attempts at requests, by connection: new (dialed for it) or reused (from the pool).", "upstream", "connection"),
-	races: counter("races_total",
+	races: counters("races_total",
 		"Requests that met a connection as the upstream was closing it, by outcome: replayed or failed.", "upstream", "outcome"),
-	replays:  counter("replays_total", "Requests sent a second time, by reason.", "upstream", "reason"),
-	refusals: counter("refusals_total", "Requests that got no connection, by reason: queue_full or timeout.", "upstream", "reason"),
+	replays:  counters("replays_total", "Requests sent a second time, by reason.", "upstream", "reason"),
+	refusals: counters("refusals_total", "Requests that got no connection, by reason: queue_full or timeout.", "upstream", "reason"),
 	storage: counter("storage_operations_total",
 		"Reads and writes of what is remembered of upstreams, by outcome.", "operation", "outcome"),
-	wait: histogram("acquire_wait_seconds",
+	wait: histograms("acquire_wait_seconds",
 		"How long requests waited that found no connection in the pool.", "upstream"),
-	socketOpen: histogram("dial_seconds",
+	socketOpen: histograms("dial_seconds",
 		"How long new connections took to open, before TLS: name resolution and TCP.", "upstream"),
-	handshake: histogram("handshake_seconds",
+	handshake: histograms("handshake_seconds",
 		"How long TLS handshakes took, by session: full or resumed.", "upstream", "session"),
-	firstByte: histogram("time_to_first_byte_seconds",
+	firstByte: histograms("time_to_first_byte_seconds",
 		"How long attempts at requests took until the head of a response arrived, by class of its status.", "upstream", "status"),
 }
 
@@ -49,26 +49,27 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 	}, labels)
 }
 
-// histogram makes one with buckets for every Prometheus, and with native ones, of
-// at most 10 % width, for those that store them. Their number is bounded by
-// width alone: a histogram that begins anew would take back what [Sums] has told.
-func histogram(name, help string, labels ...string) *prometheus.HistogramVec {
-	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+func counters(name, help string, labels ...string) *family[prometheus.Counter] {
+	return &family[prometheus.Counter]{vec: counter(name, help, labels...)}
+}
+
+// histograms have buckets for every Prometheus, and native ones, of at most 10 %
+// width, for those that store them. Their number is bounded by width alone: a
+// histogram that begins anew would take back what [Sums] has told.
+func histograms(name, help string, labels ...string) *family[prometheus.Observer] {
+	return &family[prometheus.Observer]{vec: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: "caddy", Subsystem: "upstreampool", Name: name, Help: help,
 		Buckets:                        prometheus.ExponentialBuckets(0.0005, 4, 8),
 		NativeHistogramBucketFactor:    1.1,
 		NativeHistogramMaxBucketNumber: 100,
-	}, labels)
-}
-
-// A vec is a metric with a series, or several, for each upstream.
-type vec interface {
-	prometheus.Collector
-	DeletePartialMatch(labels prometheus.Labels) int
+	}, labels)}
 }
 
 // ofUpstreams are the metrics whose series go with their upstream.
-var ofUpstreams = []vec{
+var ofUpstreams = []interface {
+	prometheus.Collector
+	forget(upstream string)
+}{
 	collectors.opened, collectors.closed, collectors.dialErrors, collectors.hedged,
 	collectors.requests, collectors.races, collectors.replays, collectors.refusals,
 	collectors.wait, collectors.socketOpen, collectors.handshake, collectors.firstByte,

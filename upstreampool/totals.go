@@ -1,6 +1,8 @@
 package upstreampool
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
@@ -20,51 +22,54 @@ type Totals struct {
 	WaitSeconds float64
 }
 
+// dropped holds what [Sums] would lose with the metrics of upstreams that are
+// forgotten.
+var dropped struct {
+	sync.Mutex
+	Totals
+}
+
 // Sums adds up the metrics.
 func Sums() Totals {
 	dropped.Lock()
 	defer dropped.Unlock()
 	t := dropped.Totals
-	t.add(func(*dto.Metric) bool { return true })
+	collectors.requests.all(adder(t.addRequests))
+	collectors.opened.all(adder(t.addOpened))
+	collectors.races.all(adder(t.addRaces))
+	collectors.wait.all(adder(t.addWaits))
 	return t
 }
 
-// add adds the metrics that match.
-func (t *Totals) add(match func(*dto.Metric) bool) {
-	for _, sum := range []struct {
-		collector prometheus.Collector
-		to        *int64
-	}{
-		{collectors.requests, &t.Requests}, {collectors.opened, &t.Opened}, {collectors.races, &t.Races},
-	} {
-		for value := range values(sum.collector) {
-			if match(value) {
-				*sum.to += int64(value.GetCounter().GetValue())
-			}
-		}
-	}
-	for value := range values(collectors.wait) {
-		if match(value) {
-			t.Waits += int64(value.GetHistogram().GetSampleCount())
-			t.WaitSeconds += value.GetHistogram().GetSampleSum()
-		}
+// dropSeries removes the metrics of an upstream.
+func dropSeries(upstream string) {
+	dropped.Lock()
+	defer dropped.Unlock()
+	t := &dropped.Totals
+	collectors.requests.ofUpstream(upstream, adder(t.addRequests))
+	collectors.opened.ofUpstream(upstream, adder(t.addOpened))
+	collectors.races.ofUpstream(upstream, adder(t.addRaces))
+	collectors.wait.ofUpstream(upstream, adder(t.addWaits))
+	for _, f := range ofUpstreams {
+		f.forget(upstream)
 	}
 }
 
-// values goes through the values of a metric.
-func values(c prometheus.Collector) func(yield func(*dto.Metric) bool) {
-	return func(yield func(*dto.Metric) bool) {
-		metrics := make(chan prometheus.Metric)
-		go func() {
-			defer close(metrics)
-			c.Collect(metrics)
-		}()
-		more := true
-		for metric := range metrics { // to the end, for the goroutine's
-			var value dto.Metric
-			if more && metric.Write(&value) == nil {
-				more = yield(&value)
-			}
+func (t *Totals) addRequests(m *dto.Metric) { t.Requests += int64(m.GetCounter().GetValue()) }
+func (t *Totals) addOpened(m *dto.Metric)   { t.Opened += int64(m.GetCounter().GetValue()) }
+func (t *Totals) addRaces(m *dto.Metric)    { t.Races += int64(m.GetCounter().GetValue()) }
+
+func (t *Totals) addWaits(m *dto.Metric) {
+	t.Waits += int64(m.GetHistogram().GetSampleCount())
+	t.WaitSeconds += m.GetHistogram().GetSampleSum()
+}
+
+// adder returns what reads a series and adds it.
+func adder(add func(*dto.Metric)) func(prometheus.Metric) {
+	return func(m prometheus.Metric) {
+		var value dto.Metric
+		if m.Write(&value) == nil {
+			add(&value)
 		}
 	}
 }
