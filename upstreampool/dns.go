@@ -181,11 +181,18 @@ func (p *pool) try(ctx context.Context, n connpool.Need, d *doubt) (connpool.Lea
 	defer cancel()
 	n.Freshness, n.Probe = connpool.Fresh, true
 	l, err := p.Acquire(ctx, n)
-	if err != nil && !d.warned.Swap(true) {
+	if err != nil {
+		p.unanswered(err)
+	}
+	return l, err
+}
+
+// unanswered tells, once for a doubt, that an address which DNS names did not answer.
+func (p *pool) unanswered(err error) {
+	if d := p.doubt.Load(); d != nil && !d.warned.Swap(true) {
 		p.core.log().Warn("DNS no longer names addresses of upstream, but those that it names do not answer",
 			zap.String("upstream", p.name), zap.Stringers("addresses", d.gone), zap.Error(err))
 	}
-	return l, err
 }
 
 // doubts tells whether a request is the first to learn whether the address of its

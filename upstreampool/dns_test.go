@@ -306,30 +306,37 @@ func TestWhoTriesANewAddress(t *testing.T) {
 // The log says which addresses are left, and once in a row that those which DNS
 // names do not answer.
 func TestMovesAreLogged(t *testing.T) {
-	following(t, known, func(t *testing.T, tr *Transport, z *zone) {
-		logs, seen := observer.New(zap.InfoLevel)
-		tr.core.users.last.Store(zap.New(logs))
-		ask := func(d time.Duration) {
-			for began := time.Now(); time.Since(began) < d; time.Sleep(time.Second) {
-				mustSend(t, tr, get(t))
-			}
-		}
-		ask(time.Minute)
-		z.names(newAddr)
-		z.hosts(func(string, net.Conn) (bool, error) { return false, errors.New("connection refused") })
-		ask(10 * time.Minute)
-		z.hosts(nil)
-		ask(time.Minute)
-		var got []string
-		for _, e := range seen.All() {
-			got = append(got, fmt.Sprint(e.Level, ": ", e.Message, " ", e.ContextMap()["upstream"], e.ContextMap()["addresses"]))
-		}
-		want := []string{
-			"warn: DNS no longer names addresses of upstream, but those that it names do not answer upstream.test:80[192.0.2.1]",
-			"info: DNS no longer names addresses of upstream, their connections get no more requests upstream.test:80[192.0.2.1]",
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("log:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-		}
-	})
+	for name, host := range map[string]func(string, net.Conn) (bool, error){
+		"refused":  func(string, net.Conn) (bool, error) { return false, errors.New("connection refused") },
+		"accepted": func(_ string, c net.Conn) (bool, error) { c.Close(); return true, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			following(t, known, func(t *testing.T, tr *Transport, z *zone) {
+				logs, seen := observer.New(zap.InfoLevel)
+				tr.core.users.last.Store(zap.New(logs))
+				ask := func(d time.Duration) {
+					for began := time.Now(); time.Since(began) < d; time.Sleep(time.Second) {
+						mustSend(t, tr, get(t))
+					}
+				}
+				ask(time.Minute)
+				z.names(newAddr)
+				z.hosts(host)
+				ask(10 * time.Minute)
+				z.hosts(nil)
+				ask(time.Minute)
+				var got []string
+				for _, e := range seen.All() {
+					got = append(got, fmt.Sprint(e.Level, ": ", e.Message, " ", e.ContextMap()["upstream"], e.ContextMap()["addresses"]))
+				}
+				want := []string{
+					"warn: DNS no longer names addresses of upstream, but those that it names do not answer upstream.test:80[192.0.2.1]",
+					"info: DNS no longer names addresses of upstream, their connections get no more requests upstream.test:80[192.0.2.1]",
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("log:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+				}
+			})
+		})
+	}
 }

@@ -204,6 +204,9 @@ func (x *exchange) failed(t *try) {
 	var timeout net.Error
 	ours := x.ctx.Err() != nil || x.body.Failed() || errors.As(t.err, &timeout) && timeout.Timeout()
 	f := t.lease.Fail(t.err, ours)
+	if t.doubted && !f.Ours {
+		t.pool.unanswered(t.err)
+	}
 	o := &t.known
 	o.BodyKept = x.body.Rewindable()
 	o.Ours, o.Written, o.Responded = f.Ours, f.Written, f.Responded
