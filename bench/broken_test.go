@@ -67,6 +67,12 @@ func TestBrokenHeadlines(t *testing.T) {
 			benchmark: "sick", claim: "sick/silent",
 			programs: map[string]string{"haproxy": "haproxy", "nginx": "nginx-light"},
 		},
+		{
+			name: "no connection is pinned", file: "upstreampool/pins.go",
+			changes:   []string{"func ofConnection(s string) bool {\n", "func ofConnection(s string) bool {\n\tif s != \"\" {\n\t\treturn false\n\t}\n"},
+			benchmark: "person", claim: "person/h1",
+			programs: map[string]string{"haproxy": "haproxy"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for program, debianPackage := range test.programs {
