@@ -154,48 +154,58 @@ func TestRecipeNTLM(t *testing.T) {
 }
 
 // Over HTTP/1.1 and HTTP/2, a client connection has its own connection to the upstream,
-// for as long as it lives. Over HTTP/3 it has none, and what carried credentials ends.
+// for as long as it lives, also where a listener wrapper stands between. Over HTTP/3 it
+// has none, and what carried credentials ends.
 //
 // Checklist: P30.
 func TestNegotiateByProtocol(t *testing.T) {
-	ln, err := fake.Listen(nil)
-	if err != nil {
-		t.Fatal(err)
+	for wrappers, options := range map[string]string{"": "", "origin": "servers {\n\t\tlistener_wrappers {\n\t\t\torigin\n\t\t}\n\t}"} {
+		ln, err := fake.Listen(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(ln.Stop)
+		go ln.ServeNTLM()
+		c := startCaddy(t, options, "a.x.test {\n\treverse_proxy "+ln.Addr().String()+" {\n\t\ttransport upstreampool\n\t}\n}\n", []string{"a.x.test"})
+		for protocol, again := range map[string]string{"h1": "200 alice", "h2": "200 alice", "h3": "401 "} {
+			t.Run(protocol+wrappers, func(t *testing.T) {
+				negotiate(t, ln, c.addr, protocol, again)
+			})
+		}
 	}
-	t.Cleanup(ln.Stop)
-	go ln.ServeNTLM()
-	c := startCaddy(t, "", "a.x.test {\n\treverse_proxy "+ln.Addr().String()+" {\n\t\ttransport upstreampool\n\t}\n}\n", []string{"a.x.test"})
-	for protocol, again := range map[string]string{"h1": "200 alice", "h2": "200 alice", "h3": "401 "} {
-		t.Run(protocol, func(t *testing.T) {
-			alice := dialers[protocol](t, c.addr, clientTLS("a.x.test"))
-			other := dialers[protocol](t, c.addr, clientTLS("a.x.test"))
-			for _, step := range []struct {
-				client      client
-				credentials string
-				want        string
-			}{
-				{other, "", "401 "},
-				{alice, "Negotiate alice", "200 alice"},
-				{other, "", "401 "},
-				{alice, "", again},
-			} {
-				request := ask{authority: "a.x.test"}
-				if step.credentials != "" {
-					request.header = [][2]string{{"authorization", step.credentials}}
-				}
-				got := step.client.do(request)
-				if text := fmt.Sprintf("%d %s", got.status, got.body); text != step.want {
-					t.Errorf("with %q: %s, want %s", step.credentials, text, step.want)
-				}
-			}
-			if protocol != "h3" {
-				if ln.Open.Load() == 0 {
-					t.Error("not kept")
-				}
-				alice.close()
-				other.close()
-			}
-			poll.Until(t, "connections to the upstream closed", func() bool { return ln.Open.Load() == 0 })
-		})
+}
+
+// negotiate has alice authenticate her connection, beside another client. Again is what
+// she gets without credentials afterwards.
+func negotiate(t *testing.T, upstream *fake.Listener, addr, protocol, again string) {
+	t.Helper()
+	alice := dialers[protocol](t, addr, clientTLS("a.x.test"))
+	other := dialers[protocol](t, addr, clientTLS("a.x.test"))
+	for _, step := range []struct {
+		client      client
+		credentials string
+		want        string
+	}{
+		{other, "", "401 "},
+		{alice, "Negotiate alice", "200 alice"},
+		{other, "", "401 "},
+		{alice, "", again},
+	} {
+		request := ask{authority: "a.x.test"}
+		if step.credentials != "" {
+			request.header = [][2]string{{"authorization", step.credentials}}
+		}
+		got := step.client.do(request)
+		if text := fmt.Sprintf("%d %s", got.status, got.body); text != step.want {
+			t.Errorf("with %q: %s, want %s", step.credentials, text, step.want)
+		}
 	}
+	if protocol != "h3" {
+		if upstream.Open.Load() == 0 {
+			t.Error("not kept")
+		}
+		alice.close()
+		other.close()
+	}
+	poll.Until(t, "connections to the upstream closed", func() bool { return upstream.Open.Load() == 0 })
 }

@@ -290,7 +290,7 @@ func TestClientEnds(t *testing.T) {
 func TestUnknownClientConnection(t *testing.T) {
 	s := newAuthenticating(t, false)
 	tr := newTransport(t, nil)
-	for range 3 {
+	for range 30 {
 		req := newRequest(t, "GET", s.addr(), nil)
 		req.Header.Set("Authorization", "Negotiate alice")
 		if body := mustSend(t, tr, req); body != "alice" {
@@ -301,6 +301,13 @@ func TestUnknownClientConnection(t *testing.T) {
 		}
 	}
 	eventually(t, "connections closed", func() bool { return s.open.Load() == 0 })
+	// That it was us who closed them, the upstream is not to blame for.
+	req := newRequest(t, "GET", s.addr(), nil)
+	req.Header.Set("Authorization", "Negotiate alice")
+	mustSend(t, tr, req)
+	if st := tr.core.states(time.Now()); len(st) != 1 || st[0].IdleLimit == 0 {
+		t.Errorf("%+v", st)
+	}
 }
 
 // A replay that closes one connection of an unknown client and opens another is no

@@ -36,10 +36,11 @@ func (p *Pool) armLocked(t time.Time) {
 // watchIdleLocked has the timer run when c, which is idle, reaches its limit or the
 // end of its lifetime, and when it may not be needed any more.
 func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
-	p.armLocked(now.Add(c.limit.Value - c.age(now)))
-	if c.owner != nil && !c.bound {
-		p.armLocked(c.pinnedAt.Add(provesItself))
+	due := now.Add(c.limit.Value - c.age(now))
+	if c.owner != nil {
+		due = c.pinDueLocked(due, now)
 	}
+	p.armLocked(due)
 	if c.life > 0 {
 		p.armLocked(now.Add(c.life - elapsed(c.opened, now)))
 	}

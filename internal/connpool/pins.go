@@ -16,6 +16,9 @@ import (
 // credentials: a client that was offered NTLM or Negotiate answers at once, or never.
 const provesItself = 15 * time.Second
 
+// lookThrough is the least time between two looks at all pinned connections.
+const lookThrough = 250 * time.Millisecond
+
 // An Owner is whose requests share authenticated connections: a client connection.
 // It has at most one connection in each pool. The zero value is ready for use.
 type Owner struct {
@@ -218,6 +221,16 @@ func (p *Pool) disown(o *Owner) {
 		p.closeLocked(own.conn, ClosePinned)
 		p.tidyLocked(time.Now())
 	}
+}
+
+// pinDueLocked returns when to look at c, which is pinned and idle, given when it
+// reaches its limit. There may be one for each of thousands of client connections, so
+// what is due soon is looked at together.
+func (c *conn) pinDueLocked(limit, now time.Time) time.Time {
+	if proves := c.pinnedAt.Add(provesItself); !c.bound && proves.Before(limit) {
+		limit = proves
+	}
+	return later(limit, now.Add(lookThrough))
 }
 
 // outlived tells whether c is pinned for nothing: its owner is gone, or has not sent
