@@ -181,12 +181,27 @@ func (p *Pool) giveBack(c *conn) {
 }
 
 // distrust gives back a connection that did not look alive. net/http will see what
-// has become of it.
+// has become of it, or has seen it by now.
 func (p *Pool) distrust(c *conn) {
 	p.lock()
 	c.suspect = true
 	p.unlock()
 	p.giveBack(c)
+	if c.looksAlive() {
+		p.trust(c)
+	}
+}
+
+// trust ends the suspicion against a connection that waits for data again: what its
+// socket had was for TLS alone, such as a session ticket. Anything else would have made
+// net/http close it.
+func (p *Pool) trust(c *conn) {
+	p.lock()
+	defer p.unlock()
+	if c.suspect && c.idles() {
+		c.suspect = false
+		p.disposeLocked(c, time.Now())
+	}
 }
 
 // carries tells whether c carries requests.

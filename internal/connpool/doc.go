@@ -31,8 +31,8 @@
 //   - sensor: a connection that reached its idle limit and is kept to see when the
 //     upstream closes it.
 //   - worn: a connection that has carried all its requests, or for too long.
-//   - suspect: an idle connection that is not handed out any more, because its
-//     socket did not look alive.
+//   - suspect: an idle connection that is not handed out, because its socket did
+//     not look alive, until it waits for data again.
 //   - owner: a client connection, as far as a pool knows it.
 //   - pinned: a connection that carries the requests of one owner only.
 //   - founder: the request that the pinned connection of its owner is dialed for.

@@ -261,8 +261,11 @@ func (c *conn) askWhyNoStreams() {
 // outOfData runs when an HTTP/1 connection that is idle, or about to be, waits for
 // data. It runs on the goroutine that reads.
 func (c *conn) outOfData() {
-	if c.complete() {
+	switch {
+	case c.complete():
 		c.pool.returned(c, c.net.waitedAt)
+	case c.idles():
+		c.pool.trust(c)
 	}
 }
 

@@ -459,3 +459,16 @@ func TestOneDeadConnectionOfMany(t *testing.T) {
 		}
 	})
 }
+
+// A connection that did not look alive, but waits for data again, is handed out: what
+// its socket had was a session ticket of TLS, or the like.
+func TestSuspicionEnds(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bench) {
+		mustGet(t, b.Pool)
+		l := mustAcquire(t, b.Pool, anything)
+		b.distrust(l.c)
+		if got := mustGet(t, b.Pool); got != "1" {
+			t.Errorf("answered by connection %s", got)
+		}
+	})
+}
