@@ -194,6 +194,7 @@ func TestSocketOfFailedDialIsClosedLate(t *testing.T) {
 			t.Error("a failed dial led to a connection")
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if b.seen.failed == 0 || len(b.seen.closes) > 0 {
 			t.Errorf("%d failed dials and closes %v, want no close", b.seen.failed, b.seen.closes)
 		}
