@@ -33,7 +33,7 @@ func TestHedgedDials(t *testing.T) {
 		if n := b.dials.Load(); n != 8 {
 			t.Errorf("%d dials hang, want 8", n)
 		}
-		if n := b.seen.hedged; n != 7 {
+		if n := b.seen.hedges(); n != 7 {
 			t.Errorf("%d dials were told as hedged, want all but the first", n)
 		}
 		cancel()
@@ -74,8 +74,8 @@ func TestHedgeAfterQuickDials(t *testing.T) {
 		if d := <-took; d != leastPatience {
 			t.Errorf("the second request waited %v", d)
 		}
-		if n := b.dials.Load(); n != 3 || b.seen.hedged != 1 {
-			t.Errorf("%d dials, %d of them hedged, want 3 and 1", n, b.seen.hedged)
+		if n := b.dials.Load(); n != 3 || b.seen.hedges() != 1 {
+			t.Errorf("%d dials, %d of them hedged, want 3 and 1", n, b.seen.hedges())
 		}
 		time.Sleep(time.Minute)
 	})

@@ -63,6 +63,12 @@ func (r *recorder) Hedged() {
 	r.hedged++
 }
 
+func (r *recorder) hedges() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hedged
+}
+
 func (r *recorder) Closed(reason CloseReason) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
