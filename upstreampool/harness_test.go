@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/socket"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
@@ -157,7 +158,7 @@ func (p *pool) snapshot() PoolState { return p.state(time.Now(), p.HTTP2(), p.Sn
 // nosocket, with which their code is tested here.
 func needsSocketLook(t *testing.T) {
 	t.Helper()
-	if !connpool.LooksIntoSockets {
+	if !socket.Looks {
 		t.Skip("this build cannot look into sockets")
 	}
 }

@@ -60,15 +60,7 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 	lingers := c.lingers()
 	for w := p.queue.first; w != nil; {
 		next := w.next
-		var g grant
-		ok := false
-		switch {
-		case w.need.Freshness == Fresh:
-		case c.idles():
-			g, ok = p.tryIdleLocked(c, now, w.need)
-		case c.is(busy) && c.h2:
-			g, ok = p.tryStreamLocked(c, now, w.need)
-		}
+		g, ok := p.tryLocked(c, now, w.need)
 		switch {
 		case ok:
 			p.leaveLocked(w)
@@ -83,6 +75,18 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 		}
 		w = next
 	}
+}
+
+// tryLocked leases c to a request that waits, if c is good enough for n.
+func (p *Pool) tryLocked(c *conn, now time.Time, n Need) (grant, bool) {
+	switch {
+	case n.Freshness == Fresh:
+	case c.idles():
+		return p.tryIdleLocked(c, now, n)
+	case c.is(busy) && c.h2:
+		return p.tryStreamLocked(c, now, n)
+	}
+	return grant{}, false
 }
 
 // comingLocked returns how many connections are being dialed, or closed, which

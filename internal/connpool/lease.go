@@ -154,17 +154,8 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 		return Failure{Ours: true}
 	}
 	c, now := l.c, time.Now()
-	f := Failure{Ours: ours}
-	if c.h2 {
-		f.Refused = replay.WasRefused(err)
-		_, reset := errors.AsType[http2.StreamError](err)
-		f.StreamOnly = (reset || !f.Refused) && c.cc.Err() == nil
-	} else {
-		f.Written = c.net.sent.Load()
-		f.Responded = c.net.responded()
-		// net/http did not like the request: the connection has not seen it.
-		f.Ours = f.Ours || !f.Written && c.cc.Available() == 1
-	}
+	f := c.outcome(err)
+	f.Ours = f.Ours || ours
 	f.Raced = l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows &&
 		l.Limit.Value > 0 && l.Idle >= l.Limit.Value/2
 	if f.Raced {
@@ -175,6 +166,20 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	if f.Lost && l.Reused && l.Limit.Value > 0 {
 		c.learner.LostInSilence(now, l.Idle, l.Limit)
 	}
+	return f
+}
+
+// outcome says what the connection saw of a request that failed with err.
+func (c *conn) outcome(err error) (f Failure) {
+	if c.h2 {
+		f.Refused = replay.WasRefused(err)
+		_, reset := errors.AsType[http2.StreamError](err)
+		f.StreamOnly = (reset || !f.Refused) && c.cc.Err() == nil
+		return f
+	}
+	f.Written = c.net.sent.Load()
+	f.Responded = c.net.responded()
+	f.Ours = !f.Written && c.cc.Available() == 1 // net/http did not like the request
 	return f
 }
 
@@ -199,6 +204,11 @@ func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 	if !f.Ours && !f.Responded && c.requests == 2 && age < idletime.AtOnce {
 		c.countEnd(now, true)
 	}
+	p.endFailedLocked(c, now)
+}
+
+// endFailedLocked ends the lease of c, whose request failed.
+func (p *Pool) endFailedLocked(c *conn, now time.Time) {
 	switch {
 	case !c.carries():
 	case c.h2 && !c.sawSettings():

@@ -51,7 +51,7 @@ type netConn struct {
 	ending  atomic.Pointer[ending]
 	info    atomic.Pointer[socket.Info] // as it was closed, without a response
 
-	socket peeker
+	socket socket.Peeker
 	byReader
 }
 
@@ -75,7 +75,7 @@ var started = time.Now()
 // wrap makes c the socket of n.
 func (n *netConn) wrap(c net.Conn) {
 	n.Conn = c
-	n.socket.init(c, func() { n.reading.Store(false) }, func() {
+	n.socket.Init(c, func() { n.reading.Store(false) }, func() {
 		n.reading.Store(true)
 		n.owner.outOfData()
 	})
@@ -129,12 +129,12 @@ func (n *netConn) Read(p []byte) (count int, err error) {
 // what arrives then would be nowhere to be seen, and be taken for the answer to a
 // request that is sent just then.
 func (n *netConn) readWatched(p []byte) (int, error) {
-	if !n.socket.ok() {
+	if !n.socket.OK() {
 		n.owner.outOfData()
 		return n.Conn.Read(p)
 	}
 	n.renewTimeout(time.Now())
-	count, err := n.socket.read(p)
+	count, err := n.socket.Read(p)
 	if broken, ok := err.(*os.SyscallError); ok {
 		err = &net.OpError{Op: "read", Net: n.LocalAddr().Network(), Source: n.LocalAddr(), Addr: n.RemoteAddr(), Err: broken}
 	}
@@ -211,10 +211,10 @@ func (n *netConn) end(at time.Time, err error) {
 // quiet tells whether the socket has neither data nor an end to be read. The
 // goroutine that reads it may not have run yet.
 func (n *netConn) quiet(h2 bool) bool {
-	if !n.socket.ok() {
+	if !n.socket.OK() {
 		return true
 	}
-	data, dead := n.socket.peek()
+	data, dead := n.socket.Peek()
 	// HTTP/2 peers may send frames at any time.
 	return !dead && (h2 || !data)
 }

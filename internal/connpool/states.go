@@ -55,13 +55,8 @@ func moves(from, to state) bool {
 // moveLocked moves c to another state. It is the only function that does, but for
 // the state hook, and it alone maintains lists and what is counted by them.
 func (p *Pool) moveLocked(c *conn, to state) {
-	from := c.at()
-	for ; moves(from, to); from = c.at() {
-		if c.state.CompareAndSwap(uint32(from), uint32(to)) {
-			break // or else the hook was quicker
-		}
-	}
-	if !moves(from, to) {
+	from, ok := c.change(to)
+	if !ok {
 		if Strict {
 			panic(fmt.Sprintf("connpool: a connection moved from %v to %v", from, to))
 		}
@@ -88,6 +83,16 @@ func (p *Pool) moveLocked(c *conn, to state) {
 			p.afterLocked(event{kind: evicting, conn: victim})
 		}
 	}
+}
+
+// change changes the state to another one, if the table allows it.
+func (c *conn) change(to state) (from state, ok bool) {
+	for from = c.at(); moves(from, to); from = c.at() {
+		if c.state.CompareAndSwap(uint32(from), uint32(to)) {
+			return from, true // or else the hook was quicker
+		}
+	}
+	return from, false
 }
 
 // Connections are kept in lists by state. Those of HTTP/2 that carry requests are

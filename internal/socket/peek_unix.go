@@ -1,6 +1,6 @@
 //go:build unix && !nosocket
 
-package connpool
+package socket
 
 import (
 	"io"
@@ -10,13 +10,13 @@ import (
 	"syscall"
 )
 
-// LooksIntoSockets tells whether it can be seen that bytes have arrived which no
+// Looks tells whether it can be seen that bytes have arrived which no
 // goroutine has read yet.
-const LooksIntoSockets = true
+const Looks = true
 
-// A peeker is the socket below a net.Conn, to look into it and to know when data
+// A Peeker is the socket below a net.Conn, to look into it and to know when data
 // leaves it. Its functions are kept, so as not to allocate.
-type peeker struct {
+type Peeker struct {
 	conn  net.Conn
 	raw   syscall.RawConn // nil where there is none
 	plain bool            // conn has no Read of its own
@@ -36,9 +36,9 @@ type peeker struct {
 	try   func(fd uintptr) bool
 }
 
-// init makes s the socket of c, if it has one. before runs before each attempt at
+// Init makes s the socket of c, if it has one. before runs before each attempt at
 // reading, and nothing after one that found nothing and is going to wait.
-func (s *peeker) init(c net.Conn, before, nothing func()) {
+func (s *Peeker) Init(c net.Conn, before, nothing func()) {
 	s.conn = c
 	if sc, ok := c.(syscall.Conn); ok {
 		s.raw, _ = sc.SyscallConn()
@@ -65,10 +65,11 @@ func (s *peeker) init(c net.Conn, before, nothing func()) {
 	}
 }
 
-func (s *peeker) ok() bool { return s.raw != nil }
+// OK tells whether there is a socket to look into.
+func (s *Peeker) OK() bool { return s.raw != nil }
 
-// peek tells whether the socket has data to read, or is closed.
-func (s *peeker) peek() (data, dead bool) {
+// Peek tells whether the socket has data to read, or is closed.
+func (s *Peeker) Peek() (data, dead bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.raw.Control(s.look); err != nil {
@@ -83,8 +84,8 @@ func (s *peeker) peek() (data, dead bool) {
 	return false, true
 }
 
-// read reads as conn does: itself, or after it has seen that there is something.
-func (s *peeker) read(p []byte) (int, error) {
+// Read reads as conn does: itself, or after it has seen that there is something.
+func (s *Peeker) Read(p []byte) (int, error) {
 	s.into, s.flags = p, 0
 	if !s.plain {
 		s.into, s.flags = s.first[:], syscall.MSG_PEEK
