@@ -121,11 +121,13 @@ func night(t *testing.T, script string) *httptest.Server {
 		past.Points = append(past.Points, p)
 	}
 	answers := map[string]any{
+		"explain":   authority.Explanation{Answer: "pass", Why: "no guard runs for this host", Guards: []authority.Verdict{}},
 		"upstreams": pools, "history": past, "origins": Origins{Connections: []authority.OriginExplanation{}},
 		"misdirected": Misdirected{Requests: []misdirected.Count{}, Refusals: []misdirected.Refusal{}},
 		"sites": Sites{Sites: []authority.Site{
-			{Server: "srv0", Name: "alone.test", HTTP3: true, Refused: "no", Covers: []string{}},
-			{Server: "srv0", Name: "a.shared.test", HTTP3: true, Refused: "yes", RefusedSNI: "a.shared.test", RefusedHost: "vault.shared.test", Covers: []string{"vault.shared.test"}, CoversMore: 7},
+			{Server: "srv0", Name: "alone.test", HTTP3: true, Refused: "no", AltSvc: "kept", Covers: []string{}},
+			{Server: "srv0", Name: "a.shared.test", HTTP3: true, Refused: "yes", AltSvc: "clear", RefusedSNI: "a.shared.test", RefusedHost: "vault.shared.test", Covers: []string{"vault.shared.test"}, CoversMore: 7},
+			{Server: "srv0", Name: "kept.shared.test", HTTP3: true, Refused: "yes", RefusedSNI: "kept.shared.test", RefusedHost: "vault.shared.test", AltSvc: "kept", Covers: []string{}},
 			{Server: "srv0", Name: "new.test", Refused: "unknown", Covers: []string{}},
 		}},
 	}
@@ -181,7 +183,7 @@ func TestPageWithManyUpstreams(t *testing.T) {
 				`aria-label="Races in the last 10 minutes: 30, at most 3 in 10 s"`, `aria-label="421s in the last 10 minutes: 209, at most 20 in 10 s"`,
 				`aria-label="Mean wait for a connection in the last 10 minutes: at most 20 ms"`, "<td>1 times, 20 ms on average</td><td>1 no sni, 19 other host</td>",
 				"vault.shared.test and 7 more", "withdrawn by misdirected with alt_svc auto", "a request for vault.shared.test on a connection for a.shared.test is refused",
-				"no certificate of it is known (yet)",
+				"no certificate of it is known (yet)", `kept.shared.test<div class="why">srv0</div></th><td class="name">no other site</td><td>on<div`,
 			} {
 				if !strings.Contains(dom, want) {
 					t.Errorf("the page lacks %s", want)

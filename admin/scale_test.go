@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -117,8 +118,11 @@ func TestManySitesAndUpstreams(t *testing.T) {
 		{"explain?sni=a.scale.test&host=host-7.scale.test", func(b []byte) bool { return len(b) > 500 }},
 		{"", func(b []byte) bool { return len(b) > 1000 }},
 	} {
-		var best, decoding time.Duration
-		for range 5 { // other programs are busy too
+		// Of several rounds the middle one counts: other programs are busy too, and what
+		// is fast once only, by an answer that was kept, is not fast.
+		const rounds = 9
+		var answers, readings []time.Duration
+		for range rounds {
 			w := httptest.NewRecorder()
 			r := httptest.NewRequest("GET", base+test.path, nil)
 			start := time.Now()
@@ -128,23 +132,21 @@ func TestManySitesAndUpstreams(t *testing.T) {
 			} else {
 				err = endpointAt(t, r.URL.Path[len(base):]).ServeHTTP(w, r)
 			}
-			took := time.Since(start)
+			answers = append(answers, time.Since(start))
 			if err != nil || !test.check(w.Body.Bytes()) {
 				t.Fatalf("%s: %v, %d bytes: %.300s", test.path, err, w.Body.Len(), w.Body)
 			}
-			if best == 0 || took < best {
-				best = took
-			}
 			start = time.Now()
 			_ = json.Unmarshal(large, new(Upstreams))
-			if took := time.Since(start); decoding == 0 || took < decoding {
-				decoding = took
-			}
+			readings = append(readings, time.Since(start))
 		}
-		t.Logf("/connreuse/%s: %v (reading a large answer takes %v)", test.path, best, decoding)
+		slices.Sort(answers)
+		slices.Sort(readings)
+		answer, reading := answers[rounds/2], readings[rounds/2]
+		t.Logf("/connreuse/%s: %v (reading a large answer takes %v)", test.path, answer, reading)
 		// A slow machine takes as long to read an answer.
-		if best > max(limit, 5*decoding) && !race.Enabled {
-			t.Errorf("/connreuse/%s needs %v, more than %v", test.path, best, limit)
+		if answer > max(limit, 5*reading) && !race.Enabled {
+			t.Errorf("/connreuse/%s needs %v, more than %v", test.path, answer, limit)
 		}
 	}
 }

@@ -48,7 +48,7 @@ func graver(a, b authority.Refusal) authority.Refusal {
 // setAltSvc sets the field for a request that passes. Caddy has set its own by now,
 // and reverse_proxy takes that of an upstream away.
 func (h *Handler) setAltSvc(w http.ResponseWriter, s *authority.Snapshot, a asked) {
-	if h.AltSvc != AltSvcKeep && a.layer == overTLS && h.server.HTTP3() && astray(s, a).Answer == authority.Yes {
+	if !h.guard.KeepsAltSvc && a.layer == overTLS && h.server.HTTP3() && astray(s, a).Answer == authority.Yes {
 		w.Header()["Alt-Svc"] = clearAltSvc
 	}
 }
@@ -56,7 +56,7 @@ func (h *Handler) setAltSvc(w http.ResponseWriter, s *authority.Snapshot, a aske
 // explainAltSvc says what becomes of the field, and why.
 func (h *Handler) explainAltSvc(s *authority.Snapshot, a asked) string {
 	switch found := astray(s, a); {
-	case h.AltSvc == AltSvcKeep:
+	case h.guard.KeepsAltSvc:
 		return "kept: alt_svc is keep"
 	case !h.server.HTTP3():
 		return "kept: the server offers no HTTP/3"

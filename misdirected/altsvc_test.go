@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-connreuse/connreuse/internal/authority"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 )
 
@@ -19,6 +20,8 @@ type altSvc struct {
 	// clear are the requests, "SNI host", whose responses clear Alt-Svc; keep are
 	// those that leave it.
 	clear, keep []string
+	// depends are the sites of which the admin API says that.
+	depends []string
 }
 
 // route is that of a site which responds behind these handlers.
@@ -88,6 +91,14 @@ func TestAltSvcIsClearedWhereHTTP3LeadsIntoRefusals(t *testing.T) {
 			keep:  []string{"a.alt.test a.alt.test"},
 		},
 		{
+			name:         "a gate that does not run for each request",
+			certificates: one,
+			server: `"routes":[{"match":[{"host":["a.alt.test"]}],"terminal":true,"handle":[{"handler":"subroute","routes":[{"match":[{"path":["/guarded"]}],"handle":[` + gateSNI + `]}]}]},` +
+				route("b.alt.test", gateSNI) + `]`,
+			depends: []string{"a.alt.test"},
+			clear:   []string{"b.alt.test b.alt.test"},
+		},
+		{
 			name:   "a certificate that nobody knows",
 			server: `"routes":[` + route("a.unknown.test", gateSNI) + `,` + route("b.unknown.test", gateSNI) + `]`,
 			keep:   []string{"a.unknown.test a.unknown.test"},
@@ -121,10 +132,23 @@ func TestAltSvcIsClearedWhereHTTP3LeadsIntoRefusals(t *testing.T) {
 			if len(issued) > 0 {
 				tlsApp = testcaddy.TLSApp(t, `{}`, issued...) + ","
 			}
-			srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, `{`+tlsApp+`"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+
-				`,"strict_sni_host":false,"tls_connection_policies":[{}],`+name.Replace(test.server)+`}}}}`, ""))
+			ctx := testcaddy.Provision(t, `{`+tlsApp+`"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+
+				`,"strict_sni_host":false,"tls_connection_policies":[{}],`+name.Replace(test.server)+`}}}}`, "")
+			srv := testcaddy.HTTPServer(t, ctx)
+			app, err := ctx.App("connreuse")
+			if err != nil {
+				t.Fatal(err)
+			}
+			told := make(map[string]string) // what the admin API says of each site
+			sites, _ := app.(*authority.App).Server("srv0").Sites(10)
+			for _, site := range sites {
+				told[site.Name] = site.AltSvc
+			}
 			ask := func(pair string, want []string) {
 				sni, host, _ := strings.Cut(name.Replace(pair), " ")
+				if said := map[bool]string{true: "clear", false: "kept"}[want[0] == "clear"]; sni == host && told[host] != said {
+					t.Errorf("of %s the admin API says %q, want %q", host, told[host], said)
+				}
 				for major := 1; major <= 3; major++ {
 					r := httptest.NewRequest("GET", "/", nil)
 					r.Host, r.ProtoMajor, r.TLS = host, major, testcaddy.Connection(srv, sni)
@@ -134,6 +158,11 @@ func TestAltSvcIsClearedWhereHTTP3LeadsIntoRefusals(t *testing.T) {
 					if got := w.Header()["Alt-Svc"]; w.Code == 421 || !slices.Equal(got, want) {
 						t.Errorf("SNI %s, host %s, HTTP/%d: %d with Alt-Svc %q, want %q", sni, host, major, w.Code, got, want)
 					}
+				}
+			}
+			for _, site := range test.depends {
+				if got := told[name.Replace(site)]; got != "depends" {
+					t.Errorf("of %s the admin API says %q, want depends", site, got)
 				}
 			}
 			for _, pair := range test.clear {

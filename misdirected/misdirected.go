@@ -168,6 +168,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		ReportOnly:        h.ReportOnly,
 		ErrorRoutes:       h.ErrorRoutes,
 		AcceptsMissingSNI: h.gate.missing == MissingSNIAccept,
+		KeepsAltSvc:       h.AltSvc == AltSvcKeep,
 		Share:             h.Share,
 		Explain:           h.explain,
 	}

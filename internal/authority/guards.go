@@ -26,6 +26,8 @@ type Guard struct {
 	// AcceptsMissingSNI: on connections without SNI every host passes that does not
 	// require a client certificate.
 	AcceptsMissingSNI bool
+	// KeepsAltSvc: it leaves HTTP/3 where that leads to refusals.
+	KeepsAltSvc bool
 	// Share lists its groups of names.
 	Share [][]string
 	// Explain says what it does with a request for host on a connection with

@@ -7,13 +7,15 @@ type Site struct {
 	// Whether the server speaks HTTP/3.
 	HTTP3 bool `json:"http3"`
 	// "yes", "no" or "unknown": whether certificates lead requests for the host to
-	// connections where they are refused, or requests for others to its own. Where
-	// they do, HTTP/3 is withdrawn by each guard with alt_svc auto. Unknown: Caddy's
-	// cache has no certificate for the host.
+	// connections where they are refused, or requests for others to its own. Unknown:
+	// Caddy's cache has no certificate for the host.
 	Refused string `json:"refused"`
 	// One such request.
 	RefusedSNI  string `json:"refused_sni,omitempty"`
 	RefusedHost string `json:"refused_host,omitempty"`
+	// "clear", "depends" or "kept": whether HTTP/3 is withdrawn for that. It is by a
+	// guard of the site with alt_svc auto; depends: not every request passes one.
+	AltSvc string `json:"alt_svc"`
 	// Other hosts of the server that its certificate covers, so that browsers use its
 	// connections for them; at most 20, and how many more there are.
 	Covers     []string `json:"covers"`
@@ -32,6 +34,10 @@ func (s *Server) Sites(most int) (sites []Site, more int) {
 			answer = elsewhere
 		}
 		site.Refused, site.RefusedSNI, site.RefusedHost = answer.Answer.String(), answer.SNI, answer.Host
+		site.AltSvc = "kept"
+		if site.HTTP3 && answer.Answer == Yes {
+			site.AltSvc = snap.altSvc(name)
+		}
 		shown := snap.certificates.present(name)
 		for _, other := range names {
 			switch {
@@ -45,4 +51,20 @@ func (s *Server) Sites(most int) (sites []Site, more int) {
 		sites = append(sites, site)
 	}
 	return sites, len(names) - len(sites)
+}
+
+// altSvc says what guards make of HTTP/3 for a host that it leads to refusals.
+func (s *Snapshot) altSvc(host string) string {
+	said := "kept"
+	s.guards.each(host, func(g *Guard, certain bool) bool {
+		switch {
+		case g.KeepsAltSvc:
+		case certain:
+			said = "clear"
+		default:
+			said = "depends"
+		}
+		return said != "clear"
+	})
+	return said
 }
