@@ -64,7 +64,7 @@ type run struct {
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	upstreams, last := 3, time.Minute
 	if o.Quick {
-		upstreams, last = 1, 15*time.Second
+		upstreams, last = 1, 8*time.Second
 	}
 	dir, err := os.MkdirTemp("", "connreuse-bench-")
 	if err != nil {

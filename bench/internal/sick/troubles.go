@@ -14,7 +14,7 @@ import (
 // at the same time.
 var troubles = []trouble{
 	{
-		name: "silent", plot: true, secure: true, last: 30 * time.Second, quick: 6 * time.Second,
+		name: "silent", plot: true, secure: true, last: 30 * time.Second, quick: 4 * time.Second,
 		text: fmt.Sprintf("**A silent backend.** A TCP balancer sends one connection in four to a server that accepts it and says nothing; connections "+
 			"are renewed after %v; TLS; 100 requests/s", renewed),
 		fleet: balanced(func(net.Conn) {}),
@@ -35,7 +35,7 @@ var troubles = []trouble{
 		},
 	},
 	{
-		name: "restarts", plot: true, retries: true, last: 30 * time.Second, quick: 5 * time.Second,
+		name: "restarts", plot: true, retries: true, last: 30 * time.Second, quick: 4 * time.Second,
 		text: "**A rolling restart.** Four servers, of which one is restarted every second, gracefully, and down for 0.3 s; " +
 			"200 requests/s; `lb_retries 2` in Caddy",
 		fleet: rolling(4, 700*time.Millisecond, 300*time.Millisecond),
@@ -84,7 +84,7 @@ var troubles = []trouble{
 		},
 	},
 	{
-		name: "serial", quiet: true, last: 60 * time.Second, quick: 10 * time.Second,
+		name: "serial", quiet: true, last: 60 * time.Second,
 		text: "**One connection at a time.** A server that looks at a connection only when the one before is closed, as Python's " +
 			"`http.server` does; one client with pauses of up to 1.5 s",
 		fleet: one(func(_ *fleet, l *fake.Listener) error {
