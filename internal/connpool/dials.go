@@ -183,8 +183,12 @@ func (p *Pool) dialsForLocked(w *waiter) bool {
 	return false
 }
 
-// opened adds the outcome of a dial.
+// opened adds the outcome of a dial. A connection is counted before anybody can have
+// it.
 func (p *Pool) opened(c *conn, d Dialed, err error) {
+	if err == nil {
+		p.events.Opened()
+	}
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
@@ -195,7 +199,6 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 		return
 	}
 	c.adopt(d, now)
-	p.afterLocked(event{kind: opening})
 	p.moveLocked(c, fresh)
 	if c.net.shut.Load() {
 		go p.removed(c) // it was closed before we could be told

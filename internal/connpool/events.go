@@ -25,8 +25,7 @@ type event struct {
 type eventKind uint8
 
 const (
-	opening eventKind = iota
-	openFailed
+	openFailed eventKind = iota
 	hedging
 	hangUp
 	ended
@@ -41,8 +40,6 @@ func (p *Pool) afterLocked(e event) { p.after = append(p.after, e) }
 
 func (e *event) happen(p *Pool) {
 	switch e.kind {
-	case opening:
-		p.events.Opened()
 	case openFailed:
 		p.events.DialFailed(e.err)
 	case hedging:
