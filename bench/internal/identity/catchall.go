@@ -58,23 +58,28 @@ func strangers(ctx context.Context) (advertised, of int, err error) {
 		return 0, 0, err
 	}
 	defer stop()
-	conn, err := dial(ctx, address, "a.catch.test")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		return 0, 0, err
-	}
-	peer, err := h2.Client(conn)
-	if err != nil {
-		return 0, 0, err
-	}
-	origins, err := originFrame(peer)
+	origins, err := toldOn(ctx, address, "a.catch.test")
 	for _, name := range others {
 		if slices.ContainsFunc(origins, func(origin string) bool { return strings.HasPrefix(origin, "https://"+name) }) {
 			advertised++
 		}
 	}
 	return advertised, len(others), err
+}
+
+// toldOn opens a connection and returns what it is told of.
+func toldOn(ctx context.Context, address, sni string) ([]string, error) {
+	conn, err := dial(ctx, address, sni)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		return nil, err
+	}
+	peer, err := h2.Client(conn)
+	if err != nil {
+		return nil, err
+	}
+	return originFrame(peer)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
+	"github.com/caddy-connreuse/connreuse/internal/test/program"
 )
 
 // The proxies, by their names in tables.
@@ -131,66 +132,74 @@ func startProxies(dir string, upstreams map[string]string) (addrs map[string]str
 		return nil, nil, err
 	}
 	addrs = make(map[string]string)
-	servers := make(map[string]any)
-	haproxy, last := programs.HAProxy, ""
-	for _, name := range names {
+	for key := range upstreams {
+		if addrs[key], err = programs.Address(); err != nil {
+			return nil, nil, err
+		}
+	}
+	haproxy, err := startHAProxy(dir, cert, addrs, upstreams)
+	if err != nil {
+		return nil, nil, err
+	}
+	caddy, err := startCaddy(addrs, upstreams)
+	if err != nil {
+		haproxy.Kill()
+		return nil, nil, err
+	}
+	return addrs, func() {
+		caddy.Stop()
+		haproxy.Kill()
+	}, nil
+}
+
+func startHAProxy(dir, cert string, addrs, upstreams map[string]string) (*program.Program, error) {
+	config, last := programs.HAProxy, ""
+	for _, name := range []string{safe, always} {
+		_, mode, _ := strings.Cut(name, " ")
 		for i, protocol := range protocols {
-			key := name + protocol
-			addr, err := programs.Address()
-			if err != nil {
-				return nil, nil, err
-			}
-			addrs[key] = addr
-			if mode, ok := strings.CutPrefix(name, "HAProxy "); ok {
-				haproxy += fmt.Sprintf("listen %s-%s\n\tbind %s ssl crt %s alpn %s\n\thttp-reuse %s\n\tserver s %s\n",
-					mode, protocol, addr, cert, []string{"http/1.1", "h2"}[i], mode, upstreams[key])
-				last = addr
-				continue
-			}
-			transport := "upstreampool"
-			if name == stock {
-				transport = "http"
-			}
+			last = addrs[name+protocol]
+			config += fmt.Sprintf("listen %s-%s\n\tbind %s ssl crt %s alpn %s\n\thttp-reuse %s\n\tserver s %s\n",
+				mode, protocol, last, cert, []string{"http/1.1", "h2"}[i], mode, upstreams[name+protocol])
+		}
+	}
+	file := filepath.Join(dir, "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	return programs.Start(last, dir, "haproxy", "haproxy", "-db", "-f", file)
+}
+
+func startCaddy(addrs, upstreams map[string]string) (*sidebyside.Caddy, error) {
+	servers := make(map[string]any)
+	for name, transport := range map[string]string{ours: "upstreampool", stock: "http"} {
+		for _, protocol := range protocols {
 			servers[transport+protocol] = map[string]any{
-				"listen": []string{addr}, "automatic_https": map[string]any{"disable_redirects": true},
+				"listen": []string{addrs[name+protocol]}, "automatic_https": map[string]any{"disable_redirects": true},
 				"tls_connection_policies": []any{map[string]any{}},
 				"routes": []any{map[string]any{"match": []any{map[string]any{"host": []string{sidebyside.Host}}}, "handle": []any{map[string]any{
 					"handler":   "reverse_proxy",
-					"upstreams": []any{map[string]any{"dial": upstreams[key]}},
+					"upstreams": []any{map[string]any{"dial": upstreams[name+protocol]}},
 					"transport": map[string]any{"protocol": transport},
 				}}}},
 			}
 		}
-	}
-	file := filepath.Join(dir, "haproxy.cfg")
-	if err := os.WriteFile(file, []byte(haproxy), 0o600); err != nil {
-		return nil, nil, err
-	}
-	program, err := programs.Start(last, dir, "haproxy", "haproxy", "-db", "-f", file)
-	if err != nil {
-		return nil, nil, err
 	}
 	caddy, err := sidebyside.StartCaddy(map[string]any{
 		"admin":   map[string]any{"disabled": true},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "PANIC"}}},
 	}, servers)
 	if err != nil {
-		program.Kill()
-		return nil, nil, err
+		return nil, err
 	}
-	stop = func() {
-		caddy.Stop()
-		program.Kill()
-	}
-	for key, addr := range addrs {
-		if !strings.HasPrefix(key, "HAProxy") {
-			if err := caddy.Certified(addr); err != nil {
-				stop()
-				return nil, nil, err
+	for _, name := range []string{ours, stock} {
+		for _, protocol := range protocols {
+			if err := caddy.Certified(addrs[name+protocol]); err != nil {
+				caddy.Stop()
+				return nil, err
 			}
 		}
 	}
-	return addrs, stop, nil
+	return caddy, nil
 }
 
 // load lets all clients ask at the same time.
