@@ -15,9 +15,9 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/test/program"
 )
 
-// ErrRoot is the error of starting Firefox with [Options].Hosts as another user
-// than root.
-var ErrRoot = errors.New("a hosts file for Firefox alone takes root")
+// ErrRoot is the error of starting Firefox with [Options].Hosts, or Chromium with
+// [Options].Resolver, as another user than root.
+var ErrRoot = errors.New("a hosts file, or resolv.conf, for a browser alone takes root")
 
 // Options are what a browser is started with.
 type Options struct {
@@ -31,6 +31,8 @@ type Options struct {
 	// Names are those of the page's hosts that are not in Hosts. Chromium asks only
 	// these and Hosts over HTTP/3.
 	Names []string
+	// Resolver is a resolv.conf for Chromium alone, which takes root.
+	Resolver string
 	// NoHTTP3 turns HTTP/3 off, which browsers have on as people use them.
 	NoHTTP3 bool
 	// Flags go in front of the URL on the command line.
@@ -145,7 +147,14 @@ func firefox(o Options, url string) (*exec.Cmd, error) {
 	if err := os.WriteFile(file, []byte(hosts), 0o600); err != nil {
 		return nil, err
 	}
-	return exec.Command("unshare", append([]string{"-m", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, file}, args...)...), nil
+	return inMounts(file, "/etc/hosts", args), nil
+}
+
+// inMounts is a command in a mount namespace of its own, in which a file stands in
+// for another.
+func inMounts(file, place string, args []string) *exec.Cmd {
+	script := `mount --bind "$0" ` + place + ` && exec "$@"`
+	return exec.Command("unshare", append([]string{"-m", "sh", "-c", script, file}, args...)...)
 }
 
 func chromium(o Options, url string) (*exec.Cmd, error) {
@@ -172,5 +181,12 @@ func chromium(o Options, url string) (*exec.Cmd, error) {
 		}
 		args = append(args, "--host-resolver-rules="+strings.Join(rules, ","))
 	}
-	return exec.Command("chromium", append(append(args, o.Flags...), url)...), nil
+	args = append(append(args, o.Flags...), url)
+	if o.Resolver == "" {
+		return exec.Command("chromium", args...), nil
+	}
+	if os.Geteuid() != 0 {
+		return nil, ErrRoot
+	}
+	return inMounts(o.Resolver, "/etc/resolv.conf", append([]string{"chromium"}, args...)), nil
 }
