@@ -2,10 +2,13 @@
 
 package fake
 
-import (
-	"errors"
-	"net"
-)
+import "errors"
 
 // Deafen is for Linux.
-func Deafen(net.Conn) error { return errors.ErrUnsupported }
+func Deafen(any) error { return errors.ErrUnsupported }
+
+// Hear is for Linux.
+func Hear(any) error { return errors.ErrUnsupported }
+
+// Vanish is for Linux.
+func Vanish(any) error { return errors.ErrUnsupported }

@@ -4,6 +4,7 @@ package fake
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -37,7 +38,9 @@ func Listen(admit func(n int64, c net.Conn) net.Conn) (*Listener, error) {
 
 // ListenAt is Listen with an address.
 func ListenAt(addr string, admit func(n int64, c net.Conn) net.Conn) (*Listener, error) {
-	l, err := net.Listen("tcp", addr)
+	var cfg net.ListenConfig
+	cfg.SetMultipathTCP(false) // such sockets take no filter: see Deafen
+	l, err := cfg.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
