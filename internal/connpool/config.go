@@ -22,7 +22,9 @@ type Config struct {
 	MinIdle        int             // that a pool keeps open; zero: none
 	MaxIdle        int             // idle connections of all pools
 	MaxIdlePerPool int
-	ProbeInterval  time.Duration // of TCP keep-alive; zero: there is none
+	ProbeInterval  time.Duration // the longest time between probes of TCP keep-alive; zero: there are none
+	UnackedTimeout time.Duration // for how long the upstream may owe an acknowledgement; zero: for ever
+	PingTimeout    time.Duration // after which net/http closes an HTTP/2 connection for a lost PING; zero: it sends none
 }
 
 // life returns the lifetime of a new connection: MaxLifetime, shortened by a
@@ -91,7 +93,10 @@ const (
 	CloseNotNeeded   CloseReason = "not_needed" // more were idle than were lately in use
 	CloseReadTimeout CloseReason = "read_timeout"
 	CloseReplaced    CloseReason = "replaced" // to make room, for the upstream or under max_conns_per_host
-	CloseSuspect     CloseReason = "suspect"  // another one as old as this was dead
+	CloseSuspect     CloseReason = "suspect"  // its path seemed dead, or that of another one as old as this
+	CloseUnacked     CloseReason = "unacked_timeout"
+	ClosePing        CloseReason = "ping_timeout"
+	CloseSilent      CloseReason = "silent"   // the kernel gave it up: nothing answered
 	CloseDNS         CloseReason = "dns"      // DNS names its address no longer
 	CloseDrained     CloseReason = "drained"  // its configuration is gone, or an operator asked for it
 	CloseSensor      CloseReason = "sensor"   // a sensor that has seen enough

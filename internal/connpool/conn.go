@@ -10,7 +10,6 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
-	"github.com/caddy-connreuse/connreuse/internal/socket"
 )
 
 // A conn is one connection of a pool. What is not in one of the structs below is
@@ -46,8 +45,11 @@ type byPool struct {
 	reason    CloseReason       // why we close it
 	limit     idletime.Limit    // of its idle age, when that was last looked at
 	seenOpen  time.Time         // when the learner was last told so
+	idledFor  time.Duration     // when it was last taken, as idle
 	suspect   bool
 	left      bool // its address was given up
+	lost      bool // its requests seem to get lost
+	apart     map[*apart]bool
 	counted   bool // it was told whether it ended at once
 	dialedFor *waiter
 	owner     *Owner // whose requests alone it carries; nil: anybody's
@@ -62,6 +64,8 @@ type streamClock struct {
 	mu      sync.Mutex
 	running bool // a stream began since endedAt was noted
 	endedAt time.Time
+	oldest  *stream // of those whose response arrives
+	newest  *stream
 }
 
 func (c *conn) at() state       { return state(c.state.Load()) }
@@ -97,7 +101,7 @@ func (c *conn) proof() idletime.Proof {
 	if c.net.RemoteAddr().Network() != "tcp" {
 		return idletime.LivePath
 	}
-	if info, ok := socket.Of(c.net.Conn).Info(); ok && !info.Alive(c.pool.cfg.ProbeInterval) {
+	if info, ok := c.net.tcp.Info(); ok && !info.Alive(c.pool.cfg.ProbeInterval) {
 		return idletime.Silence
 	}
 	return idletime.LivePath

@@ -6,11 +6,15 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 )
 
-// fitLocked asks the first two questions about c, which carries no request: is it
-// worn, and is it over its limit? If either, c is taken out of use.
+// fitLocked asks the first questions about c, which carries no request: is it worn,
+// suspect, or over its limit? If so, c is taken out of use.
 func (p *Pool) fitLocked(c *conn, now time.Time) bool {
 	if reason, worn := c.worn(now); worn {
 		p.closeLocked(c, reason)
+		return false
+	}
+	if p.memory.suspicious(c.idleAt) {
+		p.closeLocked(c, CloseSuspect)
 		return false
 	}
 	if c.askLimit(now); c.age(now) >= c.limit.Value {

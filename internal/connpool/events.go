@@ -20,6 +20,7 @@ type event struct {
 	at     time.Time
 	idle   time.Duration
 	err    error
+	apart  *apart
 }
 
 type eventKind uint8
@@ -34,6 +35,7 @@ const (
 	sighted
 	refused
 	emptied
+	givingUp
 )
 
 func (p *Pool) afterLocked(e event) { p.after = append(p.after, e) }
@@ -45,7 +47,7 @@ func (e *event) happen(p *Pool) {
 	case hedging:
 		p.events.Hedged()
 	case hangUp:
-		go func() { _ = e.conn.cc.Close() }() // ending TLS and HTTP/2 writes to the socket
+		go e.conn.hangUp(e.reason) // ending TLS and HTTP/2 writes to the socket
 	case ended:
 		p.events.Closed(e.reason)
 	case evicting:
@@ -56,6 +58,8 @@ func (e *event) happen(p *Pool) {
 		e.conn.learner.SawOpen(e.conn.seen(e.at, e.idle, e.conn.proof()))
 	case refused:
 		p.events.Refused(e.err)
+	case givingUp:
+		e.apart.giveUp(errGivenUp)
 	case emptied:
 		p.opt.Emptied()
 	}

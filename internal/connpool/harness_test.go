@@ -35,6 +35,7 @@ type bench struct {
 	wrapped func(c net.Conn) error
 	serve   func(n int64, c net.Conn)
 	connect func() (net.Conn, error) // nil: to serve, by a pipe
+	probes  int                      // of TCP that may stay without an answer
 	h2      bool
 	known   *Memory // of all pools
 }

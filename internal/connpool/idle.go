@@ -52,7 +52,7 @@ func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
 
 // tick does what is due.
 func (p *Pool) tick() {
-	look := p.lookAtSensor()
+	look, heard := p.lookAtSensor(), p.listen()
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
@@ -69,6 +69,7 @@ func (p *Pool) tick() {
 	if c := p.lists[sensor].first; c != nil {
 		p.checkSensorLocked(c, now, look)
 	}
+	p.judgeLocked(heard, now)
 	p.trimLocked(now)
 	p.checkFirstsLocked(now)
 	p.startDialsLocked(now)
@@ -244,7 +245,10 @@ func (p *Pool) Drain() (closed int) {
 // tidyLocked stops the timer of a pool that has nothing to wait for, and ends a
 // pool that holds nothing.
 func (p *Pool) tidyLocked(now time.Time) {
-	if p.restingLocked() > 0 || p.queue.n > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
+	if p.inLocked(busy)+p.lists[draining].n == 0 {
+		p.listenAt = time.Time{}
+	}
+	if !p.listenAt.IsZero() || p.restingLocked() > 0 || p.queue.n > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
 		return
 	}
 	if p.timer != nil && !p.timerAt.IsZero() {

@@ -34,6 +34,7 @@ type Lease struct {
 	need   Need
 	nth    int // which request of its connection it is
 	start  time.Time
+	apart  *apart // nil: the request goes with its connection
 	unsent bool
 }
 
@@ -57,7 +58,13 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 		req = askingForTimeout(req)
 	}
 	l.start = time.Now()
+	if c.h2 && c.streams.last(l.start) {
+		req = l.part(req)
+	}
 	resp, err := c.cc.RoundTrip(req)
+	if l.apart != nil {
+		l.rejoin()
+	}
 	if c.h2 {
 		c.streamsEnded(true)
 	}
@@ -100,7 +107,9 @@ func (l *Lease) Done(resp *http.Response) {
 	}
 	c.answered.Add(1)
 	c.serveWaiting()
-	resp.Body = &stream{ReadCloser: resp.Body, c: c}
+	s := &stream{ReadCloser: resp.Body, c: c, began: time.Now()}
+	c.streams.push(s)
+	resp.Body = s
 }
 
 // answered notes what an HTTP/1 response says about its connection.
@@ -144,6 +153,12 @@ type Failure struct {
 	StreamOnly bool // the upstream reset this stream, the connection is well (HTTP/2)
 	Raced      bool // the connection was idle for so long that the upstream may have closed it for that
 	Lost       bool // the upstream has acknowledged nothing for over a second: the path drops everything
+	// Silent says why the connection was given up, if that is for silence:
+	// CloseUnacked, ClosePing or CloseSilent.
+	Silent CloseReason
+
+	doubtful bool // the upstream owes an answer
+	reset    bool // the upstream does not know the connection: it may have started anew
 }
 
 // Fail ends the lease of a request that failed with err; ours says that this was
@@ -156,12 +171,15 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	c, now := l.c, time.Now()
 	f := c.outcome(err)
 	f.Ours = f.Ours || ours
-	f.Raced = l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows &&
-		l.Limit.Value > 0 && l.Idle >= l.Limit.Value/2
+	s := c.net.silent(now, l.start)
+	l.heardOf(&f)
+	f.Lost = !f.Responded && (s.Lost() || f.Silent != "")
+	met := l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows
+	f.Raced = met && f.Silent == "" && l.Limit.Value > 0 && l.Idle >= l.Limit.Value/2
 	if f.Raced {
 		c.learner.Raced(now)
 	}
-	f.Lost = !f.Responded && c.net.lost(now.Sub(l.start))
+	f.doubtful, f.reset = s.Doubtful(), met && c.net.wasReset()
 	l.pool.failed(c, now, l.Idle, f)
 	if f.Lost && l.Reused && l.Limit.Value > 0 {
 		c.learner.LostInSilence(now, l.Idle, l.Limit)
@@ -194,12 +212,11 @@ func (l *Lease) Confirm(at time.Time) {
 func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 	p.lock()
 	defer p.unlock()
-	if f.Raced || f.Lost {
+	if f.Raced || f.Lost || f.reset {
 		p.suspectLocked(now, age)
 	}
-	if f.Lost && c.h2 && c.is(busy) { // other streams may outlive the outage
-		c.reason = CloseFailed
-		p.moveLocked(c, draining)
+	if c.h2 && (f.Lost || f.doubtful) {
+		p.retreatLocked(c)
 	}
 	if !f.Ours && !f.Responded && c.requests == 2 && age < idletime.AtOnce {
 		c.countEnd(now, true)
@@ -227,6 +244,9 @@ type stream struct {
 	io.ReadCloser
 	c    *conn
 	done atomic.Bool
+
+	began        time.Time
+	older, newer *stream
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -249,6 +269,7 @@ func (s *stream) end() {
 	}
 	c, p := s.c, s.c.pool
 	c.answered.Add(-1)
+	c.streams.remove(s)
 	p.lock()
 	defer p.unlock()
 	if now := time.Now(); c.carries() {

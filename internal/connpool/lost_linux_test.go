@@ -35,8 +35,9 @@ func dialOnly(t *testing.T, n *netns.Network, h2 bool, known idletime.Config) *b
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	go srv.Serve(l)
-	b := &bench{h2: h2, connect: func() (nc net.Conn, err error) {
-		d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probes, Interval: probes, Count: 100}}
+	var b *bench
+	b = &bench{h2: h2, probes: 100, connect: func() (nc net.Conn, err error) {
+		d := net.Dialer{Timeout: 2 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probes, Interval: probes, Count: b.probes}}
 		n.Run(func() { nc, err = d.Dial("tcp", l.Addr().String()) })
 		return nc, err
 	}}
@@ -145,5 +146,59 @@ func TestSensorOnADeadPath(t *testing.T) {
 				t.Errorf("the limit is %+v, want it %s", got, tc.want)
 			}
 		})
+	}
+}
+
+// An idle connection that the kernel gives up, because nothing answers its probes, was
+// not closed by the upstream. It tells nothing of its timeout, but of other connections.
+//
+// Checklist: P29.
+func TestKernelGivesUpIdleConnection(t *testing.T) {
+	t.Parallel()
+	n := netns.New(t)
+	b := dialOnly(t, n, false, idletime.Config{MaxIdle: time.Minute, KeepAlive: time.Hour})
+	b.probes = 2
+	var leases []Lease
+	for range 3 {
+		leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
+	}
+	for _, l := range leases {
+		if _, err := get(&l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	poll.Until(t, "three idle connections", func() bool { return b.Snapshot().Connections["idle"] == 3 })
+	before := b.known.H1.Limit(time.Now(), idletime.Optional{})
+	n.Drop()
+	poll.Until(t, "none is left", func() bool { return b.Snapshot().Connections["idle"] == 0 })
+	poll.Until(t, "all are told", func() bool { return b.seen.closed(CloseSilent)+b.seen.closed(CloseSuspect) == 3 })
+	if b.seen.closed(CloseSilent) == 0 {
+		t.Error("none was closed by the kernel")
+	}
+	time.Sleep(1500 * time.Millisecond) // closes are judged a second later
+	if got := b.known.H1.Limit(time.Now(), idletime.Optional{}); got != before {
+		t.Errorf("the limit is %+v, was %+v", got, before)
+	}
+}
+
+// A connection whose probe is unanswered is not handed out, and does not stay idle.
+//
+// Checklist: P29.
+func TestDeafConnectionIsNotHandedOut(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{false, true} {
+		n := netns.New(t)
+		b := dialOnly(t, n, h2, idletime.Config{MaxIdle: time.Minute, KeepAlive: time.Hour})
+		l := mustAcquire(t, b.Pool, anything)
+		if _, err := get(&l); err != nil {
+			t.Fatal(err)
+		}
+		n.Drop()
+		time.Sleep(2500 * time.Millisecond)                         // a probe is due after a second, the next after another
+		if l, err := b.Acquire(t.Context(), anything); err == nil { // and no other can be dialed
+			t.Errorf("h2 %v: it was handed out", h2)
+			l.Unused()
+		}
+		poll.Until(t, "the other one is closed", func() bool { return b.seen.closed(CloseSuspect) == 1 })
 	}
 }

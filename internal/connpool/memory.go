@@ -21,9 +21,10 @@ const (
 type Memory struct {
 	H1, H2 *idletime.Learner // servers have separate timeouts for the two
 
-	protocol atomic.Int32 // of the last connection that could choose
-	streams  atomic.Int32 // how many streams the last HTTP/2 connection allowed; zero: not known
-	usable   average      // the time from dial to SETTINGS
+	protocol atomic.Int32              // of the last connection that could choose
+	streams  atomic.Int32              // how many streams the last HTTP/2 connection allowed; zero: not known
+	usable   average                   // the time from dial to SETTINGS
+	suspects atomic.Pointer[time.Time] // connections that are idle since then, or for longer
 }
 
 // Protocol returns what the last connection spoke that could choose.
@@ -42,6 +43,19 @@ func (m *Memory) allows(streams int) {
 	if n := int32(min(streams, 1<<20)); n > 0 && n != m.streams.Load() {
 		m.streams.Store(n)
 	}
+}
+
+// suspect makes connections suspect that have been idle since before a time.
+func (m *Memory) suspect(before time.Time) {
+	if old := m.suspects.Load(); old == nil || old.Before(before) {
+		m.suspects.Store(&before)
+	}
+}
+
+// suspicious tells whether a connection that is idle since then is suspect.
+func (m *Memory) suspicious(since time.Time) bool {
+	before := m.suspects.Load()
+	return before != nil && !since.After(*before)
 }
 
 // An average of durations counts the last one for a quarter. Two of them noted at

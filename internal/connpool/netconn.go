@@ -43,15 +43,20 @@ type netConn struct {
 	sent    atomic.Bool  // something of the request was written
 	got     atomic.Int64 // bytes read since take-out
 	last    atomic.Int64 // bytes of the last Read that had any
+	readAt  atomic.Int64 // end of that Read, in nanoseconds since started
+	settled atomic.Int64 // when the upstream was last seen to have all that was sent, likewise
+	taken   atomic.Int64 // when a request last took it as it was idle, likewise
 	written atomic.Int64 // end of the last Write, in nanoseconds since started
 	timing  atomic.Bool  // the next byte ends a response time
 	secured atomic.Bool  // what is read from now on is HTTP
 	entries atomic.Int32 // of Read, since secured
 	shut    atomic.Bool
 	ending  atomic.Pointer[ending]
-	info    atomic.Pointer[socket.Info] // as it was closed, without a response
+	silence atomic.Pointer[socket.Silence] // as it was closed, without a response
 
 	socket socket.Peeker
+	tcp    socket.TCP
+	watch  socket.Watch
 	byReader
 }
 
@@ -64,9 +69,10 @@ type byReader struct {
 // An ending is how the connection ended, as seen from below.
 type ending struct {
 	at       time.Time
-	err      error // of Read, if it was the first sign
-	last     int   // bytes of the last Read
-	inFlight int   // HTTP/2: streams
+	err      error         // of Read, if it was the first sign
+	last     int           // bytes of the last Read
+	quiet    time.Duration // since the last Read
+	inFlight int           // HTTP/2: streams
 }
 
 // started is what monotonic times in atomics are relative to.
@@ -75,6 +81,8 @@ var started = time.Now()
 // wrap makes c the socket of n.
 func (n *netConn) wrap(c net.Conn) {
 	n.Conn = c
+	n.tcp = socket.Of(c)
+	n.readAt.Store(int64(time.Since(started)))
 	n.socket.Init(c, func() { n.reading.Store(false) }, func() {
 		n.reading.Store(true)
 		n.owner.outOfData()
@@ -85,6 +93,7 @@ func (n *netConn) wrap(c net.Conn) {
 // read_timeout, which has been running since the connection became idle.
 func (n *netConn) take(now time.Time, timing bool) {
 	n.renewTimeout(now)
+	n.taken.Store(int64(now.Sub(started)))
 	n.sent.Store(false)
 	n.got.Store(0)
 	n.timing.Store(timing)
@@ -113,6 +122,7 @@ func (n *netConn) Read(p []byte) (count int, err error) {
 	if count > 0 {
 		n.got.Add(int64(count))
 		n.last.Store(int64(count))
+		n.readAt.Store(int64(now.Sub(started)))
 		if n.timing.Swap(false) && now.Sub(n.measuredAt) >= measureEvery {
 			n.measuredAt = now
 			n.owner.measured(now, now.Sub(started)-time.Duration(n.written.Load()))
@@ -168,24 +178,26 @@ func (n *netConn) Close() error {
 		return net.ErrClosed
 	}
 	n.end(time.Now(), nil)
-	if n.owner.is(busy) && !n.responded() { // perhaps the request was lost
-		if info, ok := socket.Of(n.Conn).Info(); ok {
-			n.info.Store(&info)
-		}
+	if c := n.owner; c.carries() && (c.h2 || n.noise > 0 || !n.responded()) { // perhaps a request was lost
+		s := n.silent(time.Now(), started.Add(time.Duration(n.taken.Load())))
+		n.silence.Store(&s)
 	}
 	err := n.Conn.Close()
 	n.owner.socketClosed()
 	return err
 }
 
-// lost tells whether a request, which was sent waiting ago, seems to get lost. HTTP/1
-// connections are closed when that is asked.
-func (n *netConn) lost(waiting time.Duration) bool {
-	if info := n.info.Load(); info != nil {
-		return info.Lost(waiting)
+// silent returns what the upstream has to say of what it was sent, the last request at
+// the time given, or as the connection was closed.
+func (n *netConn) silent(now, sent time.Time) socket.Silence {
+	if s := n.silence.Load(); s != nil {
+		return *s
 	}
-	info, ok := socket.Of(n.Conn).Info()
-	return ok && info.Lost(waiting)
+	info, ok := n.tcp.Info()
+	if !ok {
+		return socket.Silence{}
+	}
+	return n.watch.Look(now, info, sent)
 }
 
 // CloseWrite lets an upgraded connection be half-closed.
@@ -201,7 +213,7 @@ func (n *netConn) end(at time.Time, err error) {
 	if n.ending.Load() != nil {
 		return
 	}
-	e := &ending{at: at, err: err, last: int(n.last.Load())}
+	e := &ending{at: at, err: err, last: int(n.last.Load()), quiet: at.Sub(started) - time.Duration(n.readAt.Load())}
 	if c := n.owner; !c.is(dialing) && c.h2 {
 		e.inFlight = c.cc.InFlight()
 	}

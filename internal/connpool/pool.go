@@ -65,7 +65,9 @@ type Pool struct {
 	timer   *time.Timer
 	timerAt time.Time // zero: not armed
 	lookAt  time.Time // when to look at the sensor again
-	gone    bool
+
+	listenAt time.Time // when to listen to those that wait for a response; zero: none does
+	gone     bool
 }
 
 // NewPool returns a pool that belongs to g.
@@ -90,6 +92,10 @@ func (p *Pool) Acquire(ctx context.Context, n Need) (Lease, error) {
 		}
 		if g.look && !g.c.looksAlive() {
 			p.distrust(g.c)
+			continue
+		}
+		if g.listen && g.c.deaf(g.idle) {
+			p.avoid(g.c)
 			continue
 		}
 		l := Lease{pool: p, c: g.c, need: n, nth: g.nth, First: g.first, Reused: g.reused, Idle: g.idle, Limit: g.limit}
@@ -261,6 +267,7 @@ func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need) (grant, bool) {
 		}
 		g.look = g.idle >= lookAfter
 	}
+	g.listen = g.idle >= longIdle || c.quiet(now)
 	p.leaseLocked(c, now, n)
 	return g, true
 }
@@ -285,7 +292,7 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
 		}
 		return grant{}, false
 	}
-	g := grant{c: c, nth: c.requests + 1, reused: true, first: c.requests == 0, idle: age, limit: c.limit, look: age >= lookAfter}
+	g := grant{c: c, nth: c.requests + 1, reused: true, first: c.requests == 0, idle: age, limit: c.limit, look: age >= lookAfter, listen: age >= longIdle}
 	p.leaseLocked(c, now, n)
 	return g, true
 }
@@ -295,6 +302,7 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	if c.leases > 0 {
 		p.lists[c.listOf(busy)].touch(c)
 	} else {
+		c.idledFor, c.lost = c.age(now), false
 		c.net.take(now, n.Bodyless && !c.h2)
 		p.moveLocked(c, busy)
 		p.use.note(now, p.inLocked(busy))
@@ -312,6 +320,7 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	c.requests++
 	c.bound = c.bound || n.Bound
 	c.takenAt = now
+	p.listenLocked(c, now)
 }
 
 // closeLocked closes c for the given reason.
@@ -326,7 +335,7 @@ func (p *Pool) closeLocked(c *conn, reason CloseReason) {
 	}
 	p.moveLocked(c, closing)
 	c.reason = reason
-	p.afterLocked(event{kind: hangUp, conn: c})
+	p.afterLocked(event{kind: hangUp, conn: c, reason: reason})
 }
 
 // growStack touches more stack than acquire needs with the pool locked. A request is

@@ -38,6 +38,7 @@ type grant struct {
 	reused bool           // it came out of the pool
 	first  bool           // it has carried no request
 	look   bool           // into its socket, before it is used
+	listen bool           // whether its path is alive, likewise
 	idle   time.Duration  // for how long it was idle
 	limit  idletime.Limit // what its limit was, if reused
 	err    error

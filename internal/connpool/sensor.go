@@ -145,6 +145,9 @@ func (p *Pool) removed(c *conn) {
 	if !c.is(closing) {
 		p.coolLocked(c, now)
 	}
+	if (end == CloseSilent || end == ClosePing) && c.reason == "" {
+		p.suspectLocked(now, c.age(now))
+	}
 	p.moveLocked(c, closed)
 	p.afterLocked(event{kind: ended, reason: reason})
 	if c.requests == 0 {
@@ -162,6 +165,8 @@ func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) Close
 	switch {
 	case c.reason != "":
 		return c.reason
+	case end == CloseSilent, end == ClosePing:
+		return end
 	case !p.cfg.Reuse:
 		return CloseRequested
 	case c.h2 && known && c.net.ending.Load().inFlight == 0:
@@ -180,6 +185,9 @@ func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) Close
 // the upstream closes idle connections.
 func (c *conn) howEnded() (reason CloseReason, closedByUpstream bool) {
 	end := c.net.ending.Load()
+	if reason, silent := c.net.endedBySilence(); silent {
+		return reason, false
+	}
 	if end.err != nil {
 		if errors.Is(end.err, os.ErrDeadlineExceeded) {
 			return CloseReadTimeout, false
@@ -199,18 +207,4 @@ func (c *conn) howEnded() (reason CloseReason, closedByUpstream bool) {
 		return CloseUpstream, true
 	}
 	return CloseSurplus, false
-}
-
-// suspectLocked closes the idle connections that are at least half as old as one
-// that was dead: whatever ended it is likely to have ended them.
-func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
-	for _, l := range [...]int{int(idle), listPinned} {
-		for c := p.lists[l].first; c != nil; {
-			next := c.links[linkPool].next
-			if c.age(now) >= age/2 {
-				p.closeLocked(c, CloseSuspect)
-			}
-			c = next
-		}
-	}
 }

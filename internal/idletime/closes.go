@@ -89,8 +89,12 @@ type early struct {
 
 // outlived notes a sighting and tells whether it shows that the cap's reason was no
 // timeout of all servers: the connection became idle after it, and was open for
-// clearly longer.
+// clearly longer. Where requests were lost, only an answer shows that: connections on a
+// dead path stay open.
 func (e *early) outlived(s Sighting) bool {
+	if e.bound == BoundSilence && s.Proof != Answered {
+		return false
+	}
 	if e.idle == 0 || s.At.Sub(e.at) < s.Idle || !clearlyLonger(s.Idle, e.idle) {
 		return false
 	}

@@ -18,6 +18,7 @@ type Learner struct {
 
 	mu         sync.Mutex
 	closes     closes
+	losses     losses
 	pattern    pattern
 	evidence   evidence
 	ends       ends
@@ -159,13 +160,19 @@ func (l *Learner) sawOpen(s Sighting) (ofCap bool) {
 // LostInSilence records that a request got no answer on a connection that had been
 // idle, and was used by that limit: what it sent was not acknowledged. The path
 // has lost the connection without a word. That caps the limit, but is no timeout
-// to be learned.
+// to be learned. Below half of the limit one loss is more likely an outage, in which
+// idle ages mean nothing, so it takes several. They leave open how much earlier the
+// path forgets connections: half of the least is safe.
 func (l *Learner) LostInSilence(now time.Time, idle time.Duration, limit Limit) {
-	if idle < limit.Value/2 {
-		return
-	}
 	l.begin(now)
 	defer l.end()
+	if idle < limit.Value/2 {
+		var enough bool
+		if idle, enough = l.losses.add(now, idle); !enough {
+			return
+		}
+		idle /= 2
+	}
 	keepAlive, _ := l.knowledge(now).keepAlive()
 	l.closes.cap(early{at: now, idle: idle, bound: BoundSilence}, keepAlive)
 }

@@ -18,6 +18,9 @@ func TestLostInSilence(t *testing.T) {
 	}{
 		{"at 30 s", []time.Duration{30 * s}, 28500 * ms, BoundSilence},
 		{"below half of the limit it was something else", []time.Duration{20 * s}, 57 * s, BoundKeepAlive},
+		{"twice it may have been, too", []time.Duration{20 * s, 22 * s}, 57 * s, BoundKeepAlive},
+		{"three times it was not", []time.Duration{22 * s, 20 * s, 25 * s}, 9500 * ms, BoundSilence},
+		{"on a connection just used it always is", []time.Duration{ms, ms, ms, ms}, 57 * s, BoundKeepAlive},
 		{"the lowest counts", []time.Duration{50 * s, 30 * s, 40 * s}, 28500 * ms, BoundSilence},
 		{"however often", []time.Duration{30 * s, 30 * s, 30 * s, 30 * s}, 28500 * ms, BoundSilence},
 	} {
@@ -36,6 +39,24 @@ func TestLostInSilence(t *testing.T) {
 				t.Errorf("limit ten minutes later = %v, want 57 s", got)
 			}
 		})
+	}
+}
+
+// Connections that are open for longer do not show that requests get through on them.
+// Answers do.
+//
+// Checklist: P29.
+func TestOnlyAnswersRefuteSilence(t *testing.T) {
+	for _, proof := range []Proof{LivePath, Answered} {
+		c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
+		l.LostInSilence(c.now, 30*time.Second, l.Limit(c.now, Optional{}))
+		c.add(time.Minute)
+		for i := range 10 {
+			l.SawOpen(Sighting{At: c.now, Idle: 50 * time.Second, Opened: c.now.Add(-time.Duration(i+1) * time.Minute), Proof: proof})
+		}
+		if got := l.Limit(c.now, Optional{}); (got.Bound == BoundSilence) != (proof == LivePath) {
+			t.Errorf("proof %d: %v", proof, got)
+		}
 	}
 }
 

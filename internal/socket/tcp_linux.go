@@ -25,6 +25,9 @@ func Of(c net.Conn) TCP {
 	return TCP{raw}
 }
 
+// Exists tells whether there is one.
+func (t TCP) Exists() bool { return t.raw != nil }
+
 // Info looks into the socket. It reports false where there is none, or none any
 // more.
 func (t TCP) Info() (Info, bool) {
@@ -40,9 +43,13 @@ func (t TCP) Info() (Info, bool) {
 	}
 	return Info{
 		Unacked:     int(info.Unacked),
+		Acked:       info.Bytes_acked,
+		Unsent:      int(info.Notsent_bytes),
+		Window:      int(info.Snd_wnd),
 		Retransmits: int(info.Retransmits),
 		Backoff:     int(info.Backoff),
 		Probes:      int(info.Probes),
 		LastAck:     time.Duration(info.Last_ack_recv) * time.Millisecond,
+		LastSent:    time.Duration(info.Last_data_sent) * time.Millisecond,
 	}, true
 }

@@ -49,6 +49,8 @@ func TestDroppedPackets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var watch Watch
+	var sent time.Time
 	look := func() Info {
 		t.Helper()
 		info, ok := Of(client).Info()
@@ -63,15 +65,16 @@ func TestDroppedPackets(t *testing.T) {
 		return info.Unacked == 0 && info.Alive(15*time.Second)
 	})
 	n.Drop()
+	silence := func() Silence { return watch.Look(time.Now(), look(), sent) }
+	sent = time.Now()
 	send()
-	sent := time.Now()
-	poll.Until(t, "the request is lost", func() bool { return look().Lost(time.Since(sent)) })
+	poll.Until(t, "the request is lost", func() bool { return silence().Lost() })
 	if info := look(); info.Unacked == 0 || info.Retransmits == 0 || info.Alive(15*time.Second) {
 		t.Errorf("of a lost request: %+v", info)
 	}
-	poll.Until(t, "the path is silent", func() bool { return look().Unanswered(time.Since(sent)) > 2*time.Second })
+	poll.Until(t, "the path is silent", func() bool { return silence().For > 2*time.Second })
 	n.Pass()
-	poll.Until(t, "it is not once packets pass again", func() bool { return look().Unanswered(time.Since(sent)) == 0 })
+	poll.Until(t, "it is not once packets pass again", func() bool { return silence() == Silence{} })
 }
 
 // A peer that reads nothing closes its window. It answers probes, so it is there.
@@ -82,11 +85,13 @@ func TestClosedWindow(t *testing.T) {
 	if _, err := io.CopyN(client, endless{}, 64<<20); err == nil {
 		t.Fatal("the window took everything")
 	}
+	var watch Watch
+	start := time.Now()
 	for range 30 {
 		time.Sleep(100 * time.Millisecond)
 		info, ok := Of(client).Info()
-		if !ok || info.Unanswered(time.Minute) > 2500*time.Millisecond || info.Lost(time.Minute) {
-			t.Fatalf("of a peer that reads nothing: %+v, %v", info, ok)
+		if s := watch.Look(time.Now(), info, start); !ok || s.Lost() {
+			t.Fatalf("of a peer that reads nothing: %+v, %v, %v", info, ok, s)
 		}
 	}
 }

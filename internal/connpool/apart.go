@@ -1,0 +1,95 @@
+package connpool
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+)
+
+// An event stream outlives an outage that costs other requests on its HTTP/2 connection
+// their patience. So a request that joins a response which has been arriving for long
+// can be given up by itself. That takes a context of its own, so not all have it.
+
+// lasting is for how long a response must have been arriving.
+const lasting = time.Second
+
+var errGivenUp = errors.New("giving up request: the upstream acknowledges nothing")
+
+// apart is what it takes to give up a request, but not its connection.
+type apart struct {
+	giveUp context.CancelCauseFunc
+	over   bool // guarded by the pool's lock
+}
+
+// part makes the request one that can be given up by itself. Its context ends with
+// that of the client's request.
+func (l *Lease) part(req *http.Request) *http.Request {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	l.apart = &apart{giveUp: cancel}
+	l.pool.lock()
+	defer l.pool.unlock()
+	if l.c.apart == nil {
+		l.c.apart = make(map[*apart]bool)
+	}
+	l.c.apart[l.apart] = true
+	return req.WithContext(ctx)
+}
+
+// rejoin says that the request waits no more.
+func (l *Lease) rejoin() {
+	l.pool.lock()
+	defer l.pool.unlock()
+	delete(l.c.apart, l.apart)
+}
+
+// giveUpLocked gives up the requests that wait on c. If it carries responses as well,
+// and can do without those requests, it stays for them, and takes no more.
+func (p *Pool) giveUpLocked(c *conn) {
+	arriving := int(c.answered.Load())
+	if arriving == 0 || c.leases-arriving > len(c.apart) {
+		p.closeLocked(c, CloseUnacked)
+		return
+	}
+	p.retreatLocked(c)
+	for a := range c.apart {
+		a.over = true
+		p.afterLocked(event{kind: givingUp, apart: a})
+	}
+}
+
+// push adds a response that begins to arrive.
+func (s *streamClock) push(b *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.older = s.newest; b.older != nil {
+		b.older.newer = b
+	} else {
+		s.oldest = b
+	}
+	s.newest = b
+}
+
+// remove takes out a response that has arrived.
+func (s *streamClock) remove(b *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.older != nil {
+		b.older.newer = b.newer
+	} else {
+		s.oldest = b.newer
+	}
+	if b.newer != nil {
+		b.newer.older = b.older
+	} else {
+		s.newest = b.older
+	}
+	b.older, b.newer = nil, nil
+}
+
+// last tells whether a response has been arriving for long.
+func (s *streamClock) last(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.oldest != nil && now.Sub(s.oldest.began) >= lasting
+}

@@ -1,0 +1,220 @@
+package connpool
+
+import (
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/socket"
+)
+
+// A path that drops everything looks like an upstream that has nothing to say. The
+// kernel knows more: whether what was sent is acknowledged, and probes are answered.
+
+const (
+	// listenEvery is the time between two looks at connections that wait for a response.
+	listenEvery = 500 * time.Millisecond
+
+	// quietFor is for how long nothing must have been read before a look is worth its
+	// system call. Nothing is sent again sooner than in 200 ms.
+	quietFor = 250 * time.Millisecond
+
+	// longIdle is the idle age from which a look into TCP_INFO is worth it.
+	longIdle = time.Second
+)
+
+// waits tells whether c carries a request without a byte of a response. What arrives
+// during the first one may belong to TLS: session tickets.
+func (c *conn) waits() bool {
+	if c.h2 {
+		return c.carries() && c.leases > int(c.answered.Load())
+	}
+	return c.is(busy) && (!c.net.responded() || c.requests == 1 && c.net.noise > 0)
+}
+
+// quiet tells whether c waits for a response, and nothing has been read lately.
+func (c *conn) quiet(now time.Time) bool {
+	since := max(c.net.readAt.Load(), c.net.taken.Load())
+	return c.waits() && now.Sub(started)-time.Duration(since) >= quietFor
+}
+
+// deaf tells whether c, which was taken out of the pool, had better not be used: its
+// upstream owes an answer, or has not shown for long that it is there.
+func (c *conn) deaf(idle time.Duration) bool {
+	info, ok := c.net.tcp.Info()
+	if !ok {
+		return false
+	}
+	if c.net.watch.Look(time.Now(), info, time.Time{}).Doubtful() {
+		return true
+	}
+	probed := c.pool.cfg.ProbeInterval
+	return idle >= longIdle && probed > 0 && !info.Alive(probed)
+}
+
+// avoid ends the lease of a connection that is deaf, and has it carry no more requests.
+func (p *Pool) avoid(c *conn) {
+	p.lock()
+	defer p.unlock()
+	c.requests--
+	switch now := time.Now(); {
+	case !c.carries():
+	case c.leases > 1:
+		p.retreatLocked(c)
+		p.endStreamLocked(c, now, c.lastEnd(now))
+	default:
+		p.closeLocked(c, CloseSuspect)
+	}
+}
+
+// retreatLocked has an HTTP/2 connection take no more requests: its path seems dead.
+// Other streams may outlive the outage.
+func (p *Pool) retreatLocked(c *conn) {
+	if c.is(busy) {
+		c.reason = CloseFailed
+		p.moveLocked(c, draining)
+	}
+}
+
+// listenLocked has the timer listen to c, which begins to wait for a response. There is
+// one timer for all: requests come and go more often than it runs.
+func (p *Pool) listenLocked(c *conn, now time.Time) {
+	if p.listenAt.IsZero() && c.net.tcp.Exists() {
+		p.listenAt = now.Add(listenEvery)
+		p.armLocked(p.listenAt)
+	}
+}
+
+// heard is what was heard of a connection that waits for a response.
+type heard struct {
+	conn    *conn
+	silence socket.Silence
+}
+
+// listen looks into the sockets of connections that wait for a response, before the
+// pool is locked. It needs no look where nothing was sent since the upstream had all.
+func (p *Pool) listen() (all []heard) {
+	p.lock()
+	if now := time.Now(); !p.listenAt.IsZero() && !now.Before(p.listenAt) {
+		p.listenAt = time.Time{}
+		for _, l := range [...]int{int(busy), listStreams, int(draining)} {
+			for c := p.lists[l].first; c != nil; c = c.links[linkPool].next {
+				if c.waits() {
+					p.listenAt = now.Add(listenEvery)
+				}
+				if c.quiet(now) && c.net.written.Load() >= c.net.settled.Load() {
+					all = append(all, heard{conn: c})
+				}
+			}
+		}
+	}
+	p.unlock()
+	for i := range all {
+		all[i].silence = all[i].conn.net.listen()
+	}
+	return all
+}
+
+// listen looks into the socket, and notes whether the upstream has all that was sent.
+func (n *netConn) listen() socket.Silence {
+	now := time.Now()
+	info, ok := n.tcp.Info()
+	if ok && info.Unacked == 0 && info.Unsent == 0 {
+		n.settled.Store(int64(now.Sub(started)))
+	}
+	if !ok {
+		return socket.Silence{}
+	}
+	return n.watch.Look(now, info, started.Add(time.Duration(n.taken.Load())))
+}
+
+// judgeLocked does what is due about connections that were listened to. At the first
+// that is lost, others are suspect. What has been silent for too long is given up.
+func (p *Pool) judgeLocked(all []heard, now time.Time) {
+	for _, h := range all {
+		c, s := h.conn, h.silence
+		if !c.waits() {
+			continue
+		}
+		if c.h2 && s.Doubtful() {
+			p.retreatLocked(c)
+		}
+		if s.Lost() && !c.lost {
+			c.lost = true
+			p.suspectLocked(now, c.idledFor)
+		}
+		if most := p.cfg.UnackedTimeout; most > 0 && s.Repeated && s.For >= most {
+			p.giveUpLocked(c)
+		}
+	}
+	if !p.listenAt.IsZero() {
+		p.armLocked(p.listenAt)
+	}
+}
+
+// suspectLocked closes the idle connections that are at least half as old as one
+// that was dead: whatever ended it is likely to have ended them. Other pools of the
+// upstream do so before they use one.
+func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
+	before := now.Add(-age / 2)
+	p.memory.suspect(before)
+	for _, l := range [...]int{int(idle), listPinned, int(fresh)} {
+		for c := p.lists[l].first; c != nil; {
+			next := c.links[linkPool].next
+			if !c.idleAt.After(before) {
+				p.closeLocked(c, CloseSuspect)
+			}
+			c = next
+		}
+	}
+}
+
+// heardOf completes what is known of a request that failed: was it given up for
+// silence?
+func (l *Lease) heardOf(f *Failure) {
+	c := l.c
+	l.pool.lock()
+	defer l.pool.unlock()
+	if f.Silent, _ = c.net.endedBySilence(); c.reason == CloseUnacked || l.apart != nil && l.apart.over {
+		f.Silent = CloseUnacked
+	}
+	if f.Silent != "" {
+		f.Refused, f.StreamOnly, f.Responded = false, false, false
+	}
+}
+
+// wasReset tells whether the upstream does not know the connection.
+func (n *netConn) wasReset() bool {
+	end := n.ending.Load()
+	return end != nil && errors.Is(end.err, syscall.ECONNRESET)
+}
+
+// hangUp closes c. Where nobody answers, nobody need be told.
+func (c *conn) hangUp(reason CloseReason) {
+	if reason == CloseUnacked {
+		_ = c.net.Close()
+	}
+	_ = c.cc.Close()
+}
+
+// endedBySilence tells whether the socket ended by silence, and which: nobody answered our
+// kernel, or a PING of net/http's.
+func (n *netConn) endedBySilence() (CloseReason, bool) {
+	end := n.ending.Load()
+	switch {
+	case end == nil:
+	case errors.Is(end.err, syscall.ETIMEDOUT), errors.Is(end.err, syscall.EHOSTUNREACH), errors.Is(end.err, syscall.ENETUNREACH):
+		return CloseSilent, true
+	case n.owner.h2 && end.err == nil && n.lostPing(end):
+		return ClosePing, true
+	}
+	return "", false
+}
+
+// lostPing tells whether net/http seems to have closed the connection for a lost PING.
+// It says so to nobody but requests under way. Whatever else makes it close one has
+// just been read.
+func (n *netConn) lostPing(end *ending) bool {
+	most := n.owner.pool.cfg.PingTimeout
+	return most > 0 && end.quiet >= most
+}
