@@ -15,6 +15,9 @@ import (
 //	    max_pending         <n>
 //	    acquire_timeout     <duration>
 //	    min_idle            <n>
+//	    unacked_timeout     <duration>
+//	    ping_interval       <duration> | off
+//	    ping_timeout        <duration>
 //	    remember            on | off
 //	    follow_dns          <interval> | off
 //

@@ -19,6 +19,13 @@ const (
 	defaultDialTimeout    = 10 * time.Second
 	defaultHandshake      = 10 * time.Second
 	defaultFollowDNS      = 30 * time.Second
+	defaultUnacked        = 20 * time.Second
+	leastUnacked          = time.Second
+	defaultPingTimeout    = 15 * time.Second
+
+	// firstProbe is after how long Go has TCP probe an idle connection for the first
+	// time, where a keep-alive interval is set (net.KeepAliveConfig).
+	firstProbe = 15 * time.Second
 )
 
 // config is the checked configuration of a transport, all defaults filled in.
@@ -30,6 +37,7 @@ type config struct {
 	proxyProtocol bool
 	remember      bool
 	followDNS     time.Duration // negative: off
+	pingInterval  time.Duration // of HTTP/2; zero: there are none
 }
 
 // config returns what the pools are run with, before the embedded transport
@@ -57,12 +65,17 @@ func (t *Transport) config() config {
 			MaxPending:     defaultMaxPending,
 			AcquireTimeout: orElse(t.AcquireTimeout, defaultAcquireTimeout),
 			MinIdle:        t.MinIdle,
+			UnackedTimeout: orElse(t.UnackedTimeout, defaultUnacked),
 			MaxIdle:        defaultIdle,
 			MaxIdlePerPool: defaultIdlePerHost,
 		},
 		proxyProtocol: t.ProxyProtocol != "",
 		remember:      t.Remember == nil || *t.Remember,
 		followDNS:     orElse(t.FollowDNS, defaultFollowDNS),
+		pingInterval:  time.Duration(t.PingInterval),
+	}
+	if cfg.pingInterval > 0 {
+		cfg.PingTimeout = orElse(t.PingTimeout, defaultPingTimeout)
 	}
 	if t.MaxLifetimeJitter != nil {
 		cfg.Jitter = *t.MaxLifetimeJitter
@@ -97,8 +110,8 @@ func (t *Transport) complete(cfg *config) {
 	if t.TLS != nil && t.TLS.HandshakeTimeout > 0 {
 		cfg.handshake = time.Duration(t.TLS.HandshakeTimeout)
 	}
-	if ka := t.KeepAlive; ka != nil {
-		cfg.ProbeInterval = max(time.Duration(ka.ProbeInterval), 0)
+	if ka := t.KeepAlive; ka != nil && ka.ProbeInterval > 0 {
+		cfg.ProbeInterval = max(time.Duration(ka.ProbeInterval), firstProbe)
 	}
 	cfg.h2c = slices.Contains(t.Versions, "h2c")
 }

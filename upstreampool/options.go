@@ -3,6 +3,7 @@ package upstreampool
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,9 @@ var options = []option{
 	{name: "max_pending", field: func(t *Transport) any { return &t.MaxPending }},
 	{name: "acquire_timeout", field: func(t *Transport) any { return &t.AcquireTimeout }},
 	{name: "min_idle", field: func(t *Transport) any { return &t.MinIdle }},
+	{name: "unacked_timeout", field: func(t *Transport) any { return &t.UnackedTimeout }},
+	{name: "ping_interval", field: func(t *Transport) any { return &t.PingInterval }, standsForDefault: "off"},
+	{name: "ping_timeout", field: func(t *Transport) any { return &t.PingTimeout }},
 	{name: "remember", field: func(t *Transport) any { return &t.Remember }, standsForDefault: "on"},
 	{name: "follow_dns", field: func(t *Transport) any { return &t.FollowDNS }, canBeOff: true},
 }
@@ -123,6 +127,7 @@ func (t *Transport) check() error {
 	c.keepAlive()
 	c.minIdle()
 	c.followDNS()
+	c.silence()
 	return errors.Join(c.errs...)
 }
 
@@ -226,5 +231,19 @@ func (c *check) minIdle() {
 		if most.value > 0 && n > most.value {
 			c.refuse("min_idle '%d': must be at most %s '%d'", n, most.name, most.value)
 		}
+	}
+}
+
+// silence checks the settings of what is done about upstreams that answer nothing.
+func (c *check) silence() {
+	if u := c.UnackedTimeout; u > 0 && time.Duration(u) < leastUnacked {
+		c.refuse("unacked_timeout '%s': must be at least %s, since what is lost is sent again first", time.Duration(u), leastUnacked)
+	}
+	if p := c.PingTimeout; p > 0 && c.PingInterval == 0 {
+		c.refuse("ping_timeout '%s': needs a ping_interval", time.Duration(p))
+	}
+	http2 := len(c.Versions) == 0 || slices.Contains(c.Versions, "2") || slices.Contains(c.Versions, "h2c")
+	if i := c.PingInterval; i > 0 && !http2 {
+		c.refuse("ping_interval '%s': versions '%s' has no HTTP/2", time.Duration(i), strings.Join(c.Versions, " "))
 	}
 }

@@ -37,6 +37,9 @@ func (p *pool) Hedged() { p.requests.hedged.Inc() }
 
 // Closed implements [connpool.Events].
 func (p *pool) Closed(reason connpool.CloseReason) {
+	if reason == connpool.CloseUnacked || reason == connpool.ClosePing || reason == connpool.CloseSilent {
+		p.core.log().Warn("upstream went silent", zap.String("upstream", p.name), zap.String("reason", string(reason)))
+	}
 	countClosed(p.label, reason)
 	p.count(func(s *stats) { s.closes[reason]++ })
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"time"
 
@@ -201,16 +200,17 @@ func (x *exchange) attempt(t *try) {
 
 // failed finds out what an error means, and ends the lease.
 func (x *exchange) failed(t *try) {
-	var timeout net.Error
-	ours := x.ctx.Err() != nil || x.body.Failed() || errors.As(t.err, &timeout) && timeout.Timeout()
-	f := t.lease.Fail(t.err, ours)
+	f := t.lease.Fail(t.err, x.ctx.Err() != nil || x.body.Failed() || timedOut(t.err))
 	if t.doubted && !f.Ours {
 		t.pool.unanswered(t.err)
 	}
 	o := &t.known
 	o.BodyKept = x.body.Rewindable()
 	o.Ours, o.Written, o.Responded = f.Ours, f.Written, f.Responded
-	o.Refused, o.StreamOnly, o.Raced = f.Refused, f.StreamOnly, f.Raced
+	o.Refused, o.StreamOnly, o.Raced, o.Silent = f.Refused, f.StreamOnly, f.Raced, f.Silent != ""
+	if f.Silent != "" && !f.Ours {
+		t.err = &silenceError{f.Silent, x.core.cfg.Config}
+	}
 	if !f.Ours && (o.H2 && f.Refused && !f.StreamOnly || !o.H2 && !f.Written && !f.Responded) {
 		t.err = dialError(replay.Plain(t.err)) // nothing was sent
 	}

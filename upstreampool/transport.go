@@ -103,6 +103,23 @@ type Transport struct {
 	// name their own. Default (zero): none.
 	MinIdle int `json:"min_idle,omitempty"`
 
+	// For how long an upstream may owe TCP an acknowledgement while a request waits
+	// for its response. A connection is given up after that: what drops its packets
+	// would have the request wait for a quarter of an hour. A request that may be
+	// repeated is sent once more on a new connection, another one fails with 504.
+	// Upstreams that take their time, read slowly, or stream nothing for hours do
+	// acknowledge what they get. At least `1s`; on Linux only. Default (zero): `20s`.
+	UnackedTimeout caddy.Duration `json:"unacked_timeout,omitempty"`
+
+	// After how long without a frame an HTTP/2 connection is sent a PING (RFC 9113
+	// section 6.7), whether it carries requests or not. Some servers, those of gRPC
+	// by default, end connections that send PINGs often. Default (zero): never.
+	PingInterval caddy.Duration `json:"ping_interval,omitempty"`
+
+	// How long the answer to a PING may take, before the connection is closed. Needs
+	// `ping_interval`. Default (zero): `15s`.
+	PingTimeout caddy.Duration `json:"ping_timeout,omitempty"`
+
 	// Whether to keep what was learned about upstreams in Caddy's storage, so that
 	// it outlives the process: for each instance of Caddy by itself, and only for
 	// upstreams that the configuration names without placeholders, at most 1000.
@@ -270,6 +287,9 @@ func (t *Transport) newCore(cfg config) *core {
 	if tr.Protocols != nil && slices.Contains(t.Versions, "2") {
 		// Go 1.27 goes by this over TLS, too, and Caddy sets it for h2c alone.
 		tr.Protocols.SetHTTP2(true)
+	}
+	if cfg.pingInterval > 0 {
+		tr.HTTP2 = &http.HTTP2Config{SendPingTimeout: cfg.pingInterval, PingTimeout: cfg.PingTimeout}
 	}
 	dial := c.dialer(tr.DialContext)
 	tr.DialContext = dial

@@ -36,6 +36,7 @@ type Outcome struct {
 	Refused    bool // certainly not processed (HTTP/2)
 	StreamOnly bool // the upstream reset this stream, the connection is well (HTTP/2)
 	Raced      bool // the connection was idle for so long that the upstream may have closed it for that
+	Silent     bool // the connection was given up, since the upstream answered nothing, not even in TCP
 
 	BodyKept bool // no body, or all that was read of it can be sent again
 	Status   int  // 0: there is no response
@@ -61,7 +62,7 @@ func (o Outcome) Decide() (Reason, bool) {
 		return "", false
 	case o.H2 && o.Refused:
 		return Refused, true
-	case !o.Reused || o.Responded || o.StreamOnly:
+	case !o.Reused && !o.Silent || o.Responded || o.StreamOnly:
 		return "", false
 	case !o.H2 && !o.Written:
 		return NothingWritten, true

@@ -33,6 +33,10 @@ func TestReplay(t *testing.T) {
 		{"GET that the client gave up", "GET", func(o *Outcome) { o.Ours = true }, ""},
 		{"POST that the client gave up, nothing written", "POST", func(o *Outcome) { o.Ours, o.Written = true, false }, ""},
 
+		{"GET on a fresh connection that went silent", "GET", func(o *Outcome) { o.Reused, o.Silent = false, true }, NoResponse},
+		{"POST on a connection that went silent", "POST", func(o *Outcome) { o.Silent = true }, ""},
+		{"POST on a fresh connection that went silent", "POST", func(o *Outcome) { o.Reused, o.Silent = false, true }, ""},
+
 		{"h2 POST refused", "POST", func(o *Outcome) { o.H2, o.Refused = true, true }, Refused},
 		{"h2 POST refused on a fresh connection", "POST", func(o *Outcome) { o.H2, o.Refused, o.Reused = true, true, false }, Refused},
 		{"h2 POST refused, body lost", "POST", func(o *Outcome) { o.H2, o.Refused, o.BodyKept = true, true, false }, ""},
