@@ -212,8 +212,11 @@ func (l *Lease) Confirm(at time.Time) {
 func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 	p.lock()
 	defer p.unlock()
-	if f.Raced || f.Lost || f.reset {
+	switch {
+	case f.Raced, f.Lost:
 		p.suspectLocked(now, age)
+	case f.reset:
+		p.suspectLocked(now, 0)
 	}
 	if c.h2 && (f.Lost || f.doubtful) {
 		p.retreatLocked(c)
