@@ -32,16 +32,16 @@ var (
 	watched sync.Map // *caddyhttp.Server: those that tell of their connections
 )
 
-// watchClients has the server that is being provisioned tell of its connections, once.
-func watchClients(ctx caddy.Context) {
+// watchClients has the server that is being provisioned tell of its connections, once,
+// and returns it. There may be none. Whoever cleans up removes it from watched.
+func watchClients(ctx caddy.Context) *caddyhttp.Server {
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
-		return
+		return nil
 	}
 	if _, known := watched.LoadOrStore(server, true); known {
-		return
+		return server
 	}
-	ctx.OnCancel(func() { watched.Delete(server) })
 	server.RegisterConnContext(func(ctx context.Context, c net.Conn) context.Context {
 		if !reflect.ValueOf(c).Comparable() {
 			return ctx // a listener wrapper may make connections that are no key of a map
@@ -58,6 +58,7 @@ func watchClients(ctx caddy.Context) {
 			owner.(*connpool.Owner).End()
 		}
 	})
+	return server
 }
 
 // ownerOf returns the owner that stands for the client connection of a request, or one

@@ -345,3 +345,18 @@ func TestCredentialsOfRequests(t *testing.T) {
 		t.Error("pinned")
 	}
 }
+
+// What is known of the servers of a configuration ends with it.
+func TestServersAreForgotten(t *testing.T) {
+	s := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {})
+	stopCaddy(t)
+	port := freePort(t)
+	for range 3 {
+		runCaddy(t, port, "", "", s.addr())
+	}
+	n := 0
+	watched.Range(func(_, _ any) bool { n++; return true })
+	if n != 1 {
+		t.Errorf("%d servers, want 1", n)
+	}
+}

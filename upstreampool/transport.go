@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
@@ -138,6 +139,8 @@ type Transport struct {
 	user *user
 	h3   bool
 
+	server *caddyhttp.Server // that tells of its connections; nil: nobody does
+
 	// answersWhenFull belongs to the reverse_proxy around the transport, so it is
 	// no part of the core, which several may share.
 	answersWhenFull bool
@@ -206,7 +209,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.h3 = len(t.Versions) == 1 && t.Versions[0] == "3"; t.h3 {
 		return nil
 	}
-	watchClients(ctx)
+	t.server = watchClients(ctx)
 	handler := enclosing(ctx)
 	t.answersWhenFull = countsFailures(handler)
 	t.warnOfPressure(handler, ctx.Logger())
@@ -337,6 +340,9 @@ func (c *core) learned(k upstreamKey, h2 bool, e idletime.Event) {
 
 // Cleanup gives up the pools; the last transport to do so closes them.
 func (t *Transport) Cleanup() error {
+	if t.server != nil {
+		watched.Delete(t.server)
+	}
 	if t.key != nil {
 		if _, err := pools.Delete(*t.key); err != nil {
 			return err
