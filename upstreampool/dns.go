@@ -147,6 +147,7 @@ func (d *doubt) again(gone []netip.Addr, interval time.Duration) *doubt {
 	next := &doubt{gone: gone, since: time.Now(), pause: interval / 4, warned: new(atomic.Bool)}
 	if d != nil {
 		next.since, next.warned = d.since, d.warned
+		next.triedAt.Store(d.triedAt.Load())
 	}
 	return next
 }
@@ -154,12 +155,15 @@ func (d *doubt) again(gone []netip.Addr, interval time.Duration) *doubt {
 // tries tells whether a request with need n is the one to try a new connection. One
 // that cannot be repeated does so only if no other has come for a while.
 func (d *doubt) tries(n connpool.Need) bool {
-	now := time.Now()
-	if n.Freshness != connpool.Any || n.Probe || n.Owner != nil || !n.Replayable && now.Sub(d.since) < d.pause {
+	now, pause := time.Now(), d.pause
+	if n.Freshness != connpool.Any || n.Probe || n.Owner != nil || !n.Replayable && now.Sub(d.since) < pause {
 		return false
 	}
+	if !n.Replayable {
+		pause *= 2
+	}
 	last := d.triedAt.Load()
-	return now.UnixNano()-last >= int64(d.pause) && d.triedAt.CompareAndSwap(last, now.UnixNano())
+	return now.UnixNano()-last >= int64(pause) && d.triedAt.CompareAndSwap(last, now.UnixNano())
 }
 
 // acquire returns a connection for a request. A request whose owner matters needs a
@@ -177,11 +181,11 @@ func (p *pool) acquire(ctx context.Context, n connpool.Need) (connpool.Lease, er
 // try returns a new connection, if one can be opened soon. A full pool has room for
 // it, or its old connections would stand in the way for ever.
 func (p *pool) try(ctx context.Context, n connpool.Need, d *doubt) (connpool.Lease, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(d.pause, mostTrial))
+	short, cancel := context.WithTimeout(ctx, min(d.pause, mostTrial))
 	defer cancel()
 	n.Freshness, n.Probe = connpool.Fresh, true
-	l, err := p.Acquire(ctx, n)
-	if err != nil {
+	l, err := p.Acquire(short, n)
+	if err != nil && ctx.Err() == nil {
 		p.unanswered(err)
 	}
 	return l, err
@@ -196,10 +200,11 @@ func (p *pool) unanswered(err error) {
 }
 
 // doubts tells whether a request is the first to learn whether the address of its
-// new connection answers.
+// connection answers: a response from there would have ended the doubt. Such a
+// connection may come out of the pool, where it was kept for nobody so far.
 func (p *pool) doubts(l *connpool.Lease) bool {
 	d := p.doubt.Load()
-	return d != nil && !l.Reused && !slices.Contains(d.gone, l.Remote())
+	return d != nil && !slices.Contains(d.gone, l.Remote())
 }
 
 // answered takes notice of a response: if its address is none that DNS has given

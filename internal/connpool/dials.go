@@ -209,9 +209,16 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 		p.uselessLocked(c, now)
 		return
 	}
-	if c.leases > 0 {
+	switch {
+	case c.leases > 0:
 		p.dials.failed, c.dialedFor = "", nil
-	} else {
+		if c.owner != nil {
+			p.serveLocked(c, now) // its SETTINGS may be here already
+		}
+	case w != nil && w.need.Probe && w.need.Freshness == Fresh && !w.queued:
+		c.dialedFor = nil
+		p.closeLocked(c, CloseNotNeeded) // it took too long to be tried
+	default:
 		p.keepFreshLocked(c, now)
 	}
 	p.startDialsLocked(now)

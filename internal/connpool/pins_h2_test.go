@@ -105,3 +105,32 @@ func TestOwnersGoAway(t *testing.T) {
 		other.Unused()
 	})
 }
+
+// Requests of an owner that wait for its connection to be opened share it with the
+// founder at once if its SETTINGS have arrived by then, however long that one takes.
+func TestOwnersWaitForNoResponse(t *testing.T) {
+	inBubble(t, numbered, func(t *testing.T, b *bench) {
+		dial := b.opt.Dial
+		b.opt.Dial = func(d *Dial) (Dialed, error) {
+			defer time.Sleep(time.Second) // SETTINGS arrive meanwhile
+			return dial(d)
+		}
+		alice := new(Owner)
+		opened := make(chan Lease, 2)
+		for range 2 {
+			go func() { opened <- mustAcquire(t, b.Pool, bound(alice)) }()
+		}
+		one := <-opened
+		time.Sleep(time.Minute)
+		select {
+		case two := <-opened:
+			if two.c != one.c {
+				t.Error("on two connections")
+			}
+			two.Unused()
+		default:
+			t.Error("the second one waits for the first one's response")
+		}
+		one.Unused()
+	})
+}

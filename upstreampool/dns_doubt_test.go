@@ -1,0 +1,108 @@
+package upstreampool
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
+)
+
+// doubted returns when DNS has given up the only address that answers.
+func doubted(t *testing.T, tr *Transport, z *zone) {
+	t.Helper()
+	mustSend(t, tr, get(t))
+	z.names(newAddr)
+	for onlyPool(t, tr).doubt.Load() == nil {
+		time.Sleep(time.Second)
+		if z.lookups.Load() > 10 {
+			t.Fatal("no doubt")
+		}
+	}
+}
+
+// silent hosts take a request each, and end. It takes a while to connect to them.
+func silent(after time.Duration) func(string, net.Conn) (bool, error) {
+	return func(_ string, c net.Conn) (bool, error) {
+		time.Sleep(after)
+		go func() {
+			_, _ = c.Read(make([]byte, 1024))
+			c.Close()
+		}()
+		return true, nil
+	}
+}
+
+// A connection to an address that has not answered yet may come out of the pool: the
+// request that it was dialed for has found another one. If nobody answers there, the
+// next request is repeated on an old one, like one that tries.
+func TestUnansweredConnectionOfPool(t *testing.T) {
+	following(t, known, func(t *testing.T, tr *Transport, z *zone) {
+		doubted(t, tr, z)
+		z.hosts(silent(time.Second))
+		p := onlyPool(t, tr)
+		p.doubt.Load().triedAt.Store(time.Now().UnixNano())
+		l := acquire(t, p, connpool.Need{Replayable: true})
+		answered := make(chan string)
+		go func() { answered <- mustSend(t, tr, get(t)) }()
+		synctest.Wait()
+		l.Unused()
+		if got := <-answered; got != oldAddr {
+			t.Errorf("answered by %q", got)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := p.snapshot().Connections["idle"]; n != 2 {
+			t.Fatalf("%d idle connections, want 2", n)
+		}
+		if got := mustSend(t, tr, get(t)); got != oldAddr {
+			t.Errorf("answered by %q", got)
+		}
+	})
+}
+
+// A client that leaves says nothing about the addresses that DNS names.
+func TestClientLeavesDuringTrial(t *testing.T) {
+	following(t, known, func(t *testing.T, tr *Transport, z *zone) {
+		doubted(t, tr, z)
+		logs, seen := observer.New(zap.WarnLevel)
+		tr.core.users.last.Store(zap.New(logs))
+		z.hosts(func(addr string, c net.Conn) (bool, error) { time.Sleep(500 * time.Millisecond); return false, nil })
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, _, err := send(tr, requestTo(t, ctx, "GET", "tcp", pipeAddr, nil)); err == nil {
+			t.Error("it got an answer")
+		}
+		if n := seen.Len(); n > 0 {
+			t.Error(seen.All())
+		}
+	})
+}
+
+// Of the requests that cannot be repeated none is lost for a try, as long as there are
+// others: neither as the one that tries, nor on what took too long for that to open.
+func TestTriesLoseNothing(t *testing.T) {
+	for name, slow := range map[string]time.Duration{"at once": 0, "slowly": 1400 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			following(t, known, func(t *testing.T, tr *Transport, z *zone) {
+				doubted(t, tr, z)
+				z.hosts(silent(slow))
+				for range 600 {
+					for _, req := range []*http.Request{post(t), get(t)} {
+						if got := mustSend(t, tr, req); got != oldAddr {
+							t.Fatalf("answered by %q", got)
+						}
+						time.Sleep(500 * time.Millisecond)
+					}
+				}
+				time.Sleep(slow)
+			})
+		})
+	}
+}
