@@ -61,6 +61,7 @@ func (c *core) pool(tg *target) *pool {
 func (c *core) newPool(tg *target) *pool {
 	own := *tg
 	p := &pool{core: c, host: hostOf(tg), record: c.records.get(tg.key, c.upstreams.get(tg.key.upstream()))}
+	p.up.pools.Add(1)
 	p.Pool = c.group.NewPool(connpool.Options{
 		Memory:   &p.up.Memory,
 		Protocol: c.protocol(tg.key),
@@ -90,6 +91,7 @@ func (c *core) forget(p *pool) {
 	defer c.mu.Unlock()
 	if c.pools[p.key] == p {
 		delete(c.pools, p.key)
+		p.up.pools.Add(-1)
 	}
 }
 

@@ -3,6 +3,7 @@ package upstreampool
 import (
 	"container/list"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
@@ -11,6 +12,10 @@ import (
 // maxUpstreams bounds the learned state. Clients can choose addresses through
 // placeholders, so it must not grow with what they send.
 const maxUpstreams = 4096
+
+// mostSpared is how many upstreams with connections are spared at most for one
+// that has to go.
+const mostSpared = 100
 
 // upstreamKey is what learned state belongs to: what closes a connection is
 // the server at an address, or the proxy in front of it, whatever the SNI.
@@ -34,6 +39,7 @@ type upstream struct {
 	label string // in metrics; "other" where there are too many
 	connpool.Memory
 	versions replay.Versions // of HTTP/1 that it answers in
+	pools    atomic.Int32    // that have connections to it
 }
 
 // upstreams is an LRU of what is known.
@@ -57,14 +63,24 @@ func (us *upstreams) get(k upstreamKey) *upstream {
 		us.byKey = make(map[upstreamKey]*list.Element)
 	}
 	if us.order.Len() >= maxUpstreams {
-		oldest := us.order.Back()
-		us.order.Remove(oldest)
-		delete(us.byKey, oldest.Value.(*upstream).key)
-		oldest.Value.(*upstream).forgotten()
+		us.forgetOne()
 	}
 	u := us.make(k)
 	us.byKey[k] = us.order.PushFront(u)
 	return u
+}
+
+// forgetOne forgets the upstream that was asked for least lately, and has no
+// connections: one in steady use is not asked for.
+func (us *upstreams) forgetOne() {
+	oldest := us.order.Back()
+	for n := 0; n < mostSpared && oldest.Value.(*upstream).pools.Load() > 0; n++ {
+		us.order.MoveToFront(oldest)
+		oldest = us.order.Back()
+	}
+	us.order.Remove(oldest)
+	delete(us.byKey, oldest.Value.(*upstream).key)
+	oldest.Value.(*upstream).forgotten()
 }
 
 // forgotten gives up what u holds: nobody will learn about it any more. What is
