@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -96,6 +97,17 @@ func BenchmarkGET(b *testing.B) {
 					}
 				})
 			})
+		}
+	}
+}
+
+// BenchmarkCredentials looks at credentials as long as tokens are.
+func BenchmarkCredentials(b *testing.B) {
+	h := http.Header{"Authorization": {"Bearer " + strings.Repeat("token", 300)}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if authenticates(h) {
+			b.Fatal("of the connection")
 		}
 	}
 }

@@ -109,6 +109,12 @@ func authenticates(h http.Header) bool {
 func bindsConnection(fields ...[]string) bool {
 	for _, lines := range fields {
 		for _, line := range lines {
+			if !strings.Contains(line, ",") { // a token may be long
+				if ofConnection(line) {
+					return true
+				}
+				continue
+			}
 			start, quoted := 0, false
 			for i := 0; i < len(line); i++ {
 				switch {
