@@ -106,3 +106,25 @@ func TestTriesLoseNothing(t *testing.T) {
 		})
 	}
 }
+
+// An address that takes longer to connect to than a request waits is tried as well, by
+// requests of any kind.
+func TestSlowAddressIsTried(t *testing.T) {
+	for name, request := range map[string]func(testing.TB) *http.Request{
+		"GET":  func(t testing.TB) *http.Request { return newRequest(t, "GET", pipeAddr, nil) },
+		"POST": func(t testing.TB) *http.Request { return newRequest(t, "POST", pipeAddr, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			following(t, known, func(t *testing.T, tr *Transport, z *zone) {
+				doubted(t, tr, z)
+				z.hosts(func(string, net.Conn) (bool, error) { time.Sleep(1400 * time.Millisecond); return false, nil })
+				for began := time.Now(); mustSend(t, tr, request(t)) != newAddr; time.Sleep(500 * time.Millisecond) {
+					if time.Since(began) > time.Minute {
+						t.Fatal("the new address was not tried")
+					}
+				}
+				time.Sleep(2 * time.Second)
+			})
+		})
+	}
+}

@@ -48,6 +48,7 @@ type byPool struct {
 	idledFor  time.Duration     // when it was last taken, as idle
 	suspect   bool
 	left      bool // its address was given up
+	untried   bool // its probe did not wait for it: others that can be repeated may
 	lost      bool // its requests seem to get lost
 	apart     map[*apart]bool
 	counted   bool // it was told whether it ended at once

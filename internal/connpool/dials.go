@@ -209,16 +209,13 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 		p.uselessLocked(c, now)
 		return
 	}
-	switch {
-	case c.leases > 0:
+	if c.leases > 0 {
 		p.dials.failed, c.dialedFor = "", nil
 		if c.owner != nil {
 			p.serveLocked(c, now) // its SETTINGS may be here already
 		}
-	case w != nil && w.need.Probe && w.need.Freshness == Fresh && !w.queued:
-		c.dialedFor = nil
-		p.closeLocked(c, CloseNotNeeded) // it took too long to be tried
-	default:
+	} else {
+		c.untried = w != nil && w.need.Probe && w.need.Freshness == Fresh && w.need.Replayable
 		p.keepFreshLocked(c, now)
 	}
 	p.startDialsLocked(now)

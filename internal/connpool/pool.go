@@ -283,6 +283,9 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
 		c.sight(now, age)
 		return grant{}, false
 	}
+	if c.untried && c.requests == 0 && !n.Replayable {
+		return grant{}, false
+	}
 	if !c.h2 && !c.net.reading.Load() {
 		return grant{}, false // something has arrived, net/http will see what
 	}
