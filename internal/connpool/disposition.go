@@ -232,3 +232,18 @@ func (p *Pool) drainLocked(c *conn, now time.Time) bool {
 	}
 	return worn
 }
+
+// closeLocked closes c for the given reason.
+func (p *Pool) closeLocked(c *conn, reason CloseReason) {
+	if c.is(closing) || c.is(closed) {
+		return
+	}
+	now := time.Now()
+	p.coolLocked(c, now)
+	if c.idles() && c.requests == 1 && c.age(now) >= idletime.AtOnce {
+		c.countEnd(now, false)
+	}
+	p.moveLocked(c, closing)
+	c.reason = reason
+	p.afterLocked(event{kind: hangUp, conn: c, reason: reason})
+}

@@ -326,21 +326,6 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	p.listenLocked(c, now)
 }
 
-// closeLocked closes c for the given reason.
-func (p *Pool) closeLocked(c *conn, reason CloseReason) {
-	if c.is(closing) || c.is(closed) {
-		return
-	}
-	now := time.Now()
-	p.coolLocked(c, now)
-	if c.idles() && c.requests == 1 && c.age(now) >= idletime.AtOnce {
-		c.countEnd(now, false)
-	}
-	p.moveLocked(c, closing)
-	c.reason = reason
-	p.afterLocked(event{kind: hangUp, conn: c, reason: reason})
-}
-
 // growStack touches more stack than acquire needs with the pool locked. A request is
 // often the first on its goroutine to come this deep, and to grow its stack then
 // would have others wait.
