@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
@@ -117,9 +118,7 @@ func (b *tab) press(name string, shift bool) {
 	b.t.Helper()
 	for _, kind := range []string{"keyDown", "keyUp"} {
 		event := map[string]any{"type": kind}
-		for k, v := range keys[name] {
-			event[k] = v
-		}
+		maps.Copy(event, keys[name])
 		if shift {
 			event["modifiers"] = 8
 		}

@@ -78,7 +78,7 @@ func (c located) RemoteAddr() net.Addr {
 func (z *zone) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	answer, err := z.lookup()
 	if err != nil || len(answer) == 0 {
-		return nil, reverseproxy.NewDialError(fmt.Errorf("lookup: %v", err))
+		return nil, reverseproxy.NewDialError(fmt.Errorf("lookup: %w", err))
 	}
 	a := answer[0]
 	client, server := net.Pipe()
