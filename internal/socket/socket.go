@@ -18,7 +18,7 @@ type Info struct {
 	// Unsent is how many bytes wait to be sent.
 	Unsent int
 	// Window is how many bytes the peer takes now; zero, too, where the kernel does not
-	// tell (Linux before 6.2).
+	// tell (Linux before 5.4).
 	Window int
 	// Retransmits is how often the oldest of them was sent again.
 	Retransmits int
@@ -65,8 +65,19 @@ type Watch struct {
 	acked uint64    // by the last look
 }
 
-// tick is how exact the times of an Info are.
-const tick = 20 * time.Millisecond
+const (
+	// tick is how exact the times of an Info are.
+	tick = 20 * time.Millisecond
+
+	// handshakeAcked is what a peer has acknowledged that has acknowledged nothing but
+	// the handshake.
+	handshakeAcked = 1
+
+	// mayQueue is for how long such a peer may be too busy to accept the connection.
+	// While the queue of its listener is full, Linux answers nothing, though to us the
+	// handshake was complete. It gives up after a minute, and resets the connection.
+	mayQueue = time.Minute
+)
 
 // Look takes note of what the kernel says now. A request was sent at the time given,
 // if that is not zero: if nothing was acknowledged since, the peer owes an answer
@@ -85,7 +96,11 @@ func (w *Watch) Look(now time.Time, i Info, sent time.Time) Silence {
 	if !sent.IsZero() && sent.Before(w.since) && now.Sub(sent)+tick <= i.LastAck {
 		w.since = sent
 	}
-	return Silence{For: now.Sub(w.since), Repeated: i.Backoff > 0}
+	s := Silence{For: now.Sub(w.since), Repeated: i.Backoff > 0}
+	if i.Acked == handshakeAcked {
+		s.For = max(0, s.For-mayQueue)
+	}
+	return s
 }
 
 // A Silence is what a peer keeps that owes an answer. The zero value is none.

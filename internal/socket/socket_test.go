@@ -101,6 +101,11 @@ func TestSilence(t *testing.T) {
 			{2 * s, Info{Unacked: 2, Window: 9, Acked: 7, Backoff: 2, LastAck: 9 * s, LastSent: 1}, Silence{1 * s, true}},
 			{21 * s, Info{Unacked: 2, Window: 9, Acked: 8, Backoff: 2, LastAck: 1 * s, LastSent: 1}, Silence{0, true}},
 		}},
+		{"a listener's queue is full", 1 * s, []look{
+			{1*s + 100*time.Millisecond, Info{Unacked: 1, Window: 9, Acked: 1, LastAck: 101 * time.Millisecond, LastSent: 1}, Silence{}},
+			{41 * s, Info{Unacked: 1, Window: 9, Acked: 1, Backoff: 7, LastAck: 40 * s, LastSent: 9 * s}, Silence{0, true}},
+			{81*s + 100*time.Millisecond, Info{Unacked: 1, Window: 9, Acked: 1, Backoff: 8, LastAck: 80 * s, LastSent: 9 * s}, Silence{20 * s, true}},
+		}},
 		{"a quiet stream in an outage", 0, []look{
 			{40 * s, Info{LastAck: 40 * s, LastSent: 41 * s, Probes: 1}, Silence{}},
 			{80 * s, Info{LastAck: 80 * s, LastSent: 81 * s, Probes: 2}, Silence{}},

@@ -1,11 +1,15 @@
 package socket
 
 import (
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/netns"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
@@ -93,6 +97,61 @@ func TestClosedWindow(t *testing.T) {
 		if s := watch.Look(time.Now(), info, start); !ok || s.Lost() {
 			t.Fatalf("of a peer that reads nothing: %+v, %v, %v", info, ok, s)
 		}
+	}
+}
+
+// While the queue of a listener is full, Linux does not acknowledge what it gets on new
+// connections. That is no silence of the path.
+func TestFullQueueOfListener(t *testing.T) {
+	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(l)
+	const queue = 3
+	err = errors.Join(
+		unix.Bind(l, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}),
+		unix.SetsockoptInt(l, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 60), // they queue once they send
+		unix.Listen(l, queue),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(at.(*unix.SockaddrInet4).Port))
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	send := func(c net.Conn) {
+		if _, err := c.Write([]byte("GET / HTTP/1.1\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late := dial()
+	for range queue + 1 {
+		send(dial())
+	}
+	var watch Watch
+	sent := time.Now()
+	send(late)
+	var info Info
+	poll.Until(t, "the request is sent again for 2 s", func() bool {
+		info, _ = Of(late).Info()
+		if s := watch.Look(time.Now(), info, sent); s.Doubtful() || s.Lost() {
+			t.Fatalf("%+v: %+v", info, s)
+		}
+		return info.Retransmits > 2 && time.Since(sent) > 2*time.Second
+	})
+	if info.Unacked == 0 || info.Acked != handshakeAcked {
+		t.Errorf("%+v", info)
 	}
 }
 
