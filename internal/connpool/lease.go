@@ -19,6 +19,11 @@ import (
 // takes a round trip. Later failures are about the request.
 const raceShows = time.Second
 
+// resetsApart is how often a reset makes all idle connections suspect at most. Once is
+// enough when an upstream has started anew. Some upstreams reset connections because of
+// a request, and clients could keep a pool empty by sending it.
+const resetsApart = 10 * time.Second
+
 // A Lease is the right to send one request on a connection. After RoundTrip it ends
 // in exactly one of three ways: Done, if there is a response, Fail, if there is an
 // error, or Unused, if RoundTrip was not called.
@@ -173,7 +178,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	f.Ours = f.Ours || ours
 	s := c.net.silent(now, l.start)
 	l.heardOf(&f)
-	f.Lost = !f.Responded && (s.Lost() || f.Silent != "")
+	f.Lost = !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
 	met := l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows
 	f.Raced = met && f.Silent == "" && l.Limit.Value > 0 && l.Idle >= l.Limit.Value/2
 	if f.Raced {
@@ -182,7 +187,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	f.doubtful, f.reset = s.Doubtful(), met && c.net.wasReset()
 	l.pool.failed(c, now, l.Idle, f)
 	if f.Lost && l.Reused && l.Limit.Value > 0 {
-		c.learner.LostInSilence(now, l.Idle, l.Limit)
+		c.learner.LostInSilence(now, l.start, l.Idle, l.Limit)
 	}
 	return f
 }
@@ -213,9 +218,10 @@ func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 	p.lock()
 	defer p.unlock()
 	switch {
-	case f.Raced, f.Lost:
+	case f.Raced, f.Lost, f.Silent != "":
 		p.suspectLocked(now, age)
-	case f.reset:
+	case f.reset && now.Sub(p.resetAt) >= resetsApart:
+		p.resetAt = now
 		p.suspectLocked(now, 0)
 	}
 	if c.h2 && (f.Lost || f.doubtful) {

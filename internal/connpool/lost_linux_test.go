@@ -181,6 +181,43 @@ func TestKernelGivesUpIdleConnection(t *testing.T) {
 	}
 }
 
+// A host that is gone after it has acknowledged a request has not forgotten the idle
+// connection: nothing caps the limit.
+//
+// Checklist: P29.
+func TestHostIsGoneWhileItWorks(t *testing.T) {
+	t.Parallel()
+	n := netns.New(t)
+	b := dialOnly(t, n, false, idletime.Config{MaxIdle: time.Minute, KeepAlive: 6 * time.Second})
+	b.probes = 2
+	l := mustAcquire(t, b.Pool, anything)
+	if _, err := get(&l); err != nil {
+		t.Fatal(err)
+	}
+	poll.Until(t, "an idle connection", func() bool { return b.Snapshot().Connections["idle"] == 1 })
+	before := b.known.H1.Limit(time.Now(), idletime.Optional{})
+	time.Sleep(before.Value * 55 / 100)
+	l = mustAcquire(t, b.Pool, anything)
+	failed := make(chan error, 1)
+	go func() {
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://upstream.test/slow", nil)
+		_, err := l.RoundTrip(req)
+		failed <- err
+	}()
+	poll.Until(t, "the request is acknowledged", func() bool {
+		info, _ := l.c.net.tcp.Info()
+		return l.c.net.sent.Load() && info.Unacked == 0
+	})
+	n.Drop()
+	err := <-failed
+	if f := l.Fail(err, false); f.Silent != CloseSilent || f.Lost {
+		t.Errorf("%v: %+v", err, f)
+	}
+	if got := b.known.H1.Limit(time.Now(), idletime.Optional{}); got.Bound != before.Bound || got.Value < before.Value {
+		t.Errorf("idle for %v, the limit is %+v then, was %+v", l.Idle, got, before)
+	}
+}
+
 // A connection whose probe is unanswered is not handed out, and does not stay idle.
 //
 // Checklist: P29.

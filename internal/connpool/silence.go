@@ -128,12 +128,13 @@ func (n *netConn) listen() socket.Silence {
 	return n.watch.Look(now, info, started.Add(time.Duration(n.taken.Load())))
 }
 
-// judgeLocked does what is due about connections that were listened to. At the first
+// judgeLocked does what is due about connections that were listened to, unless one has
+// been heard, or was taken by another request, since. At the first
 // that is lost, others are suspect. What has been silent for too long is given up.
 func (p *Pool) judgeLocked(all []heard, now time.Time) {
 	for _, h := range all {
 		c, s := h.conn, h.silence
-		if !c.waits() {
+		if !c.quiet(now) {
 			continue
 		}
 		if c.h2 && s.Doubtful() {

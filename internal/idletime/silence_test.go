@@ -28,7 +28,7 @@ func TestLostInSilence(t *testing.T) {
 			c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
 			met := l.Limit(c.now, Optional{})
 			for _, idle := range tc.idle {
-				l.LostInSilence(c.now, idle, met)
+				l.LostInSilence(c.now, c.now, idle, met)
 				c.add(time.Minute)
 			}
 			if got := l.Limit(c.now, Optional{}); got.Value != tc.want || got.Bound != tc.bound || got.Source != SourceConfigured {
@@ -49,7 +49,7 @@ func TestLostInSilence(t *testing.T) {
 func TestOnlyAnswersRefuteSilence(t *testing.T) {
 	for _, proof := range []Proof{LivePath, Answered} {
 		c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
-		l.LostInSilence(c.now, 30*time.Second, l.Limit(c.now, Optional{}))
+		l.LostInSilence(c.now, c.now, 30*time.Second, l.Limit(c.now, Optional{}))
 		c.add(time.Minute)
 		for i := range 10 {
 			l.SawOpen(Sighting{At: c.now, Idle: 50 * time.Second, Opened: c.now.Add(-time.Duration(i+1) * time.Minute), Proof: proof})
@@ -71,5 +71,22 @@ func TestSilenceRaisesNoLimit(t *testing.T) {
 		if got := l.Limit(c.now, Optional{}); (got.Source == SourceLearned) != (proof == LivePath) {
 			t.Errorf("proof %d: limit = %v", proof, got)
 		}
+	}
+}
+
+// However many clients give up, and whenever they do, requests that were sent at one
+// time have met one outage.
+//
+// Checklist: P29.
+func TestOneOutageIsNoHabit(t *testing.T) {
+	c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
+	met := l.Limit(c.now, Optional{})
+	sent := c.now
+	for i := range 6 {
+		c.add(5 * time.Second)
+		l.LostInSilence(c.now, sent.Add(time.Duration(i)*300*time.Millisecond), 10*time.Second, met)
+	}
+	if got := l.Limit(c.now, Optional{}); got.Value != met.Value {
+		t.Errorf("limit = %v, want %v", got, met)
 	}
 }

@@ -1,0 +1,105 @@
+package connpool
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/socket"
+)
+
+// A resetting connection is a pipe whose end is a reset.
+type resetting struct{ net.Conn }
+
+func (c resetting) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = syscall.ECONNRESET
+	}
+	return n, err
+}
+
+// An upstream that has started anew knows no connection, so after a reset all are
+// suspect. But some reset connections because of a request. Who sends it again and again
+// does not keep the pool empty.
+func TestRequestsThatAreReset(t *testing.T) {
+	inBubble(t, func(_ *Config, b *bench) {
+		b.connect = func() (net.Conn, error) {
+			client, server := net.Pipe()
+			go func() {
+				defer server.Close()
+				for r := bufio.NewReader(server); ; {
+					req, err := http.ReadRequest(r)
+					if err != nil || req.URL.Path == "/crash" {
+						return
+					}
+					fmt.Fprint(server, "HTTP/1.1 204 No Content\r\n\r\n")
+				}
+			}()
+			return resetting{client}, nil
+		}
+	}, func(t *testing.T, b *bench) {
+		busy := mustAcquire(t, b.Pool, anything) // or the pool would end with the last one
+		defer busy.Unused()
+		crash := func() (closed int) {
+			t.Helper()
+			time.Sleep(100 * time.Millisecond) // what is idle now is older than what is dialed next
+			var leases []Lease
+			for range 5 {
+				leases = append(leases, mustAcquire(t, b.Pool, anything))
+			}
+			for _, l := range leases {
+				if _, err := get(&l); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Wait()
+			before := b.seen.closed(CloseSuspect)
+			l := mustAcquire(t, b.Pool, anything)
+			req, _ := http.NewRequest("GET", "http://upstream.test/crash", nil)
+			_, err := l.RoundTrip(req)
+			if err == nil {
+				t.Fatal("it was answered")
+			}
+			l.Fail(err, false)
+			synctest.Wait()
+			return b.seen.closed(CloseSuspect) - before
+		}
+		for i, want := range []int{4, 0, 0, 4} {
+			if i == 3 {
+				time.Sleep(resetsApart)
+			}
+			if got := crash(); got != want {
+				t.Errorf("reset %d: %d idle connections were closed, want %d", i+1, got, want)
+			}
+		}
+	})
+}
+
+// What was heard of a connection says nothing about the request that takes it next.
+func TestWhatWasHeardIsOfOneRequest(t *testing.T) {
+	inBubble(t, func(cfg *Config, _ *bench) { cfg.UnackedTimeout = 20 * time.Second }, func(t *testing.T, b *bench) {
+		l := mustAcquire(t, b.Pool, anything)
+		time.Sleep(25 * time.Second)
+		old := []heard{{l.c, socket.Silence{For: 25 * time.Second, Repeated: true}}}
+		if _, err := get(&l); err != nil { // it arrives just now
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		next := mustAcquire(t, b.Pool, Need{}) // which cannot be repeated
+		b.lock()
+		b.judgeLocked(old, time.Now())
+		b.unlock()
+		synctest.Wait()
+		if _, err := get(&next); err != nil || next.c != l.c {
+			t.Errorf("the next request: %v", err)
+		}
+	})
+}
