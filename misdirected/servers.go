@@ -15,8 +15,8 @@ import (
 )
 
 // Of several `servers` blocks in the global options, Caddy applies to each server
-// the first whose address is one of the server's, or that has none. It merges none
-// of them, and leaves no trace of the others in JSON. The directive sees them all,
+// the one whose address is one of the server's, or else the one that has none. It
+// merges none of them, and leaves no trace of the others in JSON. The directive sees them all,
 // so it is here that what a site misses is noticed.
 
 // A serversBlock is what counts here of a `servers` block.
@@ -40,7 +40,7 @@ func missedBlocks(blocks []serversBlock, listen []string) (missed []string) {
 		case i == takes || !lacks:
 		case b.origin && !applied.origin && i > takes && takes >= 0 && (b.address == "" || slices.Contains(listen, b.address)):
 			missed = append(missed, fmt.Sprintf("a servers block with the origin listener wrapper does not apply to a site with misdirected: "+
-				"'%s' stands before '%s', and Caddy applies the first that fits and merges none", applied, b))
+				"Caddy applies '%s' instead of '%s', and merges none", applied, b))
 		case b.address != "" && !slices.Contains(listen, b.address) && samePort(b.address, listen):
 			missed = append(missed, fmt.Sprintf("a servers block does not apply to a site with misdirected: '%s' must name an address as the server listens on it: %s",
 				b, strings.Join(listen, ", ")))

@@ -35,9 +35,9 @@ func TestServersBlocksThatDoNotApply(t *testing.T) {
 		name, global, site string
 		want               string // "" is none
 	}{
-		{"two blocks that cancel each other", "servers :443 " + off + "servers " + origin, "a.test {\ntest_blocks\n}", "'servers :443' stands before 'servers'"},
-		{"in the other order", "servers " + origin + "servers :443 " + off, "a.test {\ntest_blocks\n}", "'servers :443' stands before 'servers'"},
-		{"with another HTTPS port", "https_port 8443\nservers :8443 " + off + "servers " + origin, "a.test {\ntest_blocks\n}", "'servers :8443' stands before 'servers'"},
+		{"two blocks that cancel each other", "servers :443 " + off + "servers " + origin, "a.test {\ntest_blocks\n}", "'servers :443' instead of 'servers'"},
+		{"in the other order", "servers " + origin + "servers :443 " + off, "a.test {\ntest_blocks\n}", "'servers :443' instead of 'servers'"},
+		{"with another HTTPS port", "https_port 8443\nservers :8443 " + off + "servers " + origin, "a.test {\ntest_blocks\n}", "'servers :8443' instead of 'servers'"},
 		{"one block with both", "servers :443 " + both, "a.test {\ntest_blocks\n}", ""},
 		{"both have it", "servers :443 " + both + "servers " + origin, "a.test {\ntest_blocks\n}", ""},
 		{"a block for plain HTTP", "servers :80 {\nname plain\n}\nservers " + both, "a.test {\ntest_blocks\n}", ""},
