@@ -123,7 +123,7 @@ type Transport struct {
 
 	// Whether to keep what was learned about upstreams in Caddy's storage, so that
 	// it outlives the process: for each instance of Caddy by itself, and only for
-	// upstreams that the configuration names without placeholders, at most 1000.
+	// upstreams that the configuration names without placeholders, at most 500.
 	// Values older than a day are hints. Default: true.
 	Remember *bool `json:"remember,omitempty"`
 

@@ -26,7 +26,8 @@ const (
 	// timeout is how long a storage may take.
 	timeout = 5 * time.Second
 
-	// maxEntries is how many upstreams are remembered.
+	// maxEntries is how many keys are remembered. An upstream has two, one for each
+	// protocol.
 	maxEntries = 1000
 
 	// maxStuck is how many operations of a storage that ignores its timeout may be
