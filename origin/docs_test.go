@@ -15,7 +15,7 @@ import (
 )
 
 // TestDocs: the JSON in docs/origin.md is what the Caddyfile in front of it comes
-// to, and no metric, log reason or option is missing. That its Caddyfiles load is
+// to, and no log reason or option is missing. That its Caddyfiles load is
 // tested with those of all pages, in package caddyfile.
 func TestDocs(t *testing.T) {
 	page := docs.Page(t, "../docs/origin.md")
@@ -50,9 +50,6 @@ func TestDocs(t *testing.T) {
 	want := []string{origin.OverLimit, origin.NoPort}
 	for reason := authority.NotServed; reason <= authority.Withheld; reason++ {
 		want = append(want, reason.String())
-	}
-	for _, name := range []string{"frames", "advertised_origins", "frame_bytes", "cut_sets"} {
-		want = append(want, "caddy_origin_"+name+"_total")
 	}
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[origin.ListenerWrapper]()) {
 		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
