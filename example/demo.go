@@ -115,7 +115,7 @@ One wildcard certificate covers all sites. Try these in another terminal:
 {{.curl}} --cert {{.client}} https://vault.demo.localhost/
 
 # 200: how often each of these happened, what connections were told in ORIGIN frames, and the state of the upstream pool
-curl -s -w ' (%{http_code})\n' http://{{.admin}}/metrics | grep -E '^caddy_(misdirected|origin|upstreampool).* [1-9]|\(200\)'
+curl -s -w ' (%{http_code})\n' http://{{.admin}}/metrics | grep -v _bucket | grep -E '^caddy_(misdirected|origin|upstreampool).* [1-9]|\(200\)'
 
 # 200: what becomes of a request for the vault on a connection for the shop, rule by rule
 curl -s -w ' (%{http_code})\n' 'http://{{.admin}}/connreuse/explain?sni=shop.demo.localhost&host=vault.demo.localhost'
