@@ -1,6 +1,7 @@
 package connpool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -230,21 +231,22 @@ func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 	if !f.Ours && !f.Responded && c.requests == 2 && age < idletime.AtOnce {
 		c.countEnd(now, true)
 	}
-	p.endFailedLocked(c, now)
+	p.endFailedLocked(c, now, f.Silent)
 }
 
-// endFailedLocked ends the lease of c, whose request failed.
-func (p *Pool) endFailedLocked(c *conn, now time.Time) {
+// endFailedLocked ends the lease of c, whose request failed, maybe for silence.
+func (p *Pool) endFailedLocked(c *conn, now time.Time, silent CloseReason) {
+	reason := cmp.Or(silent, CloseFailed)
 	switch {
 	case !c.carries():
 	case c.h2 && !c.sawSettings():
-		p.closeLocked(c, CloseFailed) // there may be nobody
+		p.closeLocked(c, reason) // there may be nobody
 	case c.h2:
 		p.endStreamLocked(c, now, c.lastEnd(now))
 	case c.cc.Available() == 1 && c.net.reading.Load() && !c.net.sent.Load():
 		p.unusedLocked(c, now)
 	default:
-		p.closeLocked(c, CloseFailed)
+		p.closeLocked(c, reason)
 	}
 }
 

@@ -213,6 +213,7 @@ func TestHostIsGoneWhileItWorks(t *testing.T) {
 	if f := l.Fail(err, false); f.Silent != CloseSilent || f.Lost {
 		t.Errorf("%v: %+v", err, f)
 	}
+	poll.Until(t, "it is told why", func() bool { return b.seen.closed(CloseSilent) == 1 })
 	if got := b.known.H1.Limit(time.Now(), idletime.Optional{}); got.Bound != before.Bound || got.Value < before.Value {
 		t.Errorf("idle for %v, the limit is %+v then, was %+v", l.Idle, got, before)
 	}

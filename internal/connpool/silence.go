@@ -15,6 +15,11 @@ const (
 	// listenEvery is the time between two looks at connections that wait for a response.
 	listenEvery = 500 * time.Millisecond
 
+	// suspended is how late a look must be to show that the process did not run. When a
+	// virtual machine goes on after a pause, all that was under way seems unanswered for
+	// as long, until the upstreams have had time to answer.
+	suspended = time.Second
+
 	// quietFor is for how long nothing must have been read before a look is worth its
 	// system call. Nothing is sent again sooner than in 200 ms.
 	quietFor = 250 * time.Millisecond
@@ -96,13 +101,14 @@ type heard struct {
 func (p *Pool) listen() (all []heard) {
 	p.lock()
 	if now := time.Now(); !p.listenAt.IsZero() && !now.Before(p.listenAt) {
+		late := now.Sub(p.listenAt) > suspended
 		p.listenAt = time.Time{}
 		for _, l := range [...]int{int(busy), listStreams, int(draining)} {
 			for c := p.lists[l].first; c != nil; c = c.links[linkPool].next {
 				if c.waits() {
 					p.listenAt = now.Add(listenEvery)
 				}
-				if c.quiet(now) && c.net.written.Load() >= c.net.settled.Load() {
+				if !late && c.quiet(now) && c.net.written.Load() >= c.net.settled.Load() {
 					all = append(all, heard{conn: c})
 				}
 			}

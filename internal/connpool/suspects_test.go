@@ -103,3 +103,28 @@ func TestWhatWasHeardIsOfOneRequest(t *testing.T) {
 		}
 	})
 }
+
+// After a pause of the machine, upstreams first get time to answer.
+func TestPauseIsNoSilence(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bench) {
+		l := mustAcquire(t, b.Pool, anything)
+		defer l.Unused()
+		for _, tc := range []struct {
+			late   time.Duration
+			looked bool
+		}{{0, true}, {100 * time.Millisecond, true}, {30 * time.Second, false}, {0, true}} {
+			time.Sleep(listenEvery)
+			b.lock()
+			b.listenAt = time.Now().Add(-tc.late)
+			b.unlock()
+			if looked := len(b.Pool.listen()) == 1; looked != tc.looked {
+				t.Errorf("%v late: looked = %v, want %v", tc.late, looked, tc.looked)
+			}
+			b.lock()
+			if b.listenAt.IsZero() {
+				t.Errorf("%v late: it does not look again", tc.late)
+			}
+			b.unlock()
+		}
+	})
+}
