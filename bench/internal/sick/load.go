@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
@@ -46,7 +47,9 @@ type request struct {
 	failed      bool
 }
 
-// run sends the load to a proxy for a time; equal seeds are equal loads.
+// run sends the load to a proxy for a time, and goes on with it until all requests of
+// that time have ended: those that come later count for nothing, but no request is the
+// last of all. Equal seeds are equal loads.
 func (l load) run(ctx context.Context, proxy string, last time.Duration, seed uint64) []request {
 	clients := &clients{addr: proxy}
 	defer clients.close()
@@ -56,7 +59,8 @@ func (l load) run(ctx context.Context, proxy string, last time.Duration, seed ui
 	var all sync.WaitGroup
 	begin := time.Now()
 	number := 0
-	for at := time.Duration(0); at < last; at += l.pause(random) {
+	var counting atomic.Int64 // requests under way that count
+	for at := time.Duration(0); at < last || counting.Load() > 0; at += l.pause(random) {
 		sidebyside.Sleep(ctx, at-time.Since(begin))
 		if ctx.Err() != nil {
 			break
@@ -67,13 +71,20 @@ func (l load) run(ctx context.Context, proxy string, last time.Duration, seed ui
 				method = http.MethodGet
 			}
 			number++
+			counts := at < last
+			if counts {
+				counting.Add(1)
+			}
 			all.Go(func() {
 				r := request{began: time.Since(begin)}
 				r.failed = !clients.send(ctx, method)
 				r.took = time.Since(begin) - r.began
-				mu.Lock()
-				defer mu.Unlock()
-				sent = append(sent, r)
+				if counts {
+					mu.Lock()
+					sent = append(sent, r)
+					mu.Unlock()
+					counting.Add(-1)
+				}
 			})
 		}
 		if l.serial {
