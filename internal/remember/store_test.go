@@ -26,11 +26,21 @@ type memoryStorage struct {
 
 func newStorage() *memoryStorage { return &memoryStorage{values: make(map[string][]byte)} }
 
+// delayBy has each operation call delay first.
+func (s *memoryStorage) delayBy(delay func(context.Context) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = delay
+}
+
 func (s *memoryStorage) wait(ctx context.Context) error {
-	if s.delay == nil {
+	s.mu.Lock()
+	delay := s.delay
+	s.mu.Unlock()
+	if delay == nil {
 		return nil
 	}
-	return s.delay(ctx)
+	return delay(ctx)
 }
 
 func (s *memoryStorage) Store(ctx context.Context, key string, value []byte) error {
@@ -258,23 +268,23 @@ func TestBadStorage(t *testing.T) {
 	}{
 		{"broken", func() *memoryStorage {
 			s := newStorage()
-			s.delay = func(context.Context) error { return broken }
+			s.delayBy(func(context.Context) error { return broken })
 			return s
 		}, "connection refused"},
 		{"slow", func() *memoryStorage {
 			s := newStorage()
-			s.delay = func(ctx context.Context) error {
+			s.delayBy(func(ctx context.Context) error {
 				<-ctx.Done()
 				return ctx.Err()
-			}
+			})
 			return s
 		}, ""},
 		{"deaf to timeouts", func() *memoryStorage {
 			s := newStorage()
-			s.delay = func(context.Context) error {
+			s.delayBy(func(context.Context) error {
 				time.Sleep(time.Hour)
 				return nil
-			}
+			})
 			return s
 		}, "did not answer within 5s"},
 		{"corrupted", func() *memoryStorage {
@@ -345,7 +355,7 @@ func TestBadStorage(t *testing.T) {
 func TestStorageThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newStorage()
-		slow.delay = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		slow.delayBy(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		s, warnings := open(t, "one", slow)
 		l := new(learner)
 		s.Remember(keyOf(0), l)
@@ -383,7 +393,7 @@ func TestOperationsAreCounted(t *testing.T) {
 		s.Remember(keyOf(0), l)
 		l.set(5*time.Second, true)
 		time.Sleep(writeEvery + time.Second)
-		storage.delay = func(context.Context) error { return errors.New("connection refused") }
+		storage.delayBy(func(context.Context) error { return errors.New("connection refused") })
 		l.set(6*time.Second, true)
 		time.Sleep(writeEvery)
 		second := new(learner)
