@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"testing"
@@ -221,7 +222,7 @@ func TestWaitMetrics(t *testing.T) {
 			<-done
 		}
 		count, sum := waits()
-		if count -= count0; count != 3 || sum-sum0 != 1+5+5 {
+		if count -= count0; count != 3 || math.Abs(sum-sum0-(1+5+5)) > 1e-6 {
 			t.Errorf("%d waits of %v s in all, want one of 1 s and two of 5 s", count, sum-sum0)
 		}
 		if full, timeout := refused("queue_full")-full0, refused("timeout")-timeout0; full != 1 || timeout != 2 {

@@ -73,11 +73,12 @@ func TestIntervalOfProbes(t *testing.T) {
 // What is done about silence has defaults; PINGs are off.
 func TestSilenceDefaults(t *testing.T) {
 	tr := newTransport(t, nil)
-	if cfg := tr.core.cfg; cfg.UnackedTimeout != 20*time.Second || cfg.PingTimeout != 0 || tr.core.h2Transport.HTTP2 != nil {
-		t.Errorf("unacked_timeout %v, ping_timeout %v", cfg.UnackedTimeout, cfg.PingTimeout)
+	cfg, h2 := tr.core.cfg, tr.core.h2Transport.HTTP2
+	if cfg.UnackedTimeout != 20*time.Second || cfg.PingTimeout != 0 || h2 != nil && h2.SendPingTimeout != 0 {
+		t.Errorf("unacked_timeout %v, ping_timeout %v, HTTP2 = %+v", cfg.UnackedTimeout, cfg.PingTimeout, h2)
 	}
 	tr = newTransport(t, func(tr *Transport) { tr.PingInterval = caddy.Duration(time.Minute) })
-	if h2 := tr.core.h2Transport.HTTP2; h2 == nil || h2.SendPingTimeout != time.Minute || h2.PingTimeout != 15*time.Second {
+	if h2 = tr.core.h2Transport.HTTP2; h2 == nil || h2.SendPingTimeout != time.Minute || h2.PingTimeout != 15*time.Second {
 		t.Errorf("HTTP2 = %+v", h2)
 	}
 }
