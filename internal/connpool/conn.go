@@ -237,7 +237,7 @@ func (c *conn) noteStreams(n int) {
 // leaving tells whether an HTTP/2 connection that carries requests has received a
 // GOAWAY: it takes none, though fewer are under way than it allows.
 func (c *conn) leaving() bool {
-	if !c.h2 {
+	if !c.h2 || c.cc.Available() > 0 {
 		return false
 	}
 	available, limit := c.streamsLeft()
