@@ -228,6 +228,13 @@ func (c *conn) noteSettings() {
 	}
 }
 
+// noteLimit notes how many streams the upstream allows now, if that can be told.
+func (c *conn) noteLimit() {
+	if available, limit := c.streamsLeft(); available > 0 && c.sawSettings() {
+		c.noteStreams(limit)
+	}
+}
+
 // noteStreams notes how many streams the upstream allows.
 func (c *conn) noteStreams(n int) {
 	c.allowed.Store(int32(min(n, 1<<20)))
@@ -259,9 +266,7 @@ func (c *conn) complete() bool {
 func (c *conn) stateChanged(*http.ClientConn) {
 	if c.h2 {
 		c.streamsEnded(false)
-		if available, limit := c.streamsLeft(); available > 0 && c.sawSettings() {
-			c.noteStreams(limit)
-		}
+		c.noteLimit()
 		c.serveWaiting()
 		return
 	}

@@ -213,6 +213,20 @@ func mustGet(t *testing.T, p *Pool) string {
 	return body
 }
 
+// openMany opens n connections at once, and sends a GET on each.
+func openMany(t *testing.T, p *Pool, n int) {
+	t.Helper()
+	var leases []Lease
+	for range n {
+		leases = append(leases, mustAcquire(t, p, Need{Freshness: Fresh}))
+	}
+	for _, l := range leases {
+		if _, err := get(&l); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A peer is an HTTP/2 connection as its server sees it, frame by frame. It must go
 // on reading, or its client cannot write.
 type peer struct {

@@ -92,9 +92,25 @@ var idleLists = [...]int{int(idle), int(fresh), listPinned}
 // spareLocked returns how many connections wait for anybody's requests.
 func (p *Pool) spareLocked() int { return p.lists[idle].n + p.lists[fresh].n }
 
+// resting are the lists of connections that are open and carry no request, in the
+// order in which they make room for others.
+var resting = [...]int{int(sensor), int(idle), int(fresh), listPinned}
+
 // restingLocked returns how many connections are open and carry no request.
-func (p *Pool) restingLocked() int {
-	return p.spareLocked() + p.lists[listPinned].n + p.lists[sensor].n
+func (p *Pool) restingLocked() (n int) {
+	for _, l := range resting {
+		n += p.lists[l].n
+	}
+	return n
+}
+
+// displaceLocked closes a connection that rests, to make room.
+func (p *Pool) displaceLocked(c *conn) {
+	reason := CloseReplaced
+	if c.is(sensor) {
+		reason = CloseSensor
+	}
+	p.closeLocked(c, reason)
 }
 
 // usage is how many connections were lately in use at once.
@@ -232,7 +248,7 @@ func (p *Pool) Drain() (closed int) {
 	p.lock()
 	defer p.unlock()
 	p.warm.stopped = true
-	for _, l := range [...]int{int(idle), int(fresh), int(sensor), listPinned} {
+	for _, l := range resting {
 		for c := p.lists[l].first; c != nil; c = p.lists[l].first {
 			p.closeLocked(c, CloseDrained)
 			closed++

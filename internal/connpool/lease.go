@@ -105,9 +105,7 @@ func (l *Lease) Done(resp *http.Response) {
 		return
 	}
 	c.noteSettings()
-	if available, limit := c.streamsLeft(); available > 0 {
-		c.noteStreams(limit)
-	}
+	c.noteLimit()
 	if l.need.Bodyless {
 		c.measured(l.start, time.Since(l.start))
 	}

@@ -76,15 +76,7 @@ func TestRequestLostInSilence(t *testing.T) {
 			t.Parallel()
 			n := netns.New(t)
 			b := dialOnly(t, n, tc.h2, idletime.Config{MaxIdle: time.Minute, KeepAlive: 6 * time.Second})
-			var leases []Lease
-			for range 2 {
-				leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
-			}
-			for _, l := range leases {
-				if _, err := get(&l); err != nil {
-					t.Fatal(err)
-				}
-			}
+			openMany(t, b.Pool, 2)
 			poll.Until(t, "two idle connections", func() bool { return b.Snapshot().Connections["idle"] == 2 })
 			limit := b.known.Learner(tc.h2).Limit(time.Now(), idletime.Optional{})
 			time.Sleep(limit.Value * 55 / 100)
@@ -158,15 +150,7 @@ func TestKernelGivesUpIdleConnection(t *testing.T) {
 	n := netns.New(t)
 	b := dialOnly(t, n, false, idletime.Config{MaxIdle: time.Minute, KeepAlive: time.Hour})
 	b.probes = 2
-	var leases []Lease
-	for range 3 {
-		leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
-	}
-	for _, l := range leases {
-		if _, err := get(&l); err != nil {
-			t.Fatal(err)
-		}
-	}
+	openMany(t, b.Pool, 3)
 	poll.Until(t, "three idle connections", func() bool { return b.Snapshot().Connections["idle"] == 3 })
 	before := b.known.H1.Limit(time.Now(), idletime.Optional{})
 	n.Drop()

@@ -179,7 +179,7 @@ func (n *netConn) Close() error {
 	}
 	n.end(time.Now(), nil)
 	if c := n.owner; c.carries() && (c.h2 || n.noise > 0 || !n.responded()) { // perhaps a request was lost
-		s := n.silent(time.Now(), started.Add(time.Duration(n.taken.Load())))
+		s := n.silent(time.Now(), n.takenAt())
 		n.silence.Store(&s)
 	}
 	err := n.Conn.Close()
@@ -193,12 +193,21 @@ func (n *netConn) silent(now, sent time.Time) socket.Silence {
 	if s := n.silence.Load(); s != nil {
 		return *s
 	}
-	info, ok := n.tcp.Info()
-	if !ok {
-		return socket.Silence{}
-	}
-	return n.watch.Look(now, info, sent)
+	_, silence, _ := n.look(now, sent)
+	return silence
 }
+
+// look asks the kernel what the upstream has to say of what it was sent. Where the
+// kernel does not tell, ok is false, and there is no silence.
+func (n *netConn) look(now, sent time.Time) (info socket.Info, silence socket.Silence, ok bool) {
+	if info, ok = n.tcp.Info(); ok {
+		silence = n.watch.Look(now, info, sent)
+	}
+	return info, silence, ok
+}
+
+// takenAt returns when a request last took the connection as it was idle.
+func (n *netConn) takenAt() time.Time { return started.Add(time.Duration(n.taken.Load())) }
 
 // CloseWrite lets an upgraded connection be half-closed.
 func (n *netConn) CloseWrite() error {

@@ -211,15 +211,11 @@ func (p *Pool) fullLocked() bool {
 // sensor, or else the oldest idle connection, which was not good enough for the
 // request at hand. The place becomes free when it is closed.
 func (p *Pool) makeRoomLocked() {
-	switch {
-	case p.lists[sensor].first != nil:
-		p.closeLocked(p.lists[sensor].first, CloseSensor)
-	case p.lists[idle].first != nil:
-		p.closeLocked(p.lists[idle].first, CloseReplaced)
-	case p.lists[fresh].first != nil:
-		p.closeLocked(p.lists[fresh].first, CloseReplaced)
-	case p.lists[listPinned].first != nil:
-		p.closeLocked(p.lists[listPinned].first, CloseReplaced)
+	for _, l := range resting {
+		if c := p.lists[l].first; c != nil {
+			p.displaceLocked(c)
+			return
+		}
 	}
 }
 

@@ -125,15 +125,7 @@ func TestIdleConnectionsOfAllPools(t *testing.T) {
 // Idle connections above the need are let go, half of the excess a second.
 func TestNotNeeded(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bench) {
-		var leases []Lease
-		for range 100 {
-			leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
-		}
-		for _, l := range leases {
-			if _, err := get(&l); err != nil {
-				t.Fatal(err)
-			}
-		}
+		openMany(t, b.Pool, 100)
 		idle := func() int { synctest.Wait(); return b.Snapshot().Connections["idle"] }
 		for _, at := range []struct {
 			after time.Duration
@@ -433,15 +425,7 @@ func TestOneDeadConnectionOfMany(t *testing.T) {
 			}
 		}
 	}, func(t *testing.T, b *bench) {
-		var leases []Lease
-		for range 3 {
-			leases = append(leases, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
-		}
-		for _, l := range leases {
-			if _, err := get(&l); err != nil {
-				t.Fatal(err)
-			}
-		}
+		openMany(t, b.Pool, 3)
 		time.Sleep(40 * time.Second)
 		l := mustAcquire(t, b.Pool, anything)
 		if got, err := get(&l); err == nil {

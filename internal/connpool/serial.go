@@ -94,13 +94,9 @@ func (p *Pool) clearForDialLocked(now time.Time) {
 	if p.restingLocked() == 0 || !p.memory.H1.Serial(now) {
 		return
 	}
-	for _, l := range [...]int{int(sensor), int(idle), int(fresh), listPinned} {
-		reason := CloseReplaced
-		if l == int(sensor) {
-			reason = CloseSensor
-		}
+	for _, l := range resting {
 		for c := p.lists[l].first; c != nil; c = p.lists[l].first {
-			p.closeLocked(c, reason)
+			p.displaceLocked(c)
 		}
 	}
 }

@@ -46,15 +46,9 @@ func (c *conn) quiet(now time.Time) bool {
 // deaf tells whether c, which was taken out of the pool, had better not be used: its
 // upstream owes an answer, or has not shown for long that it is there.
 func (c *conn) deaf(idle time.Duration) bool {
-	info, ok := c.net.tcp.Info()
-	if !ok {
-		return false
-	}
-	if c.net.watch.Look(time.Now(), info, time.Time{}).Doubtful() {
-		return true
-	}
+	info, silence, ok := c.net.look(time.Now(), time.Time{})
 	probed := c.pool.cfg.ProbeInterval
-	return idle >= longIdle && probed > 0 && !info.Alive(probed)
+	return ok && (silence.Doubtful() || idle >= longIdle && probed > 0 && !info.Alive(probed))
 }
 
 // avoid ends the lease of a connection that is deaf, and has it carry no more requests.
@@ -124,14 +118,11 @@ func (p *Pool) listen() (all []heard) {
 // listen looks into the socket, and notes whether the upstream has all that was sent.
 func (n *netConn) listen() socket.Silence {
 	now := time.Now()
-	info, ok := n.tcp.Info()
+	info, silence, ok := n.look(now, n.takenAt())
 	if ok && info.Unacked == 0 && info.Unsent == 0 {
 		n.settled.Store(int64(now.Sub(started)))
 	}
-	if !ok {
-		return socket.Silence{}
-	}
-	return n.watch.Look(now, info, started.Add(time.Duration(n.taken.Load())))
+	return silence
 }
 
 // judgeLocked does what is due about connections that were listened to, unless one has
@@ -165,7 +156,7 @@ func (p *Pool) judgeLocked(all []heard, now time.Time) {
 func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
 	before := now.Add(-age / 2)
 	p.memory.suspect(before)
-	for _, l := range [...]int{int(idle), listPinned, int(fresh)} {
+	for _, l := range idleLists {
 		for c := p.lists[l].first; c != nil; {
 			next := c.links[linkPool].next
 			if !c.idleAt.After(before) {
