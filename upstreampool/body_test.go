@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // A body of unknown length is read before an HTTP/1.0 upstream is dialed. When that
@@ -15,14 +17,14 @@ import (
 // Checklist: P18.
 func TestRefusedDialLeavesTheBodyToRetries(t *testing.T) {
 	gone := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
-		if readRequest(r) != nil {
+		if fake.ReadRequest(r) != nil {
 			_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
 		}
 	})
 	echo := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
-		for req := readRequest(r); req != nil; req = readRequest(r) {
+		for req := fake.ReadRequest(r); req != nil; req = fake.ReadRequest(r) {
 			b, _ := io.ReadAll(req.Body)
-			respond(c, string(b), "X-Encoding: "+strings.Join(req.TransferEncoding, ","))
+			fake.Respond(c, string(b), "X-Encoding: "+strings.Join(req.TransferEncoding, ","))
 		}
 	})
 	stopCaddy(t)

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // freePort returns a port that nobody listens on.
@@ -96,12 +97,12 @@ func TestHopByHopFields(t *testing.T) {
 	got := make(chan http.Header, 1)
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			if req == nil {
 				return
 			}
 			got <- req.Header
-			respond(c, "ok", "Connection: keep-alive, X-Hop-Down", "Keep-Alive: timeout=5", "X-Hop-Down: 1", "X-End-Down: 1",
+			fake.Respond(c, "ok", "Connection: keep-alive, X-Hop-Down", "Keep-Alive: timeout=5", "X-Hop-Down: 1", "X-End-Down: 1",
 				"Te: trailers", "Upgrade: foo", "Proxy-Connection: keep-alive")
 		}
 	})
@@ -145,7 +146,7 @@ func TestHopByHopFields(t *testing.T) {
 // Checklist: P21.
 func TestWebSocketThroughCaddy(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		if readRequest(r) == nil {
+		if fake.ReadRequest(r) == nil {
 			return
 		}
 		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
@@ -179,16 +180,16 @@ func TestRetriesElsewhere(t *testing.T) {
 	release := make(chan struct{})
 	released := sync.OnceFunc(func() { close(release) })
 	slow := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
+		for fake.ReadRequest(r) != nil {
 			slowSeen.Add(1)
 			<-release
-			respond(c, "slow")
+			fake.Respond(c, "slow")
 		}
 	})
 	fast := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
+		for fake.ReadRequest(r) != nil {
 			fastSeen.Add(1)
-			respond(c, "fast")
+			fake.Respond(c, "fast")
 		}
 	})
 	t.Cleanup(released)
@@ -217,9 +218,9 @@ func TestRetriesElsewhere(t *testing.T) {
 func TestFullPoolIs503(t *testing.T) {
 	release := make(chan struct{})
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
+		for fake.ReadRequest(r) != nil {
 			<-release
-			respond(c, "ok")
+			fake.Respond(c, "ok")
 		}
 	})
 	stopCaddy(t)
@@ -246,7 +247,7 @@ func TestReload(t *testing.T) {
 	arrived := make(chan bool, 1)
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			if req == nil {
 				return
 			}
@@ -254,7 +255,7 @@ func TestReload(t *testing.T) {
 				arrived <- true
 				<-hang
 			}
-			respond(c, strconv.FormatInt(n, 10))
+			fake.Respond(c, strconv.FormatInt(n, 10))
 		}
 	})
 	stopCaddy(t)

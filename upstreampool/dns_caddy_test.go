@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/dns"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // hostsAt serves HTTP at each of the addresses, on one port, which it returns. Each
@@ -27,8 +28,8 @@ func hostsAt(t *testing.T, addrs ...string) (port string) {
 		}
 		_, port, _ = net.SplitHostPort(l.Addr().String())
 		serveListener(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
-			for readRequest(r) != nil {
-				respond(c, a)
+			for fake.ReadRequest(r) != nil {
+				fake.Respond(c, a)
 			}
 		})
 	}

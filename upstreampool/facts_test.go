@@ -20,6 +20,8 @@ import (
 
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // A logged line is what the access log says of a request.
@@ -93,8 +95,8 @@ func logFacts(t *testing.T, proxy string) (url string, next func() logged) {
 // open and was waited for, or one from the pool, and what was known of that.
 func TestFactsInTheAccessLog(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			respond(c, "ok", "Connection: keep-alive", "Keep-Alive: timeout=60")
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, "ok", "Connection: keep-alive", "Keep-Alive: timeout=60")
 		}
 	})
 	url, next := logFacts(t, "reverse_proxy "+s.addr()+" {\n transport upstreampool\n }")
@@ -127,8 +129,8 @@ func TestFactsInTheAccessLog(t *testing.T) {
 // why there was one.
 func TestFactsOfAReplay(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for i := 0; readRequest(r) != nil && (n > 1 || i == 0); i++ {
-			respond(c, "ok")
+		for i := 0; fake.ReadRequest(r) != nil && (n > 1 || i == 0); i++ {
+			fake.Respond(c, "ok")
 		}
 	})
 	url, next := logFacts(t, "reverse_proxy "+s.addr()+" {\n transport upstreampool\n }")
@@ -146,8 +148,8 @@ func TestFactsOfAReplay(t *testing.T) {
 func TestFactsOfTheLastTry(t *testing.T) {
 	down := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			respond(c, "ok")
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, "ok")
 		}
 	})
 	proxy := func(upstreams string) string {
@@ -181,8 +183,8 @@ func TestFactsOfTheLastTry(t *testing.T) {
 // is told of them. Neither of requests without one.
 func TestNoFactsOfHealthChecks(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			respond(c, "ok")
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, "ok")
 		}
 	})
 	tr := newTransport(t, known)

@@ -22,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
@@ -65,33 +66,33 @@ func TestFaults(t *testing.T) {
 		{"close before the request", func(c net.Conn, r *bufio.Reader) {}},
 		{"reset before the request", func(c net.Conn, r *bufio.Reader) { rst(c) }},
 		{"reset in the request", func(c net.Conn, r *bufio.Reader) { r.ReadByte(); rst(c) }},
-		{"reset after the request", func(c net.Conn, r *bufio.Reader) { readRequest(r); rst(c) }},
+		{"reset after the request", func(c net.Conn, r *bufio.Reader) { fake.ReadRequest(r); rst(c) }},
 		{"reset in the header", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nConte")
 			rst(c)
 		}},
 		{"reset after the header", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
 			rst(c)
 		}},
 		{"reset in the body", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
 			rst(c)
 		}},
 		{"reset in the trailers", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: ")
 			rst(c)
 		}},
 		{"close in the body", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
 		}},
 		{"endless header", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\n")
 			for {
 				if _, err := io.WriteString(c, "A: "+strings.Repeat("a", 1<<16)+"\r\n"); err != nil {
@@ -100,15 +101,15 @@ func TestFaults(t *testing.T) {
 			}
 		}},
 		{"surplus", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			var b strings.Builder // in one segment: what comes later cannot be told from an answer
-			respond(&b, "fine")
-			respond(&b, "WRONG")
+			fake.Respond(&b, "fine")
+			fake.Respond(&b, "WRONG")
 			io.WriteString(c, b.String())
 			time.Sleep(20 * time.Millisecond)
 		}},
 		{"trickle", func(c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			for _, b := range []byte("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine") {
 				c.Write([]byte{b})
 				time.Sleep(time.Millisecond)
@@ -132,10 +133,10 @@ func TestFaults(t *testing.T) {
 							f.do(c, r)
 							return
 						}
-						if readRequest(r) == nil {
+						if fake.ReadRequest(r) == nil {
 							return
 						}
-						respond(c, "fine")
+						fake.Respond(c, "fine")
 					}
 				})
 				tr := newTransport(t, known)
@@ -218,9 +219,9 @@ func TestTenThousandWaiters(t *testing.T) {
 		defer now.Add(-1)
 		for old := most.Load(); m > old && !most.CompareAndSwap(old, m); old = most.Load() {
 		}
-		for readRequest(r) != nil {
+		for fake.ReadRequest(r) != nil {
 			<-held
-			respond(c, "ok")
+			fake.Respond(c, "ok")
 		}
 	})
 	t.Cleanup(release) // or the server would wait for ever where this fails

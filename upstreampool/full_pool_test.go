@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 func TestMaxConnsQueue(t *testing.T) {
@@ -102,7 +103,7 @@ func TestQueueFullAndTimeout(t *testing.T) {
 func TestFullPoolIs503ForABodyThatWasRead(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = 1 }, func(t *testing.T, tr *Transport, _ *pipeServer) {
 		scripted(tr, func(n int64, c net.Conn, r *bufio.Reader) {
-			if readRequest(r) == nil {
+			if fake.ReadRequest(r) == nil {
 				return
 			}
 			if n > 1 {

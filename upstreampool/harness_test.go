@@ -3,12 +3,10 @@ package upstreampool
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -220,32 +218,6 @@ func serveListener(t testing.TB, l net.Listener, handle func(n int64, c net.Conn
 }
 
 func (s *rawServer) addr() string { return s.Addr().String() }
-
-// readRequest reads one request with its body, or returns nil.
-func readRequest(r *bufio.Reader) *http.Request {
-	req, err := http.ReadRequest(r)
-	if err != nil {
-		return nil
-	}
-	b, err := io.ReadAll(req.Body)
-	if err != nil {
-		return nil
-	}
-	req.Body = io.NopCloser(strings.NewReader(string(b)))
-	return req
-}
-
-func respond(w io.Writer, body string, header ...string) {
-	fmt.Fprintf(w, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s", len(body), lines(header), body)
-}
-
-func lines(header []string) string {
-	var b strings.Builder
-	for _, h := range header {
-		b.WriteString(h + "\r\n")
-	}
-	return b.String()
-}
 
 // rst closes c with a reset.
 func rst(c net.Conn) {

@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // Checklist: P9.
@@ -32,8 +33,8 @@ func TestEarlyResponse(t *testing.T) {
 			return
 		}
 		if n > 1 {
-			respond(c, strconv.FormatInt(n, 10))
-			readRequest(r)
+			fake.Respond(c, strconv.FormatInt(n, 10))
+			fake.ReadRequest(r)
 			return
 		}
 		io.CopyN(io.Discard, req.Body, 1000)
@@ -81,9 +82,9 @@ func TestBrokenResponses(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-				readRequest(r)
+				fake.ReadRequest(r)
 				if n > 1 {
-					respond(c, "fine")
+					fake.Respond(c, "fine")
 					return
 				}
 				io.WriteString(c, tc.response)
@@ -171,13 +172,13 @@ func TestInformationalAndUpgrade(t *testing.T) {
 	})
 	t.Run("101", func(t *testing.T) {
 		s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			if req == nil {
 				return
 			}
 			if req.Header.Get("Upgrade") == "" {
-				respond(c, strconv.FormatInt(n, 10))
-				readRequest(r)
+				fake.Respond(c, strconv.FormatInt(n, 10))
+				fake.ReadRequest(r)
 				return
 			}
 			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
@@ -225,15 +226,15 @@ func TestElicitingTheAnnouncement(t *testing.T) {
 	connection := make(chan string, 10)
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			if req == nil {
 				return
 			}
 			connection <- req.Header.Get("Connection")
 			if req.Header.Get("Connection") == "keep-alive" {
-				respond(c, "", "Connection: keep-alive", "Keep-Alive: timeout=7")
+				fake.Respond(c, "", "Connection: keep-alive", "Keep-Alive: timeout=7")
 			} else {
-				respond(c, "")
+				fake.Respond(c, "")
 			}
 		}
 	})
@@ -330,7 +331,7 @@ func TestExpectContinue(t *testing.T) {
 			}
 			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 			b, _ := io.ReadAll(req.Body)
-			respond(c, string(b))
+			fake.Respond(c, string(b))
 		}
 	})
 	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ExpectContinueTimeout = caddy.Duration(5 * time.Second) })

@@ -26,6 +26,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // forHost makes req one that came for host, as far as placeholders go.
@@ -161,8 +162,8 @@ func TestProxyProtocol(t *testing.T) {
 		if err != nil {
 			return
 		}
-		for readRequest(r) != nil {
-			respond(c, strings.TrimSpace(header))
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, strings.TrimSpace(header))
 		}
 	})
 	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ProxyProtocol = "v1" })
@@ -218,7 +219,7 @@ func TestUnixSocketHasNoReadTimeout(t *testing.T) {
 		t.Skip(err)
 	}
 	serveListener(t, l, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
+		for fake.ReadRequest(r) != nil {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
 			for range 6 {
 				time.Sleep(50 * time.Millisecond)
@@ -444,10 +445,10 @@ func TestForwardProxy(t *testing.T) {
 		}
 		written := make(chan bool, 3)
 		s := serveListener(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
-			for readRequest(r) != nil {
-				respond(c, "good")
+			for fake.ReadRequest(r) != nil {
+				fake.Respond(c, "good")
 				time.Sleep(20 * time.Millisecond)
-				respond(c, "smuggled")
+				fake.Respond(c, "smuggled")
 				written <- true
 			}
 		})

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // Checklist: P22.
@@ -22,7 +23,7 @@ func TestClientCancel(t *testing.T) {
 	release := make(chan struct{})
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			if req == nil {
 				return
 			}
@@ -34,7 +35,7 @@ func TestClientCancel(t *testing.T) {
 				<-release
 				io.WriteString(c, "WRONG!")
 			default:
-				respond(c, "right")
+				fake.Respond(c, "right")
 			}
 		}
 	})
@@ -112,10 +113,10 @@ func TestInvalidRequestLeavesTheConnection(t *testing.T) {
 func TestResponseHeaderTimeout(t *testing.T) {
 	var seen atomic.Int64
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for i := 0; readRequest(r) != nil; i++ {
+		for i := 0; fake.ReadRequest(r) != nil; i++ {
 			seen.Add(1)
 			if i == 0 {
-				respond(c, "")
+				fake.Respond(c, "")
 			}
 		}
 	})
@@ -135,9 +136,9 @@ func TestResponseHeaderTimeout(t *testing.T) {
 // that has been idle for almost as long, and teaches nothing.
 func TestReadTimeout(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
+		for fake.ReadRequest(r) != nil {
 			time.Sleep(2 * time.Second)
-			respond(c, strconv.FormatInt(n, 10))
+			fake.Respond(c, strconv.FormatInt(n, 10))
 		}
 	})
 	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(3500 * time.Millisecond) })

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // Upstreams close idle connections after the given times; the pool finds out.
@@ -222,12 +223,12 @@ func TestSensor(t *testing.T) {
 func TestWhatIsARace(t *testing.T) {
 	hangUp := func(after time.Duration) func(int64, net.Conn, *bufio.Reader) {
 		return func(n int64, c net.Conn, r *bufio.Reader) {
-			for i := 0; readRequest(r) != nil; i++ {
+			for i := 0; fake.ReadRequest(r) != nil; i++ {
 				if i > 0 && n == 1 {
 					time.Sleep(after)
 					return
 				}
-				respond(c, "")
+				fake.Respond(c, "")
 			}
 		}
 	}
@@ -265,8 +266,8 @@ func TestClosesInsteadOfAnswersTeachNothing(t *testing.T) {
 		t.Run(configured.String(), func(t *testing.T) {
 			bubble(t, func(tr *Transport) { tr.UpstreamKeepAlive = caddy.Duration(configured) }, func(t *testing.T, tr *Transport, _ *pipeServer) {
 				scripted(tr, func(n int64, c net.Conn, r *bufio.Reader) {
-					for req := readRequest(r); req != nil && req.Method != "DELETE"; req = readRequest(r) {
-						respond(c, strconv.FormatInt(n, 10))
+					for req := fake.ReadRequest(r); req != nil && req.Method != "DELETE"; req = fake.ReadRequest(r) {
+						fake.Respond(c, strconv.FormatInt(n, 10))
 					}
 				})
 				before := tr.learnedLimit()

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // What the log says, and how often.
@@ -30,9 +32,9 @@ func TestLog(t *testing.T) {
 	}
 	// dies serves one request per connection and closes at the second, unseen.
 	dies := func(_ int64, c net.Conn, r *bufio.Reader) {
-		if readRequest(r) != nil {
-			respond(c, "")
-			readRequest(r)
+		if fake.ReadRequest(r) != nil {
+			fake.Respond(c, "")
+			fake.ReadRequest(r)
 		}
 	}
 	for _, tc := range []struct {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // known configures a long timeout, so that tests of other things are free of
@@ -26,12 +27,12 @@ func known(tr *Transport) { tr.UpstreamKeepAlive = caddy.Duration(time.Hour) }
 func script(responses ...string) func(int64, net.Conn, *bufio.Reader) {
 	return func(n int64, c net.Conn, r *bufio.Reader) {
 		for _, resp := range responses {
-			if readRequest(r) == nil {
+			if fake.ReadRequest(r) == nil {
 				return
 			}
 			io.WriteString(c, strings.ReplaceAll(resp, "$n", strconv.FormatInt(n, 10)))
 		}
-		readRequest(r) // stay open until the client closes
+		fake.ReadRequest(r) // stay open until the client closes
 	}
 }
 
@@ -128,7 +129,7 @@ func TestOnlyCompleteResponsesReturn(t *testing.T) {
 	})
 	t.Run("ended by close", func(t *testing.T) {
 		s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-			readRequest(r)
+			fake.ReadRequest(r)
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\n\r\n%d", n)
 		})
 		tr := newTransport(t, known)
@@ -152,7 +153,7 @@ func TestSurplusBytes(t *testing.T) {
 				t.Parallel()
 				written := make(chan bool, 100)
 				s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-					for readRequest(r) != nil {
+					for fake.ReadRequest(r) != nil {
 						good := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("g", size))
 						if delay == 0 {
 							io.WriteString(c, good+smuggled)
@@ -208,10 +209,10 @@ func (c *lateConn) Read(p []byte) (int, error) {
 func TestSurplusBytesOnTheirWay(t *testing.T) {
 	needsSocketLook(t)
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			respond(c, strconv.FormatInt(n, 10))
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, strconv.FormatInt(n, 10))
 			time.Sleep(50 * time.Millisecond)
-			respond(c, "smuggled")
+			fake.Respond(c, "smuggled")
 		}
 	})
 	tr := newTransport(t, known)
@@ -236,8 +237,8 @@ func TestIdleConnectionsAreWatched(t *testing.T) {
 	for _, how := range []string{"FIN", "RST", "408"} {
 		t.Run(how, func(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-				readRequest(r)
-				respond(c, strconv.FormatInt(n, 10))
+				fake.ReadRequest(r)
+				fake.Respond(c, strconv.FormatInt(n, 10))
 				time.Sleep(500 * time.Millisecond)
 				switch how {
 				case "RST":

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // Checklist: P30.
@@ -53,7 +55,7 @@ func newAuthenticating(t testing.TB, failing bool) *authenticating {
 		defer a.open.Add(-1)
 		user, asked := "", ""
 		for n := 1; ; n++ {
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			if req == nil || a.failing && n%23 == 0 {
 				return
 			}
@@ -80,7 +82,7 @@ func newAuthenticating(t testing.TB, failing bool) *authenticating {
 			if from := req.Header.Get("X-User"); from != "" && from != user {
 				a.mistaken.Add(1)
 			}
-			respond(c, user)
+			fake.Respond(c, user)
 		}
 	})
 	return a
@@ -329,7 +331,7 @@ func TestReplayOfUnknownClient(t *testing.T) {
 // Checklist: P30.
 func TestCredentialsOfRequests(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for req := readRequest(r); req != nil; req = readRequest(r) {
+		for req := fake.ReadRequest(r); req != nil; req = fake.ReadRequest(r) {
 			fmt.Fprintf(c, "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"NTLM\"\r\nContent-Length: 1\r\n\r\n%d", n)
 		}
 	})

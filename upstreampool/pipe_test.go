@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // A pipeServer is an upstream inside a synctest bubble, on which time flies.
@@ -80,7 +82,7 @@ func (s *pipeServer) serve(n int64, c net.Conn) {
 			timeout = time.After(d)
 		}
 		got := make(chan *http.Request, 1)
-		go func() { got <- readRequest(r) }()
+		go func() { got <- fake.ReadRequest(r) }()
 		var req *http.Request
 		select {
 		case req = <-got:
@@ -102,9 +104,9 @@ func (s *pipeServer) serve(n int64, c net.Conn) {
 		}
 		h, _ := s.header.Load().(string)
 		if h != "" {
-			respond(c, strconv.FormatInt(n, 10), h)
+			fake.Respond(c, strconv.FormatInt(n, 10), h)
 		} else {
-			respond(c, strconv.FormatInt(n, 10))
+			fake.Respond(c, strconv.FormatInt(n, 10))
 		}
 	}
 }

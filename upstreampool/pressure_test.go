@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // retryElsewhere is the expression of the documentation, in JSON.
@@ -31,13 +32,13 @@ func TestFullPoolMarksNoUpstreamDown(t *testing.T) {
 	release := make(chan struct{})
 	serve := func(name string) string {
 		return serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
-			for req := readRequest(r); req != nil; req = readRequest(r) {
+			for req := fake.ReadRequest(r); req != nil; req = fake.ReadRequest(r) {
 				if req.URL.Path == "/slow" {
 					arrived <- arrival{name, req.URL.Path}
 					<-release
 				}
 				body, _ := io.ReadAll(req.Body)
-				respond(c, name+" "+string(body))
+				fake.Respond(c, name+" "+string(body))
 			}
 		}).addr()
 	}

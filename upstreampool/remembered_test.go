@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // What was learned is in the storage, and the next process knows it at once.
@@ -26,10 +27,10 @@ func TestRememberedOverRestarts(t *testing.T) {
 	s := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
 		for {
 			_ = c.SetReadDeadline(time.Now().Add(keepAlive))
-			if readRequest(r) == nil {
+			if fake.ReadRequest(r) == nil {
 				return
 			}
-			respond(c, "x")
+			fake.Respond(c, "x")
 		}
 	})
 	url := ""

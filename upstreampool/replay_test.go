@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // dieOnSecond answers the first request of a connection and dies, after reading
@@ -23,7 +24,7 @@ import (
 func dieOnSecond(seen *atomic.Int64, how func(net.Conn)) func(int64, net.Conn, *bufio.Reader) {
 	return func(n int64, c net.Conn, r *bufio.Reader) {
 		for i := 0; ; i++ {
-			if readRequest(r) == nil {
+			if fake.ReadRequest(r) == nil {
 				return
 			}
 			seen.Add(1)
@@ -31,7 +32,7 @@ func dieOnSecond(seen *atomic.Int64, how func(net.Conn)) func(int64, net.Conn, *
 				how(c)
 				return
 			}
-			respond(c, strconv.FormatInt(n, 10))
+			fake.Respond(c, strconv.FormatInt(n, 10))
 		}
 	}
 }
@@ -68,7 +69,7 @@ func TestReplayOfIdempotentRequests(t *testing.T) {
 				bodies := make(chan string, 10)
 				s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 					for i := 0; ; i++ {
-						req := readRequest(r)
+						req := fake.ReadRequest(r)
 						if req == nil {
 							return
 						}
@@ -79,7 +80,7 @@ func TestReplayOfIdempotentRequests(t *testing.T) {
 							how(c)
 							return
 						}
-						respond(c, "")
+						fake.Respond(c, "")
 					}
 				})
 				tr := newTransport(t, known)
@@ -126,12 +127,12 @@ func TestReplayOfGETWithBodyOfUnknownLength(t *testing.T) {
 func TestNoReplayOfAReplay(t *testing.T) {
 	var seen atomic.Int64
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for i := 0; readRequest(r) != nil; i++ {
+		for i := 0; fake.ReadRequest(r) != nil; i++ {
 			seen.Add(1)
 			if n > 1 || i > 0 {
 				return
 			}
-			respond(c, "")
+			fake.Respond(c, "")
 		}
 	})
 	tr := newTransport(t, known)
@@ -207,7 +208,7 @@ func TestMisdirectedIsTriedOnceMore(t *testing.T) {
 		bodies := make(chan string, 10)
 		s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 			for i := 0; ; i++ {
-				req := readRequest(r)
+				req := fake.ReadRequest(r)
 				if req == nil {
 					return
 				}
@@ -216,7 +217,7 @@ func TestMisdirectedIsTriedOnceMore(t *testing.T) {
 				if i > 0 {
 					io.WriteString(c, misdirected)
 				} else {
-					respond(c, strconv.FormatInt(n, 10))
+					fake.Respond(c, strconv.FormatInt(n, 10))
 				}
 			}
 		})
@@ -236,11 +237,11 @@ func TestMisdirectedIsTriedOnceMore(t *testing.T) {
 	t.Run("then passed on", func(t *testing.T) {
 		var seen atomic.Int64
 		s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-			for i := 0; readRequest(r) != nil; i++ {
+			for i := 0; fake.ReadRequest(r) != nil; i++ {
 				if seen.Add(1) > 1 {
 					io.WriteString(c, misdirected)
 				} else {
-					respond(c, "")
+					fake.Respond(c, "")
 				}
 			}
 		})

@@ -6,12 +6,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // echo answers every request with the number of its connection.
 func echo(n int64, c net.Conn, r *bufio.Reader) {
-	for readRequest(r) != nil {
-		respond(c, strconv.FormatInt(n, 10))
+	for fake.ReadRequest(r) != nil {
+		fake.Respond(c, strconv.FormatInt(n, 10))
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 func init() { caddy.RegisterModule(sickStorage{}) }
@@ -61,8 +63,8 @@ func TestSickStorage(t *testing.T) {
 	t.Setenv("HOME", t.TempDir()) // the instance's id is there
 	t.Setenv("XDG_DATA_HOME", os.Getenv("HOME"))
 	s := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			respond(c, "x")
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, "x")
 		}
 	})
 	stopCaddy(t)

@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // Configurations come and go, clients give up, the queue is full, requests ask
@@ -38,7 +40,7 @@ func TestEverythingAtOnce(t *testing.T) {
 		{"HTTP/1", func(t *testing.T) *rawServer {
 			return serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 				for {
-					req := readRequest(r)
+					req := fake.ReadRequest(r)
 					if req == nil {
 						return
 					}
@@ -75,10 +77,10 @@ func TestEverythingAtOnce(t *testing.T) {
 						fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n%x\r\n%s\r\n0\r\nT: %s\r\n\r\n", len(id), id, id)
 						continue
 					case 6:
-						respond(c, id, "Connection: keep-alive", "Keep-Alive: timeout=0")
+						fake.Respond(c, id, "Connection: keep-alive", "Keep-Alive: timeout=0")
 						continue
 					}
-					respond(c, id)
+					fake.Respond(c, id)
 				}
 			})
 		}, func(*Transport) {}},

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // The process stands still for longer than the upstream keeps the connection.
@@ -28,7 +30,7 @@ func TestStoppedProcess(t *testing.T) {
 			// No FIN after the timeout, to show that age alone decides; a request
 			// that comes too late is never answered.
 			idleSince := time.Now()
-			req := readRequest(r)
+			req := fake.ReadRequest(r)
 			if req == nil {
 				return
 			}
@@ -38,7 +40,7 @@ func TestStoppedProcess(t *testing.T) {
 			if time.Since(idleSince) > time.Second {
 				return
 			}
-			respond(c, strconv.FormatInt(n, 10), "Connection: keep-alive", "Keep-Alive: timeout=1")
+			fake.Respond(c, strconv.FormatInt(n, 10), "Connection: keep-alive", "Keep-Alive: timeout=1")
 		}
 	})
 	cmd := exec.Command(os.Args[0])

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // Two transports to one upstream are told apart by the sites that use them, and by
@@ -17,8 +19,8 @@ import (
 // transport, which then tells of both sites.
 func TestTransportsAreToldApart(t *testing.T) {
 	s := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
-		for readRequest(r) != nil {
-			respond(c, "x")
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, "x")
 		}
 	})
 	stopCaddy(t)

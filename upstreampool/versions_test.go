@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 func TestH2OverTLS(t *testing.T) {
@@ -113,7 +114,7 @@ func TestUpgradeTowardsH2(t *testing.T) {
 func TestNoLengthNeededTowardsH2(t *testing.T) {
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufioReader) {
 		if start, _ := r.Peek(3); string(start) != "PRI" {
-			readRequest(r)
+			fake.ReadRequest(r)
 			io.WriteString(c, "HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
 			return
 		}
