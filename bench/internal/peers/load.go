@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -38,28 +36,11 @@ func (c *client) send(ctx context.Context, method, target string) bool {
 		}
 		c.conn, c.reader = conn, bufio.NewReader(conn)
 	}
-	resp, err := c.exchange(method, target)
+	resp, err := sidebyside.Exchange(c.conn, c.reader, method, target, 20*time.Second)
 	if err != nil || resp.Close {
 		c.close()
 	}
 	return err == nil && resp.StatusCode/100 == 2
-}
-
-func (c *client) exchange(method, target string) (*http.Response, error) {
-	_ = c.conn.SetDeadline(time.Now().Add(20 * time.Second))
-	rest := "\r\n"
-	if method == http.MethodPost {
-		rest = "Content-Length: 1\r\n\r\nx"
-	}
-	if _, err := fmt.Fprintf(c.conn, "%s %s HTTP/1.1\r\nHost: %s\r\n%s", method, target, sidebyside.Host, rest); err != nil {
-		return nil, err
-	}
-	resp, err := http.ReadResponse(c.reader, &http.Request{Method: method})
-	if err != nil {
-		return nil, err
-	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return resp, err
 }
 
 func (c *client) close() {

@@ -4,9 +4,11 @@ package programs
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
@@ -104,4 +106,22 @@ func Servers(kinds []servers.Kind) []string {
 		}
 	}
 	return Versions(names...)
+}
+
+// Upstream starts the nginx that answers at once, and keeps connections for so long
+// that no benchmark sees their end. stop ends it, and removes its files.
+func Upstream() (addr string, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	if err != nil {
+		return "", nil, err
+	}
+	nginx, err := servers.Start(dir, servers.Nginx, 75*time.Second)
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return "", nil, err
+	}
+	return nginx.Addr, func() {
+		_ = nginx.Stop(false)
+		_ = os.RemoveAll(dir)
+	}, nil
 }

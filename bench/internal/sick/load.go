@@ -3,8 +3,6 @@ package sick
 import (
 	"bufio"
 	"context"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -125,7 +123,7 @@ func (all *clients) send(ctx context.Context, method string) bool {
 		}
 		c = &client{conn, bufio.NewReader(conn)}
 	}
-	resp, err := c.exchange(method)
+	resp, err := sidebyside.Exchange(c, c.reader, method, "/", patience)
 	if err != nil || resp.Close {
 		_ = c.Close()
 	} else {
@@ -134,23 +132,6 @@ func (all *clients) send(ctx context.Context, method string) bool {
 		all.mu.Unlock()
 	}
 	return err == nil && resp.StatusCode/100 == 2
-}
-
-func (c *client) exchange(method string) (*http.Response, error) {
-	_ = c.SetDeadline(time.Now().Add(patience))
-	rest := "\r\n"
-	if method == http.MethodPost {
-		rest = "Content-Length: 1\r\n\r\nx"
-	}
-	if _, err := fmt.Fprintf(c, "%s / HTTP/1.1\r\nHost: %s\r\n%s", method, sidebyside.Host, rest); err != nil {
-		return nil, err
-	}
-	resp, err := http.ReadResponse(c.reader, &http.Request{Method: method})
-	if err != nil {
-		return nil, err
-	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return resp, err
 }
 
 func (all *clients) close() {

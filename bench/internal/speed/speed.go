@@ -5,14 +5,12 @@ package speed
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // The sides, by what their transport is called in tables. Both keep as many idle
@@ -51,16 +49,11 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			"(`/sync/mutex/wait/total`).", mostIdle, connections, rounds, requests),
 		Versions: append(programs.Versions("nginx"), sidebyside.QUIC()),
 	}
-	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	nginx, stop, err := programs.Upstream()
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	nginx, err := servers.Start(dir, servers.Nginx, 75*time.Second)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = nginx.Stop(false) }()
+	defer stop()
 	sides := []*side{{name: ours, protocol: "upstreampool"}, {name: stock, protocol: "http"}}
 	for _, s := range sides {
 		if s.upstream, err = newUpstream(); err != nil {
@@ -68,7 +61,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		}
 		defer s.upstream.Stop()
 	}
-	admin, caddy, err := start(sides, nginx.Addr)
+	admin, caddy, err := start(sides, nginx)
 	if err != nil {
 		return nil, err
 	}

@@ -5,14 +5,11 @@ package throughput
 import (
 	"context"
 	"fmt"
-	"os"
-	"time"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
-	"github.com/caddy-connreuse/connreuse/internal/test/servers"
 )
 
 // The servers, by what their transport is called in tables.
@@ -37,16 +34,11 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			"front that grows the stack of a request early is shown beside.", rounds, requests),
 		Versions: append(programs.Versions("nginx"), sidebyside.H2load()),
 	}
-	dir, err := os.MkdirTemp("", "connreuse-bench-")
+	nginx, stop, err := programs.Upstream()
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	nginx, err := servers.Start(dir, servers.Nginx, 75*time.Second)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = nginx.Stop(false) }()
+	defer stop()
 
 	others := []string{stock, stock512, grown}
 	plot := report.Plot{Name: "throughput", Title: "Throughput of upstreampool", Bars: true, X: "load", Y: "of the other transport's"}
@@ -54,7 +46,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		result.Tables = append(result.Tables, sidebyside.Table(ours, with))
 		plot.Series = append(plot.Series, report.Series{Name: "against " + with})
 	}
-	err = sidebyside.Run(sides(nginx.Addr), func(b *sidebyside.Bench) error {
+	err = sidebyside.Run(sides(nginx), func(b *sidebyside.Bench) error {
 		for _, load := range []struct {
 			name, what string
 			flags      []string
