@@ -30,11 +30,9 @@ func (p *Pool) Remotes() map[netip.Addr]bool {
 	p.lock()
 	defer p.unlock()
 	heard := make(map[netip.Addr]bool)
-	for _, l := range holding {
-		for c := p.lists[l].first; c != nil; c = c.links[linkPool].next {
-			if a := c.remote(); a.IsValid() && !c.left {
-				heard[a] = heard[a] || c.heard.Load()
-			}
+	for c := range p.inLists(holding[:]) {
+		if a := c.remote(); a.IsValid() && !c.left {
+			heard[a] = heard[a] || c.heard.Load()
 		}
 	}
 	return heard
@@ -46,15 +44,11 @@ func (p *Pool) Leave(addrs []netip.Addr) (left int) {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	for _, l := range holding {
-		for c := p.lists[l].first; c != nil; {
-			next := c.links[linkPool].next
-			if !c.left && slices.Contains(addrs, c.remote()) {
-				c.left = true
-				left++
-				p.putAsideLocked(c, now)
-			}
-			c = next
+	for c := range p.inLists(holding[:]) {
+		if !c.left && slices.Contains(addrs, c.remote()) {
+			c.left = true
+			left++
+			p.putAsideLocked(c, now)
 		}
 	}
 	p.startDialsLocked(now)

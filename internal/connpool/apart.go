@@ -62,34 +62,20 @@ func (p *Pool) giveUpLocked(c *conn) {
 func (s *streamClock) push(b *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.older = s.newest; b.older != nil {
-		b.older.newer = b
-	} else {
-		s.oldest = b
-	}
-	s.newest = b
+	s.arrives.Push(&b.place, b)
 }
 
 // remove takes out a response that has arrived.
 func (s *streamClock) remove(b *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.older != nil {
-		b.older.newer = b.newer
-	} else {
-		s.oldest = b.newer
-	}
-	if b.newer != nil {
-		b.newer.older = b.older
-	} else {
-		s.newest = b.older
-	}
-	b.older, b.newer = nil, nil
+	s.arrives.Remove(&b.place)
 }
 
 // last tells whether a response has been arriving for long.
 func (s *streamClock) last(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.oldest != nil && now.Sub(s.oldest.began) >= lasting
+	oldest := s.arrives.First()
+	return oldest != nil && now.Sub(oldest.began) >= lasting
 }

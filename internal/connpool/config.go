@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/linked"
 )
 
 // A Config is the checked configuration of the pools of a [Group], all defaults
@@ -40,21 +41,21 @@ func (c *Config) life() time.Duration {
 // A Group is what the pools of one transport have in common.
 type Group struct {
 	cfg      Config
-	idle     idleList
+	idle     *linked.Bounded[conn]
 	retired  atomic.Bool
 	renewals atomic.Int64
 }
 
 // NewGroup returns a Group for pools of one configuration.
 func NewGroup(cfg Config) *Group {
-	return &Group{cfg: cfg, idle: idleList{most: cfg.MaxIdle, list: list{link: linkGroup}}}
+	return &Group{cfg: cfg, idle: linked.NewBounded[conn](cfg.MaxIdle)}
 }
 
 // Config returns the configuration.
 func (g *Group) Config() *Config { return &g.cfg }
 
 // Idle returns how many idle connections all pools have.
-func (g *Group) Idle() int { return g.idle.size() }
+func (g *Group) Idle() int { return g.idle.Len() }
 
 // Retire has connections closed instead of becoming idle. Requests go on.
 func (g *Group) Retire() { g.retired.Store(true) }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/linked"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
@@ -29,6 +30,7 @@ type conn struct {
 	settings atomic.Bool   // HTTP/2: the SETTINGS of the upstream have arrived
 	allowed  atomic.Int32  // HTTP/2: the streams it allowed when that was last seen
 
+	inGroup linked.Node[conn] // in the list of all idle ones, which guards it
 	net     netConn
 	streams streamClock
 	byPool
@@ -36,9 +38,9 @@ type conn struct {
 
 // byPool is guarded by the pool's lock.
 type byPool struct {
-	links     [numLinks]links // the second one is guarded by the group's list
-	leases    int             // requests it carries
-	requests  int             // requests it has carried
+	place     linked.Node[conn] // in the list of its state
+	leases    int               // requests it carries
+	requests  int               // requests it has carried
 	takenAt   time.Time
 	idleAt    time.Time
 	announced idletime.Optional // by a Keep-Alive field of this connection
@@ -65,8 +67,7 @@ type streamClock struct {
 	mu      sync.Mutex
 	running bool // a stream began since endedAt was noted
 	endedAt time.Time
-	oldest  *stream // of those whose response arrives
-	newest  *stream
+	arrives linked.List[stream] // those whose response does
 }
 
 func (c *conn) at() state       { return state(c.state.Load()) }

@@ -57,7 +57,7 @@ func (p *Pool) startDialsLocked(now time.Time) {
 	underWay := p.underWayLocked(now)
 	n := want - underWay
 	if warm := p.missingLocked(now); warm > 0 && !now.Before(p.warm.retryAt) {
-		n = max(n, want+warm-p.lists[dialing].n)
+		n = max(n, want+warm-p.lists[dialing].Len())
 	}
 	for ; n > 0 && !p.fullLocked(); n-- {
 		p.dialLocked(now)
@@ -74,13 +74,13 @@ func (p *Pool) dialLocked(now time.Time) {
 	if p.opt.TLS {
 		c.net.noise = tlsNoise
 	}
-	for w := p.queue.first; w != nil; w = w.next {
+	for w := range p.queue.All() {
 		if !w.dialed {
 			w.dialed, c.dialedFor = true, w
 			break
 		}
 	}
-	p.lists[dialing].push(c)
+	p.lists[dialing].Push(&c.place, c)
 	go func() {
 		d, err := p.opt.Dial(&Dial{c})
 		p.opened(c, d, err)
@@ -94,7 +94,7 @@ func (p *Pool) dialLocked(now time.Time) {
 // that hangs is one dial's matter, so from time to time another one is started,
 // sooner if dials are known to be quick.
 func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
-	waiting := p.queue.n - int(p.returning.Load())
+	waiting := p.queue.Len() - int(p.returning.Load())
 	if waiting <= 0 {
 		p.dials = dialClock{}
 		return 0, 0
@@ -114,7 +114,7 @@ func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
 	}
 	p.armLocked(clock.next)
 	founders := p.queue.founders
-	shared := p.queue.n - founders
+	shared := p.queue.Len() - founders
 	need = min(shared, 1)
 	if streams := int(p.memory.streams.Load()); streams > 0 {
 		need = (shared + streams - 1) / streams
@@ -135,26 +135,26 @@ func (p *Pool) patience() time.Duration {
 // SETTINGS is one, since it takes no more than one request so far; not for a founder.
 func (p *Pool) underWayLocked(now time.Time) (n int) {
 	patience := p.patience()
-	for c := p.lists[dialing].first; c != nil; c = c.links[linkPool].next {
-		if w := c.dialedFor; w != nil && w.queued || now.Sub(c.dialed) < patience {
+	for c := range p.lists[dialing].All() {
+		if w := c.dialedFor; w != nil && w.place.Listed() || now.Sub(c.dialed) < patience {
 			n++
 		}
 	}
-	if p.queue.n == 0 || !p.sharesDials() {
+	if p.queue.Len() == 0 || !p.sharesDials() {
 		return n
 	}
 	hopes := 0
-	for c := p.lists[listStreams].first; c != nil; c = c.links[linkPool].next {
+	for c := range p.lists[listStreams].All() {
 		if !c.settings.Load() && now.Sub(c.dialed) < patience {
 			hopes++
 		}
 	}
-	for c := p.lists[fresh].first; c != nil; c = c.links[linkPool].next {
+	for c := range p.lists[fresh].All() {
 		if c.h2 && c.room() <= 0 {
 			hopes++
 		}
 	}
-	return n + min(hopes, p.queue.n-p.queue.founders)
+	return n + min(hopes, p.queue.Len()-p.queue.founders)
 }
 
 // sharesDials tells whether one dial serves many requests.
@@ -170,13 +170,13 @@ func (p *Pool) HTTP2() bool {
 
 // dialsForLocked tells whether a dial under way is for w.
 func (p *Pool) dialsForLocked(w *waiter) bool {
-	dials := p.lists[dialing].n
+	dials := p.lists[dialing].Len()
 	if p.sharesDials() {
-		return w.queued && dials > 0
+		return w.place.Listed() && dials > 0
 	}
-	for v := p.queue.first; dials > 0 && v != nil; v = v.next {
-		if v == w {
-			return true
+	for v := range p.queue.All() {
+		if v == w || dials == 0 {
+			return dials > 0
 		}
 		dials--
 	}
@@ -245,13 +245,11 @@ func (c *conn) adopt(d Dialed, now time.Time) {
 // introduceLocked gives a connection to those that wait, as a fresh one, whatever
 // its protocol. It tells whether the connection can be used.
 func (p *Pool) introduceLocked(c *conn, now time.Time) bool {
-	for w := p.queue.first; w != nil; {
-		next := w.next
+	for w := range p.queue.All() {
 		if c.leases > 0 && !c.h2 {
 			return true
 		}
 		if c.leases > 0 && (c.owner != nil || w.pin != nil) {
-			w = next
 			continue
 		}
 		if _, worn := c.worn(now); worn && c.leases > 0 {
@@ -268,7 +266,6 @@ func (p *Pool) introduceLocked(c *conn, now time.Time) bool {
 		p.leaseLocked(c, now, w.need)
 		p.leaveLocked(w)
 		w.grant <- g
-		w = next
 	}
 	return true
 }
@@ -299,14 +296,14 @@ func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
 	why := cause(err)
 	alike := p.dials.failed == why
 	p.dials.failed = why
-	left := p.lists[dialing].n
-	if w != nil && w.queued && left < p.queue.n {
+	left := p.lists[dialing].Len()
+	if w != nil && w.place.Listed() && left < p.queue.Len() {
 		p.leaveLocked(w)
 		w.grant <- grant{err: err}
 	} else if w != nil {
 		w.dialed = false
 	}
-	for w := p.queue.first; w != nil && left == 0 && alike; w = p.queue.first {
+	for w := p.queue.First(); w != nil && left == 0 && alike; w = p.queue.First() {
 		p.leaveLocked(w)
 		w.grant <- grant{err: err}
 	}

@@ -62,22 +62,20 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 		return
 	}
 	lingers := c.lingers()
-	for w := p.queue.first; w != nil; {
-		next := w.next
+	for w := range p.queue.All() {
 		g, ok := p.tryLocked(c, now, w.need)
 		switch {
 		case ok:
 			p.leaveLocked(w)
 			w.grant <- g
 		case c.idles():
-			if w.prev == nil && p.fullLocked() && p.comingLocked() == 0 && !lingers {
+			if w == p.queue.First() && p.fullLocked() && p.comingLocked() == 0 && !lingers {
 				p.closeLocked(c, CloseReplaced)
 				return
 			}
 		case w.need.Freshness != Fresh:
 			return // it has no free stream, or is closing
 		}
-		w = next
 	}
 }
 
@@ -95,14 +93,14 @@ func (p *Pool) tryLocked(c *conn, now time.Time, n Need) (grant, bool) {
 
 // comingLocked returns how many connections are being dialed, or closed, which
 // makes room for as many.
-func (p *Pool) comingLocked() int { return p.lists[dialing].n + p.lists[closing].n }
+func (p *Pool) comingLocked() int { return p.lists[dialing].Len() + p.lists[closing].Len() }
 
 // waitersExceedComingLocked tells whether more wait than connections are coming.
 func (p *Pool) waitersExceedComingLocked() bool {
 	if p.sharesDials() {
-		return p.queue.n > 0 && p.comingLocked() == 0
+		return p.queue.Len() > 0 && p.comingLocked() == 0
 	}
-	return p.queue.n > p.comingLocked()
+	return p.queue.Len() > p.comingLocked()
 }
 
 // offer serves those that wait with c, or with new connections.

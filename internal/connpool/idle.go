@@ -1,9 +1,6 @@
 package connpool
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 const (
 	// lately and aMinute are the times whose need of connections counts, for all
@@ -57,16 +54,12 @@ func (p *Pool) tick() {
 	defer p.unlock()
 	now := time.Now()
 	p.timerAt = time.Time{}
-	for _, l := range idleLists {
-		for c := p.lists[l].first; c != nil; {
-			next := c.links[linkPool].next
-			if p.fitLocked(c, now) {
-				p.watchIdleLocked(c, now)
-			}
-			c = next
+	for c := range p.inLists(idleLists[:]) {
+		if p.fitLocked(c, now) {
+			p.watchIdleLocked(c, now)
 		}
 	}
-	if c := p.lists[sensor].first; c != nil {
+	if c := p.lists[sensor].First(); c != nil {
 		p.checkSensorLocked(c, now, look)
 	}
 	p.judgeLocked(heard, now)
@@ -90,7 +83,7 @@ func later(a, b time.Time) time.Time {
 var idleLists = [...]int{int(idle), int(fresh), listPinned}
 
 // spareLocked returns how many connections wait for anybody's requests.
-func (p *Pool) spareLocked() int { return p.lists[idle].n + p.lists[fresh].n }
+func (p *Pool) spareLocked() int { return p.lists[idle].Len() + p.lists[fresh].Len() }
 
 // resting are the lists of connections that are open and carry no request, in the
 // order in which they make room for others.
@@ -99,7 +92,7 @@ var resting = [...]int{int(sensor), int(idle), int(fresh), listPinned}
 // restingLocked returns how many connections are open and carry no request.
 func (p *Pool) restingLocked() (n int) {
 	for _, l := range resting {
-		n += p.lists[l].n
+		n += p.lists[l].Len()
 	}
 	return n
 }
@@ -176,7 +169,7 @@ func (p *Pool) trimLocked(now time.Time) {
 // oldestLocked returns the connection that has been idle for longest, of some lists.
 func (p *Pool) oldestLocked(lists ...int) (oldest *conn) {
 	for _, l := range lists {
-		if c := p.lists[l].first; oldest == nil || c != nil && c.idleAt.Before(oldest.idleAt) {
+		if c := p.lists[l].First(); oldest == nil || c != nil && c.idleAt.Before(oldest.idleAt) {
 			oldest = c
 		}
 	}
@@ -185,50 +178,9 @@ func (p *Pool) oldestLocked(lists ...int) (oldest *conn) {
 
 // boundLocked closes the oldest idle connection if the pool has too many.
 func (p *Pool) boundLocked() {
-	if most := p.cfg.MaxIdlePerPool; most > 0 && p.spareLocked()+p.lists[listPinned].n > most {
+	if most := p.cfg.MaxIdlePerPool; most > 0 && p.spareLocked()+p.lists[listPinned].Len() > most {
 		p.closeLocked(p.oldestLocked(idleLists[:]...), CloseMaxIdle)
 	}
-}
-
-// An idleList holds the idle connections of all pools, in the order in which they
-// became idle. Its lock is the last one to be taken.
-type idleList struct {
-	most int // zero: any number
-
-	mu   sync.Mutex
-	list list
-}
-
-// push adds c. If there are too many then, it returns the oldest, which it has
-// taken out; it is to be evicted.
-func (l *idleList) push(c *conn) (victim *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list.push(c)
-	if l.most > 0 && l.list.n > l.most {
-		victim = l.list.first
-		l.list.remove(victim)
-	}
-	return victim
-}
-
-func (l *idleList) remove(c *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list.remove(c)
-}
-
-func (l *idleList) size() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.list.n
-}
-
-// has tells whether c is in the list.
-func (l *idleList) has(c *conn) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return c.links[linkGroup].in
 }
 
 // evict closes c, for which the list of all pools has no room, unless it has been
@@ -236,7 +188,7 @@ func (l *idleList) has(c *conn) bool {
 func (p *Pool) evict(c *conn) {
 	p.lock()
 	defer p.unlock()
-	if c.idles() && !p.group.idle.has(c) {
+	if c.idles() && !p.group.idle.Has(&c.inGroup) {
 		p.closeLocked(c, CloseMaxIdle)
 		p.tidyLocked(time.Now())
 	}
@@ -248,11 +200,9 @@ func (p *Pool) Drain() (closed int) {
 	p.lock()
 	defer p.unlock()
 	p.warm.stopped = true
-	for _, l := range resting {
-		for c := p.lists[l].first; c != nil; c = p.lists[l].first {
-			p.closeLocked(c, CloseDrained)
-			closed++
-		}
+	for c := range p.inLists(resting[:]) {
+		p.closeLocked(c, CloseDrained)
+		closed++
 	}
 	p.tidyLocked(time.Now())
 	return closed
@@ -261,17 +211,17 @@ func (p *Pool) Drain() (closed int) {
 // tidyLocked stops the timer of a pool that has nothing to wait for, and ends a
 // pool that holds nothing.
 func (p *Pool) tidyLocked(now time.Time) {
-	if p.inLocked(busy)+p.lists[draining].n == 0 {
+	if p.inLocked(busy)+p.lists[draining].Len() == 0 {
 		p.listenAt = time.Time{}
 	}
-	if !p.listenAt.IsZero() || p.restingLocked() > 0 || p.queue.n > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
+	if !p.listenAt.IsZero() || p.restingLocked() > 0 || p.queue.Len() > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
 		return
 	}
 	if p.timer != nil && !p.timerAt.IsZero() {
 		p.timer.Stop()
 		p.timerAt = time.Time{}
 	}
-	if p.gone || p.countedLocked() > 0 || p.lists[draining].n > 0 || p.lists[upgraded].n > 0 {
+	if p.gone || p.countedLocked() > 0 || p.lists[draining].Len() > 0 || p.lists[upgraded].Len() > 0 {
 		return
 	}
 	p.gone = true

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/linked"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
@@ -254,8 +255,8 @@ type stream struct {
 	c    *conn
 	done atomic.Bool
 
-	began        time.Time
-	older, newer *stream
+	began time.Time
+	place linked.Node[stream]
 }
 
 func (s *stream) Read(p []byte) (int, error) {

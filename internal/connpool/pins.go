@@ -132,11 +132,11 @@ func (p *Pool) takeOwnLocked(own *pin, now time.Time, n Need) (g grant, ok bool)
 }
 
 // own tells whether w waits for the connection of its owner.
-func (w *waiter) own() bool { return w.queued && w.pin != nil && w.in == &w.pin.waiters }
+func (w *waiter) own() bool { return w.pin != nil && w.place.In(&w.pin.waiters.List) }
 
 // serveOwnLocked hands the connection of own to those that wait for it.
 func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
-	for w := own.waiters.first; w != nil; w = own.waiters.first {
+	for w := own.waiters.First(); w != nil; w = own.waiters.First() {
 		g, ok := p.takeOwnLocked(own, now, w.need)
 		if !ok {
 			return // it is busy, or w is the founder of another one
@@ -149,9 +149,9 @@ func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
 // ownLocked makes c the connection of a pin. It moves to the list where nobody else
 // looks.
 func (p *Pool) ownLocked(c *conn, o *Owner, own *pin, now time.Time) {
-	p.lists[c.listOf(c.at())].remove(c)
+	p.lists[c.listOf(c.at())].Remove(&c.place)
 	own.conn, c.owner, c.pinnedAt = c, o, now
-	p.lists[c.listOf(c.at())].push(c)
+	p.lists[c.listOf(c.at())].Push(&c.place, c)
 }
 
 // leaveLocked takes a waiter out of the queue that it is in, and tells whether it was
@@ -173,7 +173,7 @@ func (p *Pool) leaveLocked(w *waiter) bool {
 // succeedLocked makes the first that waits the founder. If nobody does, there is no
 // pin any more.
 func (p *Pool) succeedLocked(o *Owner, own *pin) {
-	w := own.waiters.first
+	w := own.waiters.First()
 	if w == nil {
 		p.setPinLocked(o, nil)
 		return

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/linked"
 )
 
 var (
@@ -54,7 +55,7 @@ type Pool struct {
 	returning atomic.Int32 // HTTP/1 connections about to be idle
 
 	mu      sync.Mutex
-	lists   [numLists]list
+	lists   [numLists]linked.List[conn]
 	queue   queue
 	pins    map[*Owner]*pin
 	after   []event
@@ -140,7 +141,7 @@ func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
 		return g, nil
 	}
 	if p.fullLocked() && !n.Probe {
-		if p.queue.n >= p.cfg.MaxPending {
+		if p.queue.Len() >= p.cfg.MaxPending {
 			p.waiting.Add(-1)
 			p.afterLocked(event{kind: refused, err: ErrQueueFull})
 			return grant{err: ErrQueueFull}, nil
@@ -212,7 +213,7 @@ func (p *Pool) fullLocked() bool {
 // request at hand. The place becomes free when it is closed.
 func (p *Pool) makeRoomLocked() {
 	for _, l := range resting {
-		if c := p.lists[l].first; c != nil {
+		if c := p.lists[l].First(); c != nil {
 			p.displaceLocked(c)
 			return
 		}
@@ -225,21 +226,20 @@ func (p *Pool) takeLocked(now time.Time, n Need) (grant, bool) {
 	if n.Freshness == Fresh {
 		return grant{}, false
 	}
-	streams := &p.lists[listStreams]
-	for c := streams.last; c != nil; {
-		before := streams.before(c)
+	for c := p.lists[listStreams].Last(); c != nil; {
+		before := c.place.Prev()
 		if g, ok := p.tryStreamLocked(c, now, n); ok {
 			return g, true
 		}
 		c = before
 	}
-	used, unused := p.lists[idle].last, p.lists[fresh].last
+	used, unused := p.lists[idle].Last(), p.lists[fresh].Last()
 	for used != nil || unused != nil {
 		var c *conn
 		if unused == nil || used != nil && !used.idleAt.Before(unused.idleAt) {
-			c, used = used, p.lists[idle].before(used)
+			c, used = used, used.place.Prev()
 		} else {
-			c, unused = unused, p.lists[fresh].before(unused)
+			c, unused = unused, unused.place.Prev()
 		}
 		if g, ok := p.tryIdleLocked(c, now, n); ok {
 			return g, true
@@ -300,7 +300,7 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
 // leaseLocked hands c, with a reservation, to a request.
 func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	if c.leases > 0 {
-		p.lists[c.listOf(busy)].touch(c)
+		p.lists[c.listOf(busy)].Touch(&c.place)
 	} else {
 		c.idledFor, c.lost = c.age(now), false
 		c.net.take(now, n.Bodyless && !c.h2)

@@ -228,7 +228,7 @@ func TestNoStreamsForNow(t *testing.T) {
 		time.Sleep(again - none)
 		synctest.Wait()
 		b.mu.Lock()
-		b.closeLocked(b.lists[idle].last, CloseDrained) // the second one
+		b.closeLocked(b.lists[idle].Last(), CloseDrained) // the second one
 		b.unlock()
 		synctest.Wait()
 		if got := mustGet(t, b.Pool); got != "1" {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/linked"
 )
 
 // A Need is what a request asks of a connection.
@@ -46,68 +47,42 @@ type grant struct {
 
 // A waiter is a request that waits for a connection, in the order of arrival.
 type waiter struct {
-	need       Need
-	pin        *pin       // that it is the founder of, or waits for
-	grant      chan grant // buffered: granting never blocks
-	dialed     bool       // a dial was started for it
-	next, prev *waiter
-	queued     bool
-	in         *queue
+	need   Need
+	pin    *pin       // that it is the founder of, or waits for
+	grant  chan grant // buffered: granting never blocks
+	dialed bool       // a dial was started for it
+	place  linked.Node[waiter]
 }
 
-// queue is a FIFO of waiters that can leave from anywhere.
+// A queue is a list of waiters in the order in which they are served. They can leave
+// from anywhere.
 type queue struct {
-	first, last *waiter
-	n           int
-	probes      int // active health checks among them
-	founders    int // among them: each takes a connection of its own
+	linked.List[waiter]
+	probes   int // active health checks among them
+	founders int // among them: each takes a connection of its own
 }
 
 func (q *queue) push(w *waiter) {
-	w.prev, w.queued, w.in = q.last, true, q
-	if q.last != nil {
-		q.last.next = w
-	} else {
-		q.first = w
-	}
-	q.last = w
+	q.Push(&w.place, w)
 	q.count(w, 1)
 }
 
 // pushFront puts back a waiter whose connection turned out to be dead.
 func (q *queue) pushFront(w *waiter) {
-	w.next, w.queued, w.in = q.first, true, q
-	if q.first != nil {
-		q.first.prev = w
-	} else {
-		q.last = w
-	}
-	q.first = w
+	q.PushFront(&w.place, w)
 	q.count(w, 1)
 }
 
 // remove takes w out of the queue and reports whether it was in it.
 func (q *queue) remove(w *waiter) bool {
-	if !w.queued {
-		return false
+	was := q.Remove(&w.place)
+	if was {
+		q.count(w, -1)
 	}
-	if w.prev != nil {
-		w.prev.next = w.next
-	} else {
-		q.first = w.next
-	}
-	if w.next != nil {
-		w.next.prev = w.prev
-	} else {
-		q.last = w.prev
-	}
-	w.next, w.prev, w.queued = nil, nil, false
-	q.count(w, -1)
-	return true
+	return was
 }
 
 func (q *queue) count(w *waiter, n int) {
-	q.n += n
 	if w.need.Probe {
 		q.probes += n
 	}

@@ -20,8 +20,8 @@ func (p *Pool) retireLocked(c *conn, now time.Time) {
 	if c.requests > 0 && !c.suspect && late <= tolerance(age) {
 		c.sight(now, age)
 	}
-	noRoom := p.queue.n > 0 && p.fullLocked()
-	if p.lists[sensor].n > 0 || noRoom || c.requests == 0 || c.suspect || c.owner != nil || late > tolerance(age) ||
+	noRoom := p.queue.Len() > 0 && p.fullLocked()
+	if p.lists[sensor].Len() > 0 || noRoom || c.requests == 0 || c.suspect || c.owner != nil || late > tolerance(age) ||
 		!c.learner.StartSensor(now) {
 		p.closeLocked(c, CloseIdleLimit)
 		return
@@ -51,7 +51,7 @@ type look struct {
 
 func (p *Pool) lookAtSensor() (l look) {
 	p.lock()
-	l.sensor = p.lists[sensor].first
+	l.sensor = p.lists[sensor].First()
 	due := l.sensor != nil && !time.Now().Before(p.lookAt)
 	p.unlock()
 	if due {

@@ -66,7 +66,7 @@ func (p *Pool) checkFirstsLocked(now time.Time) {
 }
 
 func (p *Pool) oldestSilentLocked() (oldest *conn) {
-	for c := p.lists[busy].first; c != nil; c = c.links[linkPool].next {
+	for c := range p.lists[busy].All() {
 		if c.silent() && (oldest == nil || c.takenAt.Before(oldest.takenAt)) {
 			oldest = c
 		}
@@ -83,7 +83,7 @@ func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 		return
 	}
 	f.lookAt = now.Add(lookAgain)
-	if f.waiting == nil && p.lists[sensor].n+p.spareLocked() > 0 && c.learner.MayYield(now) {
+	if f.waiting == nil && p.lists[sensor].Len()+p.spareLocked() > 0 && c.learner.MayYield(now) {
 		p.makeRoomLocked()
 		f.waiting, f.showsBy = c, now.Add(yieldShows)
 	}
@@ -94,14 +94,12 @@ func (p *Pool) clearForDialLocked(now time.Time) {
 	if p.restingLocked() == 0 || !p.memory.H1.Serial(now) {
 		return
 	}
-	for _, l := range resting {
-		for c := p.lists[l].first; c != nil; c = p.lists[l].first {
-			p.displaceLocked(c)
-		}
+	for c := range p.inLists(resting[:]) {
+		p.displaceLocked(c)
 	}
 }
 
 // blocksLocked tells whether an idle connection would block requests on others.
 func (p *Pool) blocksLocked(now time.Time) bool {
-	return p.lists[busy].n > 0 && p.memory.H1.Serial(now) && p.oldestSilentLocked() != nil
+	return p.lists[busy].Len() > 0 && p.memory.H1.Serial(now) && p.oldestSilentLocked() != nil
 }

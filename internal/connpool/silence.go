@@ -84,6 +84,9 @@ func (p *Pool) listenLocked(c *conn, now time.Time) {
 	}
 }
 
+// carrying are the lists of connections that carry requests.
+var carrying = [...]int{int(busy), listStreams, int(draining)}
+
 // heard is what was heard of a connection that waits for a response.
 type heard struct {
 	conn    *conn
@@ -97,14 +100,12 @@ func (p *Pool) listen() (all []heard) {
 	if now := time.Now(); !p.listenAt.IsZero() && !now.Before(p.listenAt) {
 		late := now.Sub(p.listenAt) > suspended
 		p.listenAt = time.Time{}
-		for _, l := range [...]int{int(busy), listStreams, int(draining)} {
-			for c := p.lists[l].first; c != nil; c = c.links[linkPool].next {
-				if c.waits() {
-					p.listenAt = now.Add(listenEvery)
-				}
-				if !late && c.quiet(now) && c.net.written.Load() >= c.net.settled.Load() {
-					all = append(all, heard{conn: c})
-				}
+		for c := range p.inLists(carrying[:]) {
+			if c.waits() {
+				p.listenAt = now.Add(listenEvery)
+			}
+			if !late && c.quiet(now) && c.net.written.Load() >= c.net.settled.Load() {
+				all = append(all, heard{conn: c})
 			}
 		}
 	}
@@ -156,13 +157,9 @@ func (p *Pool) judgeLocked(all []heard, now time.Time) {
 func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
 	before := now.Add(-age / 2)
 	p.memory.suspect(before)
-	for _, l := range idleLists {
-		for c := p.lists[l].first; c != nil; {
-			next := c.links[linkPool].next
-			if !c.idleAt.After(before) {
-				p.closeLocked(c, CloseSuspect)
-			}
-			c = next
+	for c := range p.inLists(idleLists[:]) {
+		if !c.idleAt.After(before) {
+			p.closeLocked(c, CloseSuspect)
 		}
 	}
 }

@@ -37,17 +37,17 @@ func (p *Pool) Snapshot() Snapshot {
 	defer p.unlock()
 	now := time.Now()
 	s := NoConnections()
-	s.Waiting = p.queue.n
+	s.Waiting = p.queue.Len()
 	for _, own := range p.pins {
-		s.Waiting += own.waiters.n
+		s.Waiting += own.waiters.Len()
 	}
 	for _, st := range shown {
 		s.Connections[st.String()] = p.inLocked(st)
 	}
 	s.Connections[idle.String()] = p.spareLocked()
-	s.Connections[pinned] = p.lists[listPinned].n
+	s.Connections[pinned] = p.lists[listPinned].Len()
 	for _, st := range [...]state{idle, fresh} {
-		for c := p.lists[st].last; c != nil && len(s.IdleAges) < mostAges; c = p.lists[st].before(c) {
+		for c := p.lists[st].Last(); c != nil && len(s.IdleAges) < mostAges; c = c.place.Prev() {
 			s.IdleAges = append(s.IdleAges, c.age(now))
 		}
 	}

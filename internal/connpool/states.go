@@ -2,6 +2,7 @@ package connpool
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 )
@@ -65,21 +66,21 @@ func (p *Pool) moveLocked(c *conn, to state) {
 	if from == returning {
 		p.returning.Add(-1)
 	}
-	p.lists[c.listOf(from)].remove(c)
+	p.lists[c.listOf(from)].Remove(&c.place)
 	if to != closed {
-		p.lists[c.listOf(to)].push(c)
+		p.lists[c.listOf(to)].Push(&c.place, c)
 	}
 	if c.owner != nil && (to == draining || to == upgraded || to == closing || to == closed) {
 		p.unpinLocked(c)
 	}
 	switch from {
 	case fresh, idle:
-		p.group.idle.remove(c)
+		p.group.idle.Remove(&c.inGroup)
 	case sensor:
 		c.learner.EndSensor()
 	}
 	if to == fresh || to == idle {
-		if victim := p.group.idle.push(c); victim != nil {
+		if victim := p.group.idle.Push(&c.inGroup, c); victim != nil {
 			p.afterLocked(event{kind: evicting, conn: victim})
 		}
 	}
@@ -116,14 +117,27 @@ func (c *conn) listOf(s state) int {
 	return int(s)
 }
 
-// in returns how many connections are in a state.
+// inLists goes through the connections of some lists. The one at hand may move.
+func (p *Pool) inLists(some []int) iter.Seq[*conn] {
+	return func(yield func(*conn) bool) {
+		for _, l := range some {
+			for c := range p.lists[l].All() {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// inLocked returns how many connections are in a state.
 func (p *Pool) inLocked(s state) int {
-	n := p.lists[s].n
+	n := p.lists[s].Len()
 	switch s {
 	case busy:
-		n += p.lists[listStreams].n
+		n += p.lists[listStreams].Len()
 	case idle:
-		n += p.lists[listPinned].n
+		n += p.lists[listPinned].Len()
 	}
 	return n
 }
@@ -137,69 +151,6 @@ func (p *Pool) countedLocked() int {
 	}
 	return n + max(0, p.inLocked(draining)-p.cfg.MaxConns)
 }
-
-// The links of a connection: it is in one list of its pool, and while it is idle
-// in the list of all pools.
-const (
-	linkPool = iota
-	linkGroup
-	numLinks
-)
-
-type links struct {
-	next, prev *conn
-	in         bool
-}
-
-// A list of connections, the latest last.
-type list struct {
-	first, last *conn
-	n           int
-	link        int
-}
-
-func (l *list) push(c *conn) {
-	k := &c.links[l.link]
-	k.prev, k.next, k.in = l.last, nil, true
-	if l.last != nil {
-		l.last.links[l.link].next = c
-	} else {
-		l.first = c
-	}
-	l.last = c
-	l.n++
-}
-
-// remove takes c out, and tells whether it was in.
-func (l *list) remove(c *conn) bool {
-	k := &c.links[l.link]
-	if !k.in {
-		return false
-	}
-	if k.prev != nil {
-		k.prev.links[l.link].next = k.next
-	} else {
-		l.first = k.next
-	}
-	if k.next != nil {
-		k.next.links[l.link].prev = k.prev
-	} else {
-		l.last = k.prev
-	}
-	*k = links{}
-	l.n--
-	return true
-}
-
-// touch makes c the latest.
-func (l *list) touch(c *conn) {
-	if l.last != c && l.remove(c) {
-		l.push(c)
-	}
-}
-
-// before returns the connection before c.
-func (l *list) before(c *conn) *conn { return c.links[l.link].prev }
 
 // elapsed is the larger of the monotonic and the wall clock's answer, since either
 // may have stood still (process or machine suspended).

@@ -38,9 +38,9 @@ func TestMoves(t *testing.T) {
 				if from == sensor {
 					t.Skip("leaving it needs a learner")
 				}
-				p.lists[c.listOf(from)].push(c)
+				p.lists[c.listOf(from)].Push(&c.place, c)
 				if from == idle || from == fresh {
-					g.idle.push(c)
+					g.idle.Push(&c.inGroup, c)
 				}
 				if !moves(from, to) {
 					defer func() {
@@ -52,47 +52,15 @@ func TestMoves(t *testing.T) {
 				p.moveLocked(c, to)
 				total := 0
 				for _, l := range p.lists {
-					total += l.n
+					total += l.Len()
 				}
-				if want := 1; to == closed && total != 0 || to != closed && (total != want || p.lists[c.listOf(to)].n != 1) {
-					t.Errorf("%d connections in lists after it, %d in that of %v", total, p.lists[c.listOf(to)].n, to)
+				if want := 1; to == closed && total != 0 || to != closed && (total != want || p.lists[c.listOf(to)].Len() != 1) {
+					t.Errorf("%d connections in lists after it, %d in that of %v", total, p.lists[c.listOf(to)].Len(), to)
 				}
 				if n := g.Idle(); (n == 1) != (to == idle || to == fresh) {
 					t.Errorf("%d idle connections of all pools", n)
 				}
 			})
-		}
-	}
-}
-
-// A list keeps its order, whichever connection leaves it.
-func TestList(t *testing.T) {
-	conns := []*conn{{}, {}, {}}
-	for leaves := range conns {
-		var l list
-		for _, c := range conns {
-			l.push(c)
-		}
-		l.touch(conns[0])
-		l.touch(conns[0])
-		if l.last != conns[0] || l.first != conns[1] || l.n != 3 {
-			t.Error("touching the first does not make it the last")
-		}
-		if !l.remove(conns[leaves]) || l.remove(conns[leaves]) {
-			t.Error("a connection does not leave once")
-		}
-		var order []*conn
-		for c := l.last; c != nil; c = l.before(c) {
-			order = append(order, c)
-		}
-		if len(order) != 2 || order[1] != l.first || l.n != 2 {
-			t.Errorf("%d connections are left", len(order))
-		}
-		for _, c := range order {
-			l.remove(c)
-		}
-		if l.first != nil || l.last != nil || l.n != 0 {
-			t.Error("the list is not empty")
 		}
 	}
 }
