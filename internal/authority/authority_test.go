@@ -307,7 +307,8 @@ func compareWithCaddy(t *testing.T, srv *caddyhttp.Server, snap *Snapshot, bodie
 		}
 		body := testcaddy.Get(srv, "", asked).Body.String()
 		want := ""
-		c := snap.routes.byHost.find(host)
+		var c cursor
+		snap.routes.byHost.find(&c, host)
 		if r, ok := c.next(); ok && int(r.index) < len(bodies) {
 			want = bodies[r.index]
 		}

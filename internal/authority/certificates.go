@@ -162,7 +162,8 @@ func (cs *certificates) candidates(sni string, found []certmagic.Certificate) (l
 	if len(found) == 0 || cs.managed(sni) {
 		return nil
 	}
-	c := cs.policies.find(sni)
+	var c cursor
+	cs.policies.find(&c, sni)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		policy := &cs.policies.list[r.index]
 		if policy.drop {

@@ -184,7 +184,8 @@ func (s *Snapshot) errorsChange(host string) bool {
 	if s.guards.errors == nil {
 		return false
 	}
-	c := s.guards.errors.byHost.find(host)
+	var c cursor
+	s.guards.errors.byHost.find(&c, host)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if s.changing[s.guards.errors.sites[r.index].route] {
 			return true

@@ -32,14 +32,15 @@ func (s *Snapshot) sniClass(sni string) (c sniClass) {
 		return sniClass{name: sni}
 	}
 	ok := false
-	policies := s.policies.find(sni)
+	var policies, sites cursor
+	s.policies.find(&policies, sni)
 	if c.policies, ok = policies.class(); !ok {
 		return sniClass{name: sni}
 	}
 	if !s.hosts.asksSite(s.routes, sni) {
 		return c
 	}
-	sites := s.routes.byHost.find(sni)
+	s.routes.byHost.find(&sites, sni)
 	if c.site, ok = sites.class(); !ok {
 		return sniClass{name: sni}
 	}

@@ -56,7 +56,9 @@ func looksOf(matchers caddy.ModuleMap, besideSNI bool) (most looks) {
 // Example: a policy drops what asks for vault.test from outside. Then a connection
 // without SNI, or for another name, is no way in.
 func (ps *policies) compare(sni, other string) (one, lost bool) {
-	a, b := ps.find(sni), ps.find(other)
+	var a, b cursor
+	ps.find(&a, sni)
+	ps.find(&b, other)
 	one = true
 	alike, certain := true, false
 	for {

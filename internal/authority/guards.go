@@ -150,7 +150,8 @@ func (w *walk) list(rs *routes, certain bool, above *chain) (answered bool) {
 	}
 	here := chain{rs, above}
 	var taken groupSet
-	c := rs.byHost.find(w.host)
+	var c cursor
+	rs.byHost.find(&c, w.host)
 	for r, ok := c.next(); ok && !w.over; r, ok = c.next() {
 		s := &rs.sites[r.index]
 		surely := r.certain

@@ -96,7 +96,8 @@ func newHosts(srv *caddyhttp.Server, gs *guards) *hosts {
 // asksSite tells whether some guard in the routes of an SNI asks for its site; see
 // [sniClass].
 func (hs *hosts) asksSite(rs *routes, sni string) bool {
-	c := rs.byHost.find(sni)
+	var c cursor
+	rs.byHost.find(&c, sni)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if hs.guardedBySite[r.index] {
 			return true
@@ -132,7 +133,8 @@ func matchedNames(list caddyhttp.RouteList, repl *caddy.Replacer) (names []strin
 // appendFound adds to b what a table finds for a name: names that find the same
 // are the same to it.
 func appendFound(b []byte, t *table, name string) []byte {
-	c := t.find(name)
+	var c cursor
+	t.find(&c, name)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		b = strconv.AppendBool(binary.BigEndian.AppendUint32(b, uint32(r.index)), r.certain)
 	}

@@ -179,13 +179,14 @@ func asciiPattern(name string) string {
 	return strings.ToLower(strings.Join(labels, "."))
 }
 
-// find returns the policies that can be selected for a server name; "" is none
-// sent, and matches no wildcard, unlike an empty Host.
-func (ps *policies) find(sni string) cursor {
+// find puts c in front of the policies that can be selected for a server name; "" is
+// none sent, and matches no wildcard, unlike an empty Host.
+func (ps *policies) find(c *cursor, sni string) {
 	if sni == "" {
-		return ps.bySNI.findExact("")
+		ps.bySNI.findExact(c, "")
+	} else {
+		ps.bySNI.find(c, sni)
 	}
-	return ps.bySNI.find(sni)
 }
 
 // A field is one number of a policy.
@@ -220,7 +221,8 @@ func (a *agree) add(v int) {
 
 // ofSNI adds the policies a connection with that server name can have.
 func (ps *policies) ofSNI(a *agree, by field, sni string) {
-	c := ps.find(sni)
+	var c cursor
+	ps.find(&c, sni)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if p := &ps.list[r.index]; !p.drop {
 			a.add(by(p))
@@ -239,7 +241,11 @@ func (ps *policies) ofHost(a *agree, by field, host string) {
 		return
 	}
 	ps.ofSNI(a, by, "")
-	c := ps.find(host)
+	if !ps.asksAnybody {
+		return
+	}
+	var c cursor
+	ps.find(&c, host)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if p := &ps.list[r.index]; p.clientAuth != 0 && !p.drop {
 			a.add(by(p))
@@ -274,6 +280,9 @@ func (ps *policies) same(by field, sni, host string) bool {
 // clientAuth tells whether a proper connection for host can be asked for a
 // client certificate.
 func (ps *policies) clientAuth(host string) bool {
+	if !ps.asksAnybody {
+		return false
+	}
 	var a agree
 	ps.ofHost(&a, (*policy).byClientAuth, host)
 	return a.differ || a.value != 0
@@ -291,9 +300,13 @@ func (ps *policies) verifiesClientCert(host string) bool {
 	return ps.all((*policy).byVerifies, host)
 }
 
-// all tells whether a field is 1 in each policy that a connection for host can
-// have, also one of a client that sends an address as its server name.
+// all tells whether a field of client authentication is 1 in each policy that a
+// connection for host can have, also one of a client that sends an address as its
+// server name.
 func (ps *policies) all(by field, host string) bool {
+	if !ps.asksAnybody {
+		return false
+	}
 	var a agree
 	ps.ofSNI(&a, by, host)
 	if hostname.IsIP(host) {
@@ -307,12 +320,12 @@ func (ps *policies) all(by field, host string) bool {
 // dropped or has no policy, none is right, and its site may be one that others
 // reach by their certificates.
 func (ps *policies) barred(host string) bool {
+	if !ps.asksAnybody {
+		return false
+	}
 	var a agree
 	ps.ofHost(&a, (*policy).byRequires, host)
-	if !a.seen {
-		return ps.asksAnybody
-	}
-	return ps.requiresClientCert(host)
+	return !a.seen || ps.requiresClientCert(host)
 }
 
 // dropped tells whether a proper connection for host may not come about: it has
@@ -321,7 +334,9 @@ func (ps *policies) dropped(host string) bool {
 	if hostname.IsIP(host) {
 		host = ""
 	}
-	c, seen := ps.find(host), false
+	var c cursor
+	ps.find(&c, host)
+	seen := false
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if ps.list[r.index].drop {
 			return true

@@ -387,7 +387,8 @@ func TestPoliciesAsCaddySelects(t *testing.T) {
 				}
 			}
 			got := -1
-			c := ps.find(sni)
+			var c cursor
+			ps.find(&c, sni)
 			if r, ok := c.next(); ok {
 				got = int(r.index)
 			}

@@ -129,7 +129,9 @@ func (rs *routes) same(a, b string) bool {
 	if a == b && !rs.unknown {
 		return true
 	}
-	ca, cb := rs.byHost.find(a), rs.byHost.find(b)
+	var ca, cb cursor
+	rs.byHost.find(&ca, a)
+	rs.byHost.find(&cb, b)
 	for {
 		ra, moreA := ca.next()
 		rb, moreB := cb.next()
@@ -154,7 +156,8 @@ func (rs *routes) sameBelow(a, b string, above *chain) bool {
 	if !rs.same(a, b) {
 		return false
 	}
-	c := rs.byHost.find(a)
+	var c cursor
+	rs.byHost.find(&c, a)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		s := &rs.sites[r.index]
 		if !s.contents.hosts {
@@ -189,7 +192,8 @@ func (c *chain) has(rs *routes) bool {
 // else the first catch-all; nil if no route can run.
 func (rs *routes) of(host string) *site {
 	var catchAll *site
-	c := rs.byHost.find(host)
+	var c cursor
+	rs.byHost.find(&c, host)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		s := &rs.sites[r.index]
 		if s.names(host) {

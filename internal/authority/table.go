@@ -82,13 +82,32 @@ func (t *table) extend(refs []ref, certain bool) []ref {
 	return append(refs, ref{newest, certain})
 }
 
-// find returns the entries that can match name, in lower case. As MatchHost has
-// it, "" is one label, an empty one, and a trailing dot makes one more.
-func (t *table) find(name string) cursor {
-	c := t.findExact(name)
-	if len(t.wild) == 0 {
-		return c
+// find puts c, a new cursor, in front of the entries that can match name, in lower
+// case. As MatchHost has it, "" is one label, an empty one, and a trailing dot makes
+// one more.
+func (t *table) find(c *cursor, name string) {
+	t.findExact(c, name)
+	if len(t.wild) > 0 {
+		t.findWild(c, name)
 	}
+}
+
+// first returns the first entry that can match name.
+func (t *table) first(name string) (ref, bool) {
+	var c cursor
+	t.find(&c, name)
+	return c.next()
+}
+
+// findExact is find without wildcards.
+func (t *table) findExact(c *cursor, name string) {
+	c.ends = t.ends
+	c.push(t.exact[name])
+	c.push(t.any)
+}
+
+// findWild is find with wildcards alone.
+func (t *table) findWild(c *cursor, name string) {
 	labels := strings.Count(name, ".") + 1
 	var buf [256]byte
 	for _, s := range t.wild {
@@ -96,21 +115,6 @@ func (t *table) find(name string) cursor {
 			c.push(s.patterns[string(s.mask(buf[:0], name))])
 		}
 	}
-	return c
-}
-
-// first returns the first entry that can match name.
-func (t *table) first(name string) (ref, bool) {
-	c := t.find(name)
-	return c.next()
-}
-
-// findExact is find without wildcards.
-func (t *table) findExact(name string) cursor {
-	c := cursor{ends: t.ends}
-	c.push(t.exact[name])
-	c.push(t.any)
-	return c
 }
 
 // mask appends name to buf, with a "*" for each label that is a wildcard in s.
@@ -180,7 +184,8 @@ func (c *cursor) class() (found class, ok bool) {
 }
 
 // A cursor walks through the entries found, in their order, up to the first
-// that certainly matches and ends the search.
+// that certainly matches and ends the search. It is large for a stack, and so it is
+// never copied.
 type cursor struct {
 	ends []bool
 	// Only lists that have entries are kept. More than eight need as many

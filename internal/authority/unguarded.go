@@ -91,7 +91,8 @@ func readProvisioned(from caddytls.ConnectionPolicies) (clientAuth, bool) {
 		}
 	}
 	return func(name string) (asked, open bool) {
-		c := ps.find(name)
+		var c cursor
+		ps.find(&c, name)
 		for r, ok := c.next(); ok; r, ok = c.next() {
 			policy := from[r.index]
 			asked = asked || !policy.Drop && asksClients(policy)
