@@ -129,15 +129,26 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 	return f(b)
 }
 
-// Compare loads all servers in turn, in an order that rotates from round to
-// round and turns around every other time, and compares the server what with
-// each of with. Flags are h2load's.
-func (b *Bench) Compare(ctx context.Context, what string, with []string, rounds, requests int, flags ...string) ([]Result, error) {
-	rates, cpu := make(map[string][]float64), make(map[string][]float64)
+// Figures are those of all servers, round by round.
+type Figures struct{ rates, cpu map[string][]float64 }
+
+// Compare compares a server with another one.
+func (f Figures) Compare(what, with string) Result {
+	return Result{
+		Rates: map[string]float64{what: report.Median(f.rates[what]), with: report.Median(f.rates[with])},
+		Ratio: ratios(f.rates[what], f.rates[with]),
+		CPU:   ratios(f.cpu[what], f.cpu[with]),
+	}
+}
+
+// Measure loads all servers in turn, in an order that rotates from round to round and
+// turns around every other time. Flags are h2load's.
+func (b *Bench) Measure(ctx context.Context, rounds, requests int, flags ...string) (Figures, error) {
+	f := Figures{rates: make(map[string][]float64), cpu: make(map[string][]float64)}
 	order := slices.Clone(b.names)
 	for round := range rounds {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return f, err
 		}
 		order = append(order[1:], order[0])
 		if round%len(order) == 0 {
@@ -146,29 +157,21 @@ func (b *Bench) Compare(ctx context.Context, what string, with []string, rounds,
 		for _, name := range order {
 			before, err := CPUTime(b.pid)
 			if err != nil {
-				return nil, err
+				return f, err
 			}
 			rate, err := b.load(name, requests, flags...)
 			if err != nil {
-				return nil, err
+				return f, err
 			}
 			after, err := CPUTime(b.pid)
 			if err != nil {
-				return nil, err
+				return f, err
 			}
-			rates[name] = append(rates[name], rate)
-			cpu[name] = append(cpu[name], float64(after-before))
+			f.rates[name] = append(f.rates[name], rate)
+			f.cpu[name] = append(f.cpu[name], float64(after-before))
 		}
 	}
-	var results []Result
-	for _, other := range with {
-		results = append(results, Result{
-			Rates: map[string]float64{what: report.Median(rates[what]), other: report.Median(rates[other])},
-			Ratio: ratios(rates[what], rates[other]),
-			CPU:   ratios(cpu[what], cpu[other]),
-		})
-	}
-	return results, nil
+	return f, nil
 }
 
 // ratios are those of each round.
