@@ -19,30 +19,18 @@ var clearAltSvc = []string{"clear"}[:1:1]
 // leaves the host mapped to the QUIC connection and begins there the next time.
 // So a host offers no HTTP/3 if it is refused on connections of others, and
 // neither does one whose own connections are taken for a host that is refused
-// there, nor one that is asked for on such a connection. Where the certificate is not known, HTTP/3 stays.
+// there, nor one that is asked for on such a connection. Where the certificate is not
+// known, HTTP/3 stays.
 func astray(s *authority.Snapshot, a asked) (found authority.Refusal) {
-	if a.sni.kind == valid {
+	offers := a.host.kind == valid && !a.odd
+	if a.sni.kind == valid && !(offers && a.sni.canonical == a.host.canonical) {
 		found = s.Refuses(a.sni.canonical)
 	}
-	if found.Answer == authority.Yes || a.host.kind != valid || a.odd {
-		return found
-	}
 	// What is offered is offered for the host, on a connection whose SNI is the host.
-	if a.host.canonical != a.sni.canonical {
-		found = graver(found, s.Refuses(a.host.canonical))
+	if offers && found.Answer != authority.Yes {
+		found = found.Or(s.Astray(a.host.canonical))
 	}
-	if found.Answer == authority.Yes {
-		return found
-	}
-	return graver(found, s.RefusedElsewhere(a.host.canonical))
-}
-
-// graver is the one that says yes, or else does not say no.
-func graver(a, b authority.Refusal) authority.Refusal {
-	if a.Answer == authority.Yes || b.Answer == authority.No {
-		return a
-	}
-	return b
+	return found
 }
 
 // setAltSvc sets the field for a request that passes. Caddy has set its own by now,

@@ -63,7 +63,30 @@ func (s *Snapshot) Refuses(sni string) Refusal {
 // answer may be older than that of [Snapshot.Refuses] where it takes long to
 // find: it is kept for a hundred times as long as that took.
 func (s *Snapshot) RefusedElsewhere(host string) Refusal {
+	return s.refusedElsewhere(s.certificates.present(host))
+}
+
+// Astray tells whether certificates lead requests astray where a host offers HTTP/3:
+// [Snapshot.Refuses] of its own connections, or else [Snapshot.RefusedElsewhere].
+func (s *Snapshot) Astray(host string) Refusal {
 	p := s.certificates.present(host)
+	found := s.refuses(p)
+	if found.Answer == Yes {
+		return found
+	}
+	return found.Or(s.refusedElsewhere(p))
+}
+
+// Or is the one that says yes, or else does not say no.
+func (r Refusal) Or(other Refusal) Refusal {
+	if r.Answer == Yes || other.Answer == No {
+		return r
+	}
+	return other
+}
+
+// refusedElsewhere is [Snapshot.RefusedElsewhere] for what is presented for a host.
+func (s *Snapshot) refusedElsewhere(p *presented) Refusal {
 	if known := p.refusedElsewhere.Load(); known != nil {
 		return *known
 	}

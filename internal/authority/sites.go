@@ -29,10 +29,7 @@ func (s *Server) Sites(most int) (sites []Site, more int) {
 	names := snap.hosts.all
 	for _, name := range names[:min(most, len(names))] {
 		site := Site{Server: s.Name(), Name: name, HTTP3: s.HTTP3(), Covers: []string{}}
-		answer := snap.Refuses(name)
-		if elsewhere := snap.RefusedElsewhere(name); answer.Answer != Yes && elsewhere.Answer != No {
-			answer = elsewhere
-		}
+		answer := snap.Astray(name)
 		site.Refused, site.RefusedSNI, site.RefusedHost = answer.Answer.String(), answer.SNI, answer.Host
 		site.AltSvc = "kept"
 		if site.HTTP3 && answer.Answer == Yes {
