@@ -21,10 +21,10 @@ import (
 )
 
 const text = `Requests are sent when the connection before them has been idle for as long as the upstream keeps one
-open: from %[1]d ms before it closes to %[2]d ms after. They go from a client of HTTP/1.1 (or HTTP/3, where it says so) to a Caddy,
-whose ` + "`reverse_proxy`" + ` has ` + "`transport http`" + ` or ` + "`transport upstreampool`" + `, both without any setting but what
-TLS or h2c needs, from there through a proxy that delays everything by the same time each way, to a real server, which
-closes idle connections after %[3]v. Bodies have up to 64 KiB. Methods and transports take turns on the same path at the same
+open: from %[1]d ms before it closes to %[2]d ms after. They go from a client of HTTP/1.1 (or HTTP/3, where it says so) to
+Caddy, from there through a proxy that delays everything by the same time each way, to a real server, which closes idle
+connections after %[3]v. Caddy's ` + "`reverse_proxy`" + ` has ` + "`transport http`" + ` or ` + "`transport upstreampool`" + `, both without any setting but
+what TLS or h2c needs. Bodies have up to 64 KiB. Methods and transports take turns on the same path at the same
 time; a request fails if its response is missing, incomplete or not 2xx.
 
 There are %[4]d independent upstreams of each kind and delay: addresses of the delaying proxy, which lead to one server. What

@@ -41,8 +41,8 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	}
 	result := &report.Result{
 		Title: "How browsers share connections",
-		Text: fmt.Sprintf("A page with %d images of each of four hosts, behind one certificate and a network with a round trip of %v, served by a Caddy "+
-			"that is as it is by default but for what is said: HTTP/3 is on, and browsers learn of it from Caddy's Alt-Svc. %d sessions of %d visits of each kind, "+
+		Text: fmt.Sprintf("A page with %d images of each of four hosts, behind one certificate and a network with a round trip of %v, served by Caddy. "+
+			"All that is not named is as Caddy has it by default: HTTP/3 is on, and browsers learn of it from Caddy's Alt-Svc. %d sessions of %d visits of each kind, "+
 			"in turn; each session begins with a new profile, so its first visit knows of no HTTP/3.", images, 2*delay, sessions, visits),
 		Versions: append(browser.Versions(), sidebyside.QUIC()),
 	}

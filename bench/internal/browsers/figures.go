@@ -71,9 +71,9 @@ func sum(values []int) (n int) {
 // addTable adds table and plot.
 func addTable(result *report.Result, chosen []scenario, measured map[string]map[string]seen, visits int) {
 	table := report.Table{
-		Title: "Connections that carried requests of a visit, by protocol, 421s of a visit and those of them on HTTP/3 (medians; least and most where they differ), " +
-			"requests answered on a connection for another host (a backend chosen by SNI, as in `example/two-sites`, gives the wrong page), " +
-			"images that stayed broken in all visits, and ms until all images are there (median and worst). A visit is lost where the browser stays with an error page:",
+		Title: "Connections that carried requests of a visit, by protocol, and 421s of a visit, also those of HTTP/3 alone: medians, and least and most where they differ. " +
+			"On another's: requests answered on a connection for another host, where a backend that is chosen by SNI (`example/two-sites`) gives the wrong page. " +
+			"Broken images are those of all visits. Load is the time until all images are there, median and worst. A visit is lost where the browser stays with an error page:",
 		Columns: []string{"served with", "browser", "visits lost", "h2", "h3", "421s", "421s on h3", "on another's", "broken images", "load, ms", "worst"},
 	}
 	plot := report.Plot{Name: "browsers", Title: "421s of a visit, per browser and scenario", Y: "421s", Bars: true,

@@ -178,9 +178,8 @@ func (f *figures) visit(ctx context.Context, c *logged.Caddy, b browser.Browser,
 // addVisits adds table, plot and claims.
 func addVisits(result *report.Result, chosen []scenario, measured map[string]map[string]*figures) {
 	table := report.Table{
-		Title: "Connections with requests, TLS handshakes (those of connections without requests included), 421s, images that stay broken " +
-			"since the browser gave up after another 421, and ms until the page is loaded " +
-			"(medians; least and most where they differ):",
+		Title: "Medians of a visit; least and most where they differ. Connections are those with requests, handshakes are those of all. " +
+			"An image stays broken where the browser gives up after another 421:",
 		Columns: []string{"served with", "browser", "connections", "handshakes", "421s", "broken images", "load, ms"},
 	}
 	plot := report.Plot{Name: "coalescing", Title: "Connections and 421s per browser and scenario", Y: "count", Bars: true,

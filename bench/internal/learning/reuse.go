@@ -26,9 +26,9 @@ const meanGap = 0.75
 // shortIdle is the idle time that stock is given to be safe, of the timeout.
 const shortIdle = 0.35
 
-const reuseText = `**Reuse.** POSTs to %d upstreams of each kind (addresses of a proxy that delays by %v each way, which lead to one
-server) at random times (Poisson), on average after %.2[3]f of the timeout, which is %[4]v, for %[5]v; all transports get the
-same arrivals, at the same time. ` + "`upstreampool`" + ` has no configuration and has learned the timeout before. The oracle knows it
+const reuseText = `**Reuse.** POSTs to %d upstreams of each kind: addresses of a proxy that delays by %v each way, which lead to one
+server. They come at random times (Poisson), on average after %.2[3]f of the timeout, which is %[4]v, for %[5]v. All
+transports get the same arrivals, at the same time. ` + "`upstreampool`" + ` has no configuration and has learned the timeout before. The oracle knows it
 exactly: simulated with the times of the requests of ` + "`upstreampool`" + `, it takes the youngest connection that has
 been idle for less than that.`
 

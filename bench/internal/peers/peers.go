@@ -54,10 +54,10 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	result := &report.Result{
 		Title: "Beside other proxies",
 		Text: fmt.Sprintf("The same load on all, over TLS: an upstream (Node) that closes idle connections, and %d bursts of %d requests, half of "+
-			"them GET and half POST, after gaps from %v before that moment to %v after it; no client repeats a request. "+
+			"them GET and half POST. The gaps between bursts end from %v before that moment to %v after it. No client repeats a request. "+
 			"A proxy in between delays what travels to and from the upstream. The proxies are Caddy with `transport http` and with "+
-			"`upstreampool`, HAProxy with `http-reuse safe` (its default) and `always`, nginx with what it needs to reuse connections "+
-			"(`keepalive 64`, `proxy_http_version 1.1`) and one worker per core, Apache with enough workers for the clients, and H2O. All else is as each has it by default. Node announces "+
+			"`upstreampool`, HAProxy with `http-reuse safe` (its default) and `always`, nginx, Apache and H2O. nginx has what it needs to reuse connections "+
+			"(`keepalive 64`, `proxy_http_version 1.1`) and one worker per core, Apache has enough workers for the clients. All else is as each has it by default. Node announces "+
 			"%v and closes after %v: `upstreampool` opens new connections after these gaps, and reuses younger ones. Of the other proxies "+
 			"nothing is claimed.", bursts, clients, before, after, keepAlive, keepAlive+servers.Node.Late),
 		Versions: append(programs.Versions("haproxy", "nginx", "apache2", "h2o", "node"), sidebyside.H2load()),

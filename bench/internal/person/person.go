@@ -62,7 +62,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	result := &report.Result{
 		Title: "The right person",
 		Text: fmt.Sprintf("A server that authenticates connections (NTLM), and %d client connections at a time: two of each of two users, who log in once, "+
-			"two of a third, who shows credentials (Negotiate) before being asked, and two without any; %d requests on each, over HTTP/1.1 and HTTP/2 to the proxy. A request is answered as another when its answer "+
+			"two of a third, who shows credentials (Negotiate) before being asked, and two without any. Each sends %d requests, over HTTP/1.1 and HTTP/2 to the proxy. A request is answered as another when its answer "+
 			"names a user who did not send it. HAProxy has `http-reuse safe` (its default) and `always`.", len(users), each),
 		Versions: programs.Versions("haproxy"),
 	}
