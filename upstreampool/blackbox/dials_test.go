@@ -26,6 +26,7 @@ func hello(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hell
 //
 // Checklist: P23.
 func TestSilentBackendDelaysNobody(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		secure bool
@@ -84,7 +85,6 @@ func TestSilentBackendDelaysNobody(t *testing.T) {
 //
 // Checklist: P23.
 func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
-	t.Parallel()
 	refuse := make(chan struct{}, 1)
 	l := listen(t, func(_ int64, c net.Conn) net.Conn {
 		select {
@@ -114,7 +114,6 @@ func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
 // A failed handshake is a failed dial, which lb_retries takes elsewhere whatever
 // the method, unless the body is gone.
 func TestFailedHandshakeIsDialError(t *testing.T) {
-	t.Parallel()
 	l := listen(t, func(_ int64, c net.Conn) net.Conn {
 		fake.Reset(c)
 		return nil
@@ -130,7 +129,6 @@ func TestFailedHandshakeIsDialError(t *testing.T) {
 // The dial of a request whose client left fails. Another request, which came
 // later, is not told of it.
 func TestFailedDialOfGoneRequestFailsNoOther(t *testing.T) {
-	t.Parallel()
 	fail := make(chan struct{})
 	l := listen(t, func(n int64, c net.Conn) net.Conn {
 		if n > 1 {

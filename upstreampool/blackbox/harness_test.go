@@ -21,11 +21,13 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/parallel"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
 func TestMain(m *testing.M) {
 	log.SetOutput(io.Discard) // net/http's servers tell of handshakes that fail
+	parallel.AtLeast(64)      // those that wait only; the others do not call t.Parallel
 	needs.Main(m)
 }
 

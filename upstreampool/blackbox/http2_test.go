@@ -21,6 +21,7 @@ import (
 //
 // Checklist: P26.
 func TestDrainingConnectionTakesNoPlace(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		change func(*upstreampool.Transport)
@@ -90,7 +91,6 @@ func TestColdBurstAboveStreamLimit(t *testing.T) {
 		limit, clients int
 	}{{"limit 10", 10, 20}, {"limit 1", 1, 5}} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
 			var arrived atomic.Int64
 			l := listen(t, nil)
 			var all atomic.Pointer[chan struct{}]
@@ -127,7 +127,6 @@ func TestColdBurstAboveStreamLimit(t *testing.T) {
 //
 // Checklist: P27.
 func TestStreamLimitOfOne(t *testing.T) {
-	t.Parallel()
 	l := listen(t, nil)
 	serve(t, l, false, func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(100 * time.Millisecond)

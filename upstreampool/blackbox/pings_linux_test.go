@@ -20,6 +20,7 @@ import (
 // A server like that of grpc-go, with its default policy, ends connections that send
 // PINGs more often than every five minutes. A stream that is quiet for long sees none.
 func TestQuietStreamSeesNoPing(t *testing.T) {
+	t.Parallel()
 	const quiet = 2 * soon
 	pings := make(chan struct{}, 100)
 	l := listen(t, nil)
@@ -54,6 +55,7 @@ func TestQuietStreamSeesNoPing(t *testing.T) {
 //
 // Checklist: P29.
 func TestPings(t *testing.T) {
+	t.Parallel()
 	pinging := func(tr *upstreampool.Transport) {
 		overH2C(tr)
 		tr.UpstreamKeepAlive = 0
@@ -62,6 +64,7 @@ func TestPings(t *testing.T) {
 	for _, answers := range []bool{true, false} {
 		for _, idle := range []bool{true, false} {
 			t.Run(fmt.Sprintf("answers %v, idle %v", answers, idle), func(t *testing.T) {
+				t.Parallel()
 				var pings atomic.Int64
 				l := listen(t, nil)
 				l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {

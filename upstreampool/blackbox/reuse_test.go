@@ -28,6 +28,7 @@ import (
 // Upstreams that close connections by their age, at random, or at restarts, have no idle timeout. What they do is not taken for one, and reuse does not suffer.
 func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 	needs.Long(t)
+	t.Parallel()
 	steady := func(*rand.Rand) time.Duration { return 400 * time.Millisecond }
 	uneven := func(r *rand.Rand) time.Duration {
 		return time.Duration(float64(100*time.Millisecond) * math.Pow(16, r.Float64())) // to 1.6 s
@@ -129,7 +130,6 @@ func TestBurstsOfPostsReuseConnections(t *testing.T) {
 //
 // Checklist: P28.
 func TestMadeUpServerNames(t *testing.T) {
-	t.Parallel()
 	const most = 10
 	l := listen(t, nil)
 	serve(t, l, true, hello, nil)
@@ -161,7 +161,6 @@ func TestMadeUpServerNames(t *testing.T) {
 //
 // Checklist: P22.
 func TestCanceledRequestsCostNoConnection(t *testing.T) {
-	t.Parallel()
 	l := listen(t, nil)
 	serve(t, l, false, hello, nil)
 	tr := newTransport(t, nil)
@@ -184,7 +183,6 @@ func TestCanceledRequestsCostNoConnection(t *testing.T) {
 //
 // Checklist: P18.
 func TestErrorPageInHTTP10FailsNoUpload(t *testing.T) {
-	t.Parallel()
 	l := listen(t, nil)
 	l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {
 		for {
@@ -215,7 +213,6 @@ func TestErrorPageInHTTP10FailsNoUpload(t *testing.T) {
 //
 // Checklist: P18.
 func TestChunkedUploadToHTTP10(t *testing.T) {
-	t.Parallel()
 	l := listen(t, nil)
 	l.ServeRaw(func(_ int64, c net.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ func workers(t testing.TB, n int, header ...string) *fake.Listener {
 //
 // Checklist: P25.
 func TestUpstreamWithOneConnection(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		pauses  []time.Duration
@@ -121,14 +123,18 @@ func TestIdleConnectionsAboveTheNeedAreClosed(t *testing.T) {
 // An upstream closes right after each response and does not say so. After the
 // first connections the pool does not count on them any more.
 func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
-	t.Parallel()
+	var late atomic.Int64 // closes that a busy machine delayed: no pool can foresee them
 	l := listen(t, nil)
 	l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {
 		if fake.ReadRequest(r) == nil {
 			return
 		}
 		fake.Respond(c, "x")
+		responded := time.Now()
 		time.Sleep(time.Duration(n%5) * 100 * time.Microsecond)
+		if time.Since(responded) > 10*time.Millisecond {
+			late.Add(1)
+		}
 	})
 	tr := newTransport(t, nil)
 	failed := 0
@@ -138,7 +144,7 @@ func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
 			failed++
 		}
 	}
-	if failed > 2 {
-		t.Errorf("%d of the last 1960 POSTs failed, want at most 2", failed)
+	if allowed := 2 + int(late.Load()); failed > allowed {
+		t.Errorf("%d of the last 1960 POSTs failed, want at most %d", failed, allowed)
 	}
 }

@@ -44,14 +44,14 @@ var ways = []way{
 	}},
 }
 
-// eachWay runs subtests at the same time, however few processors there are: they wait
-// for most of it.
+// eachWay runs a test for each of them, at the same time.
 func eachWay(t *testing.T, run func(t *testing.T, way way)) {
-	var all sync.WaitGroup
 	for _, w := range ways {
-		all.Go(func() { t.Run(w.name, func(t *testing.T) { run(t, w) }) })
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			run(t, w)
+		})
 	}
-	all.Wait()
 }
 
 // A path is a listener whose connections can be lost.
@@ -125,6 +125,7 @@ func aboutSilence(t *testing.T, change func(*upstreampool.Transport)) *upstreamp
 //
 // Checklist: P29, P6.
 func TestLostRequestIsGivenUp(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, way way) {
 		p, u := newPath(t), new(upstream)
 		serve(t, p, way.secure, u.ServeHTTP, nil)
@@ -158,6 +159,7 @@ func TestLostRequestIsGivenUp(t *testing.T) {
 //
 // Checklist: P29, P6.
 func TestLostUploadIsGivenUp(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, way way) {
 		p, u := newPath(t), new(upstream)
 		serve(t, p, way.secure, u.ServeHTTP, nil)
@@ -185,6 +187,7 @@ func TestLostUploadIsGivenUp(t *testing.T) {
 //
 // Checklist: P29.
 func TestFirstDeadConnectionTellsOfOthers(t *testing.T) {
+	t.Parallel()
 	for _, end := range []struct {
 		name string
 		do   func(any) error
@@ -230,6 +233,7 @@ func TestFirstDeadConnectionTellsOfOthers(t *testing.T) {
 //
 // Checklist: P29.
 func TestSilentConnectionIsLeft(t *testing.T) {
+	t.Parallel()
 	p, u := newPath(t), new(upstream)
 	serve(t, p, false, u.ServeHTTP, nil)
 	tr := aboutSilence(t, overH2C)
@@ -254,6 +258,7 @@ func TestSilentConnectionIsLeft(t *testing.T) {
 //
 // Checklist: P29.
 func TestHostGone(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, way way) {
 		p, u := newPath(t), new(upstream)
 		serve(t, p, way.secure, u.ServeHTTP, nil)

@@ -18,20 +18,13 @@ import (
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
-// What takes minutes runs at the same time.
-//
-// Checklist: P29.
-func TestSilenceOverMinutes(t *testing.T) {
-	needs.Long(t)
-	var all sync.WaitGroup
-	all.Go(func() { t.Run("forgetful box", forgetfulBox) })
-	all.Go(func() { t.Run("healthy is never cut", healthyIsNeverCut) })
-	all.Wait()
-}
-
 // A box on the way forgets connections that were idle for 3 s, and drops what they
 // carry. That is learned from the first few requests that get lost.
-func forgetfulBox(t *testing.T) {
+//
+// Checklist: P29.
+func TestForgetfulBox(t *testing.T) {
+	needs.Long(t)
+	t.Parallel()
 	eachWay(t, func(t *testing.T, way way) {
 		const forgets = 3 * time.Second
 		var timers sync.Map
@@ -81,12 +74,18 @@ func forgetfulBox(t *testing.T) {
 
 // What is healthy is never cut, however long it takes: the upstream acknowledges what
 // it gets.
-func healthyIsNeverCut(t *testing.T) {
+//
+// Checklist: P29.
+func TestHealthyIsNeverCut(t *testing.T) {
+	needs.Long(t)
+	t.Parallel()
 	const long = 60 * time.Second
 	eachWay(t, func(t *testing.T, way way) {
-		var all sync.WaitGroup
 		atOnce := func(name string, run func(*testing.T, *upstreampool.Transport)) {
-			all.Go(func() { t.Run(name, func(t *testing.T) { run(t, newTransport(t, way.change)) }) })
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				run(t, newTransport(t, way.change))
+			})
 		}
 		atOnce("slow upstream", func(t *testing.T, tr *upstreampool.Transport) {
 			p := newPath(t)
@@ -111,7 +110,6 @@ func healthyIsNeverCut(t *testing.T) {
 		atOnce("event stream over an outage", func(t *testing.T, tr *upstreampool.Transport) {
 			outage(t, tr, way.secure, 40*time.Second)
 		})
-		all.Wait()
 	})
 }
 
