@@ -135,6 +135,7 @@ func TestResponseHeaderTimeout(t *testing.T) {
 // read_timeout is a timeout of ours: it must not hit a request on a connection
 // that has been idle for almost as long, and teaches nothing.
 func TestReadTimeout(t *testing.T) {
+	t.Parallel()
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for fake.ReadRequest(r) != nil {
 			time.Sleep(2 * time.Second)

@@ -146,6 +146,7 @@ func TestOnlyCompleteResponsesReturn(t *testing.T) {
 //
 // Checklist: P4.
 func TestSurplusBytes(t *testing.T) {
+	t.Parallel()
 	const smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled"
 	for _, size := range []int{0, 1, 4000, 4096, 5000, 32 << 10, 100_000} {
 		for _, delay := range []time.Duration{0, 50 * time.Millisecond} {

@@ -24,6 +24,7 @@ import (
 //
 // Checklist: P15.
 func TestStoppedProcess(t *testing.T) {
+	t.Parallel()
 	var posts atomic.Int64
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for {

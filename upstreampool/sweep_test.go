@@ -45,6 +45,7 @@ func standstill(longest *time.Duration) (stop func()) {
 // Checklist: P14.
 func TestBoundarySweep(t *testing.T) {
 	needs.Long(t)
+	t.Parallel()
 	const idle, rounds, tries = time.Second, 10, 5
 	pools := 128
 	if race.Enabled {
