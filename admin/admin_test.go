@@ -107,6 +107,16 @@ func (l *live) request(sni, host string) int {
 	return resp.StatusCode
 }
 
+// idle waits until the connection to the upstream is idle: clients have their response
+// a moment earlier.
+func (l *live) idle() {
+	l.t.Helper()
+	poll.Until(l.t, "the connection to the upstream is idle", func() bool {
+		_, upstreams := l.ask("GET", "/connreuse/upstreams")
+		return strings.Contains(upstreams, `"idle": 1,`)
+	})
+}
+
 // ask asks the admin API, with the ports and times of the answer made normal.
 func (l *live) ask(method, path string) (status int, body string) {
 	l.t.Helper()
@@ -178,6 +188,7 @@ func TestEndpoints(t *testing.T) {
 			t.Fatalf("a request for %s on a connection for %s: %d, want %d: %s", r.host, r.sni, got, r.want, why)
 		}
 	}
+	l.idle()
 	for _, test := range []struct {
 		name   string
 		method string
@@ -229,6 +240,7 @@ func TestEndpoints(t *testing.T) {
 			l.t = t
 			if test.name == "drain-all" {
 				l.request("shop.admin.test", "shop.admin.test") // the pool is gone since drain-one
+				l.idle()
 			}
 			status, got := l.ask(test.method, "/connreuse/"+server.Replace(test.path))
 			if status != test.status {

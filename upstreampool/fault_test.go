@@ -250,6 +250,9 @@ func TestTenThousandWaiters(t *testing.T) {
 	}
 	// While the first connections are being opened, their requests wait, too.
 	poll.Succeed(t, "all requests to wait, have a connection or be refused", func() error {
+		if len(tr.core.all()) == 0 {
+			return errors.New("no request has come so far")
+		}
 		pool := onlyPool(t, tr).snapshot()
 		if pool.Waiting > maxPending || pool.Waiting+int(refused.Load())+maxConns != int(n) {
 			return fmt.Errorf("%d refused, %d answered, %d failed otherwise, %+v", refused.Load(), ok.Load(), other.Load(), pool)
