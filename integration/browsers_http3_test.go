@@ -1,13 +1,11 @@
 package integration
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/browser"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
@@ -73,8 +71,8 @@ func (d defaultCaddy) visitsAnd(t *testing.T, b browser.Browser, n int, seen fun
 	for _, host := range fourHosts {
 		hosts[host] = "127.0.0.1"
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
+	ctx, done := browsing(t)
+	defer done()
 	log := func() string {
 		seen(c, browser.ReadVisits(c.log.String(), n))
 		return c.log.String()

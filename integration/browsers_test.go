@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -97,8 +98,8 @@ func needBrowser(t *testing.T, b browser.Browser) {
 // visit lets a browser visit a page of a Caddy that has logged nothing else yet.
 func visit(t *testing.T, c *caddy, b browser.Browser, o browser.Options, url string) browser.Visit {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
+	ctx, done := browsing(t)
+	defer done()
 	v, err := b.Visit(ctx, o, url, c.log.String)
 	if errors.Is(err, browser.ErrRoot) {
 		needs.Root(t, "a hosts file for Firefox alone")
@@ -107,6 +108,20 @@ func visit(t *testing.T, c *caddy, b browser.Browser, o browser.Options, url str
 		t.Fatal(err)
 	}
 	return v
+}
+
+// turns are for browsers to take: each keeps a processor busy.
+var turns = make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))
+
+// browsing waits for a browser's turn, and returns the context of what it does then,
+// and what ends both.
+func browsing(t *testing.T) (ctx context.Context, done func()) {
+	turns <- struct{}{}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	return ctx, func() {
+		cancel()
+		<-turns
+	}
 }
 
 // root is the file of Caddy's CA.

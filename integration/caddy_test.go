@@ -23,6 +23,7 @@ import (
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/output"
+	"github.com/caddy-connreuse/connreuse/internal/test/parallel"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
@@ -52,6 +53,7 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "building Caddy: %v\n%s", err, out)
 		return 1
 	}
+	parallel.AtLeast(16) // most of them wait for others
 	return needs.Report(m.Run())
 }
 

@@ -11,6 +11,7 @@ import (
 
 // TestCommands asks a running Caddy by command what connreuse makes of it.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		options string // global
@@ -27,6 +28,7 @@ func TestCommands(t *testing.T) {
 		{"origin lists what the certificate covers", "listener_wrappers {\n origin {\n origins sites\n }\n}", "misdirected {\n scope certificate\n}", 0, "listed", "obeying ignoring", 200, "shared"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			c := startCaddy(t, "servers {\n timeouts {\n idle 3s\n }\n"+test.options+"\n}",
 				"*.command.test {\n"+test.sites+"\n respond 404\n}\n"+
 					"a.command.test {\n"+test.sites+"\n respond a\n}\n"+

@@ -126,6 +126,7 @@ func TestRefusalLeavesConnectionOpen(t *testing.T) {
 //
 // Checklist: M6.
 func TestRefusedBodyIsNoRequest(t *testing.T) {
+	t.Parallel()
 	b := startBackend(t)
 	c := startCaddy(t, strictOff, sites("scope sni", b.addr), siteNames)
 	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: post.x.test\r\n\r\n"

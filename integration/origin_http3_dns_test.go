@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -107,8 +106,8 @@ func TestFramesOnHTTP3SpareLookups(t *testing.T) {
 			for _, host := range fourHosts {
 				forced = append(forced, host+":"+c.port)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-			defer cancel()
+			ctx, done := browsing(t)
+			defer done()
 			_, err := browser.Chromium.Visit(ctx, browser.Options{
 				Home: t.TempDir(), Root: c.root(), Resolver: resolv,
 				Flags: []string{"--origin-to-force-quic-on=" + strings.Join(forced, ",")},

@@ -1,13 +1,11 @@
 package integration
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/browser"
 )
@@ -17,6 +15,7 @@ import (
 //
 // Checklist: O20.
 func TestChromiumObeysFramesOnHTTP3(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name, origin string
 		want         int // QUIC connections of the last visit
@@ -69,8 +68,8 @@ func apartOnHTTP3(t *testing.T, origin string) []browser.Visit {
 `, strings.Join(addresses, " "), imageSite(n))
 	options := "servers {\n\t\tstrict_sni_host insecure_off\n\t\tlistener_wrappers {\n\t\t\torigin {\n\t\t\t\t" + origin + "\n\t\t\t}\n\t\t}\n\t}"
 	c := startCaddy(t, options, strings.Join(fourHosts, ", ")+", *.site.test"+site, fourHosts[:1])
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
+	ctx, done := browsing(t)
+	defer done()
 	visits, err := browser.Chromium.Visits(ctx, browser.Options{Home: t.TempDir(), Root: c.root(), Hosts: hosts},
 		"https://"+fourHosts[0]+":"+c.port+"/page?visit=1", n, c.log.String)
 	for i, v := range visits {

@@ -146,6 +146,7 @@ func (p prometheus) finds(t *testing.T, q query) {
 // A Prometheus that stores native histograms has no others of ours. All panels and
 // alerts find theirs.
 func TestNativeHistograms(t *testing.T) {
+	t.Parallel()
 	s := startForMetrics(t)
 	p := startPrometheus(t, s.caddy, "--enable-feature=native-histograms")
 	p.watchTraffic(s)
@@ -171,6 +172,7 @@ func TestNativeHistograms(t *testing.T) {
 // A real Prometheus understands the rules and every query, and finds something
 // for each that is asked of a panel or by the page.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	promtool := needs.Program(t, "promtool", "prometheus")
 	for _, args := range [][]string{{"check", "rules", alerts}, {"test", "rules", alertsTest}} {
 		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {

@@ -278,6 +278,7 @@ func TestRecipeH2C(t *testing.T) {
 // TestRecipeOneConnection asks Python's server, which serves one connection at a
 // time, with requests that can be replayed and others that cannot.
 func TestRecipeOneConnection(t *testing.T) {
+	t.Parallel()
 	python := needs.Program(t, "python3", "python3")
 	port := freePort(t)
 	player{dir: t.TempDir(), listen: []string{port}, args: []string{python, "-c", `

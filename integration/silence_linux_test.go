@@ -16,6 +16,7 @@ import (
 // TestRecipeForgetfulFirewall: of the requests that meet a lost connection, a GET is
 // answered all the same, and a POST with 504 when unacked_timeout is over.
 func TestRecipeForgetfulFirewall(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var conns []net.Conn
 	l, err := fake.Listen(func(_ int64, c net.Conn) net.Conn {
