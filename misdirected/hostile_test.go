@@ -11,11 +11,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // TestHostileNames refuses 100 000 requests with as many server names and hosts,
 // long ones: the memory in use, the metrics and what is remembered stay bounded.
 func TestHostileNames(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector has memory of its own")
+	}
 	apps := `{` + testcaddy.TLSApp(t, `{}`, []string{"*.hostile.test"}) + `,"http":{"servers":{"srv0":{` + testcaddy.NoRedirects + `,
 		"tls_connection_policies":[{}],
 		"routes":[{"handle":[{"handler":"misdirected","scope":"certificate"}]}]}}}}`

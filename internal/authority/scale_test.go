@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // manyOf are servers of which something is there n times over.
@@ -97,7 +98,8 @@ func provisioned(t testing.TB, text string) (*App, *Server) {
 // Sixteen times as many sites, policies, blocks or names cost about sixteen times
 // as much, and not 256 times.
 func TestReadingIsLinear(t *testing.T) {
-	const n, times = 200, 16
+	const times = 16
+	n := race.Fewer(200)
 	for _, test := range manyOf {
 		t.Run(test.name, func(t *testing.T) {
 			appFew, few := provisioned(t, test.server(n))

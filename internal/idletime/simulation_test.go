@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // Traffic of different kinds.
@@ -21,8 +23,12 @@ func (t simTraffic) of(requests int, posts float64) simTraffic {
 	return t
 }
 
+// simShort has simulations be shorter. They are one goroutine each, of which the race
+// detector has nothing to say.
+func simShort() bool { return testing.Short() || race.Enabled }
+
 func simRequests(n int) int {
-	if testing.Short() {
+	if simShort() {
 		return n / 5
 	}
 	return n
@@ -107,7 +113,7 @@ func TestSimulatedClosesThatAreNoTimeout(t *testing.T) {
 					t.Errorf("taught %v", taught)
 				}
 				const learning = 50 // connections
-				if !testing.Short() && float64(ours.conns) > tc.most*float64(stock.conns)+learning {
+				if !simShort() && float64(ours.conns) > tc.most*float64(stock.conns)+learning {
 					t.Errorf("%d connections, want at most %v times %d, and %d", ours.conns, tc.most, stock.conns, learning)
 				}
 			})
@@ -124,7 +130,7 @@ func TestSimulatedClosesAtRandom(t *testing.T) {
 	}
 	traffic := simTraffic{gap: uneven, burst: 1}
 	traffic = traffic.of(400, 0)
-	for seed := range uint64(200) {
+	for seed := range uint64(race.Fewer(200)) {
 		ours, stock := simulate(seed, server, traffic, true), simulate(seed, server, traffic, false)
 		if most := stock.conns*3/2 + 10; ours.conns > most {
 			t.Errorf("seed %d: %d connections, want at most 1.5 times %d and 10; %v", seed, ours.conns, stock.conns, ours.limit())
