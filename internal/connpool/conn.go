@@ -103,7 +103,7 @@ func (c *conn) proof() idletime.Proof {
 	if c.net.RemoteAddr().Network() != "tcp" {
 		return idletime.LivePath
 	}
-	if info, ok := c.net.tcp.Info(); ok && !info.Alive(c.pool.cfg.ProbeInterval) {
+	if info, ok := c.net.Info(); ok && !info.Alive(c.pool.cfg.ProbeInterval) {
 		return idletime.Silence
 	}
 	return idletime.LivePath
@@ -205,7 +205,7 @@ func (c *conn) streamsLeft() (available, limit int) {
 const assumedStreams = 100
 
 // sawSettings tells whether the SETTINGS of the upstream have arrived. For a limit of
-// 100, the reader tells: see [netConn.Read].
+// 100, the reader tells: see readEntered.
 func (c *conn) sawSettings() bool {
 	if c.settings.Load() {
 		return true
@@ -325,13 +325,6 @@ func (c *conn) lastEnd(otherwise time.Time) time.Time {
 		return at
 	}
 	return otherwise
-}
-
-// looksAlive looks into the socket of a connection that was taken out of the pool.
-// For HTTP/1 there must be no data either, and none on its way up. That is asked
-// last: what arrives later makes net/http close the connection.
-func (c *conn) looksAlive() bool {
-	return c.net.quiet(c.h2) && (c.h2 || c.net.reading.Load())
 }
 
 // usable tells whether an HTTP/2 connection that has no stream to give may get one

@@ -28,13 +28,13 @@ type Dial struct{ c *conn }
 // Wrap returns what stands between net/http and the socket nc. secured says that
 // nothing comes before HTTP, as TLS does.
 func (d *Dial) Wrap(nc net.Conn, secured bool) net.Conn {
-	d.c.net.wrap(nc)
-	d.c.net.secured.Store(secured)
+	d.c.wrap(nc)
+	d.c.net.Secure(secured)
 	return &d.c.net
 }
 
 // Secured tells that what comes before HTTP is over.
-func (d *Dial) Secured() { d.c.net.secured.Store(true) }
+func (d *Dial) Secured() { d.c.net.Secure(true) }
 
 // Dialed is a connection that was opened.
 type Dialed struct {
@@ -71,9 +71,6 @@ func (p *Pool) startDialsLocked(now time.Time) {
 func (p *Pool) dialLocked(now time.Time) {
 	c := &conn{pool: p, dialed: now, life: p.cfg.life()}
 	c.net.owner = c
-	if p.opt.TLS {
-		c.net.noise = tlsNoise
-	}
 	for w := range p.queue.All() {
 		if !w.dialed {
 			w.dialed, c.dialedFor = true, w
@@ -200,7 +197,7 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 	}
 	c.adopt(d, now)
 	p.moveLocked(c, fresh)
-	if c.net.shut.Load() {
+	if c.net.IsShut() {
 		go p.removed(c) // it was closed before we could be told
 		return
 	}
@@ -237,7 +234,7 @@ func (c *conn) adopt(d Dialed, now time.Time) {
 		c.learner.Connected(now, d.Connect)
 	}
 	c.cc.SetStateHook(c.stateChanged)
-	if c.h2 && c.net.entries.Load() > 1 {
+	if c.h2 && c.net.ReadTwice() {
 		c.noteSettings()
 	}
 }

@@ -193,7 +193,7 @@ func (p *Pool) distrust(c *conn) {
 	c.suspect = true
 	p.unlock()
 	p.giveBack(c)
-	if c.looksAlive() {
+	if c.net.LooksAlive(c.h2) {
 		p.trust(c)
 	}
 }

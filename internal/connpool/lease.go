@@ -176,7 +176,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	c, now := l.c, time.Now()
 	f := c.outcome(err)
 	f.Ours = f.Ours || ours
-	s := c.net.silent(now, l.start)
+	s := c.net.Silence(now, l.start)
 	l.heardOf(&f)
 	f.Lost = !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
 	met := l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows
@@ -184,7 +184,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	if f.Raced {
 		c.learner.Raced(now)
 	}
-	f.doubtful, f.reset = s.Doubtful(), met && c.net.wasReset()
+	f.doubtful, f.reset = s.Doubtful(), met && c.wasReset()
 	l.pool.failed(c, now, l.Idle, f)
 	if f.Lost && l.Reused && l.Limit.Value > 0 {
 		c.learner.LostInSilence(now, l.start, l.Idle, l.Limit)
@@ -200,8 +200,8 @@ func (c *conn) outcome(err error) (f Failure) {
 		f.StreamOnly = (reset || !f.Refused) && c.cc.Err() == nil
 		return f
 	}
-	f.Written = c.net.sent.Load()
-	f.Responded = c.net.responded()
+	f.Written = c.net.Sent()
+	f.Responded = c.net.Responded()
 	f.Ours = !f.Written && c.cc.Available() == 1 // net/http did not like the request
 	return f
 }
@@ -242,7 +242,7 @@ func (p *Pool) endFailedLocked(c *conn, now time.Time, silent CloseReason) {
 		p.closeLocked(c, reason) // there may be nobody
 	case c.h2:
 		p.endStreamLocked(c, now, c.lastEnd(now))
-	case c.cc.Available() == 1 && c.net.reading.Load() && !c.net.sent.Load():
+	case c.cc.Available() == 1 && c.net.Waiting() && !c.net.Sent():
 		p.unusedLocked(c, now)
 	default:
 		p.closeLocked(c, reason)

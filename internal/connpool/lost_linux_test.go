@@ -189,8 +189,8 @@ func TestHostIsGoneWhileItWorks(t *testing.T) {
 		failed <- err
 	}()
 	poll.Until(t, "the request is acknowledged", func() bool {
-		info, _ := l.c.net.tcp.Info()
-		return l.c.net.sent.Load() && info.Unacked == 0
+		info, _ := l.c.net.Info()
+		return l.c.net.Sent() && info.Unacked == 0
 	})
 	n.Drop()
 	err := <-failed

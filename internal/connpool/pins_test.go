@@ -95,7 +95,7 @@ func TestOwnerWhoseConnectionEnds(t *testing.T) {
 			go func() { got <- number(t, b, without(alice)) }()
 		}
 		synctest.Wait()
-		l.c.net.Conn.Close()
+		l.c.net.Conn.Conn.Close()
 		_, _ = get(&l)
 		for range 2 {
 			expect(t, "waited", <-got, "2")

@@ -92,7 +92,7 @@ func (p *Pool) Acquire(ctx context.Context, n Need) (Lease, error) {
 			g = p.await(ctx, start, w)
 			p.waiting.Add(-1)
 		}
-		if g.look && !g.c.looksAlive() {
+		if g.look && !g.c.net.LooksAlive(g.c.h2) {
 			p.distrust(g.c)
 			continue
 		}
@@ -283,7 +283,7 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
 	if c.untried && c.requests == 0 && !n.Replayable {
 		return grant{}, false
 	}
-	if !c.h2 && !c.net.reading.Load() {
+	if !c.h2 && !c.net.Waiting() {
 		return grant{}, false // something has arrived, net/http will see what
 	}
 	if !c.reserve() {
@@ -303,7 +303,7 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 		p.lists[c.listOf(busy)].Touch(&c.place)
 	} else {
 		c.idledFor, c.lost = c.age(now), false
-		c.net.take(now, n.Bodyless && !c.h2)
+		c.net.Take(now, n.Bodyless && !c.h2)
 		p.moveLocked(c, busy)
 		p.use.note(now, p.inLocked(busy))
 		if c.requests == 0 {

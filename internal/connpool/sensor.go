@@ -2,7 +2,6 @@ package connpool
 
 import (
 	"errors"
-	"os"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
@@ -84,7 +83,7 @@ func (p *Pool) streamsRefused(c *conn, at time.Time) {
 	if c.usable() {
 		return
 	}
-	c.net.end(at, errGoAway)
+	c.ends(at, errGoAway)
 	p.lock()
 	defer p.unlock()
 	if c.idles() || c.is(sensor) {
@@ -101,7 +100,7 @@ func (p *Pool) learnLocked(c *conn) {
 	if c.requests == 0 {
 		return
 	}
-	at := c.net.ending.Load().at
+	at := c.net.Ending().At
 	age := c.age(at)
 	open, reason := age, CloseUpstream
 	if c.is(sensor) {
@@ -124,7 +123,7 @@ func (p *Pool) removed(c *conn) {
 	defer p.unlock()
 	now := time.Now()
 	if c.requests == 1 && c.leases == 0 {
-		if atOnce := c.age(c.net.ending.Load().at) < idletime.AtOnce; upstream || !atOnce {
+		if atOnce := c.age(c.net.Ending().At) < idletime.AtOnce; upstream || !atOnce {
 			c.countEnd(now, atOnce)
 		}
 	}
@@ -169,7 +168,7 @@ func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) Close
 		return end
 	case !p.cfg.Reuse:
 		return CloseRequested
-	case c.h2 && known && c.net.ending.Load().inFlight == 0:
+	case c.h2 && known && c.net.Ending().InFlight == 0:
 		c.idleAt = since
 		c.askLimit(since)
 		if upstream {
@@ -184,20 +183,20 @@ func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) Close
 // socket was closed and that we did not close: why, and whether that tells when
 // the upstream closes idle connections.
 func (c *conn) howEnded() (reason CloseReason, closedByUpstream bool) {
-	end := c.net.ending.Load()
-	if reason, silent := c.net.endedBySilence(); silent {
+	end := c.net.Ending()
+	if reason, silent := c.endedBySilence(); silent {
 		return reason, false
 	}
-	if end.err != nil {
-		if errors.Is(end.err, os.ErrDeadlineExceeded) {
-			return CloseReadTimeout, false
-		}
+	if end.TimedOut() {
+		return CloseReadTimeout, false
+	}
+	if end.Err != nil {
 		return CloseUpstream, true // EOF, RST, GOAWAY
 	}
 	if c.h2 {
 		// No error from the socket: a GOAWAY, over TLS perhaps with a close_notify
 		// behind it, or a protocol error.
-		return CloseUpstream, end.last <= lastWords
+		return CloseUpstream, end.LastWords()
 	}
 	_ = c.cc.Available() // returns once net/http has noted its reason
 	switch err := c.cc.Err(); {

@@ -28,7 +28,7 @@ func (f *firsts) watching() bool { return !f.lookAt.IsZero() || f.waiting != nil
 // silent tells whether c carries its first request, in HTTP/1, without a response
 // so far.
 func (c *conn) silent() bool {
-	return c.is(busy) && !c.h2 && c.requests == 1 && !c.net.responded()
+	return c.is(busy) && !c.h2 && c.requests == 1 && !c.net.Responded()
 }
 
 // watchFirstLocked has the timer look at the first request of a connection, unless

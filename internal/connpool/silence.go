@@ -1,15 +1,10 @@
 package connpool
 
 import (
-	"errors"
-	"syscall"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/socket"
 )
-
-// A path that drops everything looks like an upstream that has nothing to say. The
-// kernel knows more: whether what was sent is acknowledged, and probes are answered.
 
 const (
 	// listenEvery is the time between two looks at connections that wait for a response.
@@ -34,19 +29,18 @@ func (c *conn) waits() bool {
 	if c.h2 {
 		return c.carries() && c.leases > int(c.answered.Load())
 	}
-	return c.is(busy) && (!c.net.responded() || c.requests == 1 && c.net.noise > 0)
+	return c.is(busy) && (!c.net.Responded() || c.requests == 1 && c.net.TLS())
 }
 
 // quiet tells whether c waits for a response, and nothing has been read lately.
 func (c *conn) quiet(now time.Time) bool {
-	since := max(c.net.readAt.Load(), c.net.taken.Load())
-	return c.waits() && now.Sub(started)-time.Duration(since) >= quietFor
+	return c.waits() && c.net.QuietFor(now) >= quietFor
 }
 
 // deaf tells whether c, which was taken out of the pool, had better not be used: its
 // upstream owes an answer, or has not shown for long that it is there.
 func (c *conn) deaf(idle time.Duration) bool {
-	info, silence, ok := c.net.look(time.Now(), time.Time{})
+	info, silence, ok := c.net.Look(time.Now(), time.Time{})
 	probed := c.pool.cfg.ProbeInterval
 	return ok && (silence.Doubtful() || idle >= longIdle && probed > 0 && !info.Alive(probed))
 }
@@ -78,7 +72,7 @@ func (p *Pool) retreatLocked(c *conn) {
 // listenLocked has the timer listen to c, which begins to wait for a response. There is
 // one timer for all: requests come and go more often than it runs.
 func (p *Pool) listenLocked(c *conn, now time.Time) {
-	if p.listenAt.IsZero() && c.net.tcp.Exists() {
+	if p.listenAt.IsZero() && c.net.Known() {
 		p.listenAt = now.Add(listenEvery)
 		p.armLocked(p.listenAt)
 	}
@@ -104,26 +98,16 @@ func (p *Pool) listen() (all []heard) {
 			if c.waits() {
 				p.listenAt = now.Add(listenEvery)
 			}
-			if !late && c.quiet(now) && c.net.written.Load() >= c.net.settled.Load() {
+			if !late && c.quiet(now) && !c.net.Settled() {
 				all = append(all, heard{conn: c})
 			}
 		}
 	}
 	p.unlock()
 	for i := range all {
-		all[i].silence = all[i].conn.net.listen()
+		all[i].silence = all[i].conn.net.Listen()
 	}
 	return all
-}
-
-// listen looks into the socket, and notes whether the upstream has all that was sent.
-func (n *netConn) listen() socket.Silence {
-	now := time.Now()
-	info, silence, ok := n.look(now, n.takenAt())
-	if ok && info.Unacked == 0 && info.Unsent == 0 {
-		n.settled.Store(int64(now.Sub(started)))
-	}
-	return silence
 }
 
 // judgeLocked does what is due about connections that were listened to, unless one has
@@ -170,7 +154,7 @@ func (l *Lease) heardOf(f *Failure) {
 	c := l.c
 	l.pool.lock()
 	defer l.pool.unlock()
-	if f.Silent, _ = c.net.endedBySilence(); c.reason == CloseUnacked || l.apart != nil && l.apart.over {
+	if f.Silent, _ = c.endedBySilence(); c.reason == CloseUnacked || l.apart != nil && l.apart.over {
 		f.Silent = CloseUnacked
 	}
 	if f.Silent != "" {
@@ -179,9 +163,9 @@ func (l *Lease) heardOf(f *Failure) {
 }
 
 // wasReset tells whether the upstream does not know the connection.
-func (n *netConn) wasReset() bool {
-	end := n.ending.Load()
-	return end != nil && errors.Is(end.err, syscall.ECONNRESET)
+func (c *conn) wasReset() bool {
+	end := c.net.Ending()
+	return end != nil && end.Reset()
 }
 
 // hangUp closes c. Where nobody answers, nobody need be told.
@@ -190,26 +174,4 @@ func (c *conn) hangUp(reason CloseReason) {
 		_ = c.net.Close()
 	}
 	_ = c.cc.Close()
-}
-
-// endedBySilence tells whether the socket ended by silence, and which: nobody answered our
-// kernel, or a PING of net/http's.
-func (n *netConn) endedBySilence() (CloseReason, bool) {
-	end := n.ending.Load()
-	switch {
-	case end == nil:
-	case errors.Is(end.err, syscall.ETIMEDOUT), errors.Is(end.err, syscall.EHOSTUNREACH), errors.Is(end.err, syscall.ENETUNREACH):
-		return CloseSilent, true
-	case n.owner.h2 && end.err == nil && n.lostPing(end):
-		return ClosePing, true
-	}
-	return "", false
-}
-
-// lostPing tells whether net/http seems to have closed the connection for a lost PING.
-// It says so to nobody but requests under way. Whatever else makes it close one has
-// just been read.
-func (n *netConn) lostPing(end *ending) bool {
-	most := n.owner.pool.cfg.PingTimeout
-	return most > 0 && end.quiet >= most
 }

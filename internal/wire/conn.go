@@ -1,0 +1,224 @@
+// Package wire is a connection to an upstream as it looks from below, between the
+// socket and TLS or HTTP: what was read and sent, whether net/http waits for data, how
+// the connection ended, and whether the upstream owes an acknowledgement.
+//
+// Requests, states and pools are none of its business. Whoever embeds a [Conn] has the
+// methods Read and Close that net/http calls, and decides what follows from them.
+package wire
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/socket"
+)
+
+const (
+	// waited is how long a Read must take to have waited for data. A shorter
+	// one may have found data that had been there for any time, and must not
+	// move the idle clock; taking a real wait for none only makes a connection
+	// look older than it is.
+	waited = 250 * time.Microsecond
+
+	// tlsNoise is the size of the largest TLS record that is certainly no part
+	// of a request or response: a TLS 1.3 or AEAD alert has 24 or 31 bytes, the
+	// shortest message of HTTP/1 more than 40.
+	tlsNoise = 32
+
+	// measureEvery is how often a connection measures a response time.
+	measureEvery = time.Second
+)
+
+// A Conn counts bytes and keeps the idle clock of the connection that it wraps. It
+// wraps everything else that is between us and the socket, and TLS comes on top of it.
+type Conn struct {
+	net.Conn
+	hooks Hooks
+	noise int // messages of up to so many bytes carry no HTTP
+
+	reading atomic.Bool  // inside Read, so every layer above is out of data
+	sent    atomic.Bool  // something of the request was written
+	got     atomic.Int64 // bytes read since take-out
+	last    atomic.Int64 // bytes of the last Read that had any
+	readAt  atomic.Int64 // end of that Read, in nanoseconds since started
+	settled atomic.Int64 // when the upstream was last seen to have all that was sent, likewise
+	taken   atomic.Int64 // when a request last took it as it was idle, likewise
+	written atomic.Int64 // end of the last Write, likewise
+	timing  atomic.Bool  // the next byte ends a response time
+	secured atomic.Bool  // what is read from now on is HTTP
+	entries atomic.Int32 // of Read, since secured
+	shut    atomic.Bool
+	ending  atomic.Pointer[Ending]
+	silence atomic.Pointer[socket.Silence] // as it was closed, without a response
+
+	socket socket.Peeker
+	tcp    socket.TCP
+	watch  socket.Watch
+	byReader
+}
+
+// byReader is owned by whoever reads, which net/http makes one goroutine at a time.
+type byReader struct {
+	waitedAt   time.Time // end of the last Read that had to wait
+	measuredAt time.Time // when a response time was last measured
+}
+
+// Hooks are what a Conn is told when it is made.
+type Hooks struct {
+	TLS         bool          // between HTTP and this connection
+	ReadTimeout time.Duration // of a Read; zero: there is none
+	// OutOfData runs as soon as a watched Read finds that the socket has no data. It
+	// begins with a call of Waits.
+	OutOfData func()
+	// Measured is told a response time, once a second at most.
+	Measured func(now time.Time, took time.Duration)
+}
+
+// started is what monotonic times in atomics are relative to.
+var started = time.Now()
+
+// sinceStart returns a time as it is kept in atomics.
+func sinceStart(t time.Time) int64 { return int64(t.Sub(started)) }
+
+// Wrap makes c the socket of n.
+func (n *Conn) Wrap(c net.Conn, hooks Hooks) {
+	n.Conn, n.hooks = c, hooks
+	if hooks.TLS {
+		n.noise = tlsNoise
+	}
+	n.tcp = socket.Of(c)
+	n.readAt.Store(sinceStart(time.Now()))
+	n.socket.Init(c, func() { n.reading.Store(false) }, hooks.OutOfData)
+}
+
+// Secure tells whether what is read from now on is HTTP.
+func (n *Conn) Secure(secured bool) { n.secured.Store(secured) }
+
+// TLS tells whether there is TLS between HTTP and this connection.
+func (n *Conn) TLS() bool { return n.noise > 0 }
+
+// Take prepares for the next request: counters start again, and so does the read
+// timeout, which has been running since the connection became idle. timing says that
+// the next byte ends a response time.
+func (n *Conn) Take(now time.Time, timing bool) {
+	n.renewTimeout(now)
+	n.taken.Store(sinceStart(now))
+	n.sent.Store(false)
+	n.got.Store(0)
+	n.timing.Store(timing)
+}
+
+// TakenAt returns when a request last took the connection as it was idle.
+func (n *Conn) TakenAt() time.Time { return started.Add(time.Duration(n.taken.Load())) }
+
+// Sent tells whether bytes of a request were written since the last Take.
+func (n *Conn) Sent() bool { return n.sent.Load() }
+
+// Responded tells whether bytes of a response have arrived since the last Take.
+func (n *Conn) Responded() bool { return n.got.Load() > int64(n.noise) }
+
+// Waits tells that net/http waits for data, so every layer above is out of it.
+func (n *Conn) Waits() { n.reading.Store(true) }
+
+// Waiting tells whether net/http waits for data, as far as is known.
+func (n *Conn) Waiting() bool { return n.reading.Load() }
+
+// WaitedAt returns when the last Read ended that had to wait for data. It is for the
+// goroutine that reads.
+func (n *Conn) WaitedAt() time.Time { return n.waitedAt }
+
+// Enter begins a Read.
+func (n *Conn) Enter() {
+	n.reading.Store(true)
+	if n.secured.Load() {
+		n.entries.Add(1)
+	}
+}
+
+// ReadTwice tells whether a second Read has begun since what is read is HTTP.
+func (n *Conn) ReadTwice() bool { return n.entries.Load() > 1 }
+
+// Fetch reads, after Enter. A watched one calls OutOfData before it waits.
+func (n *Conn) Fetch(p []byte, watched bool) (count int, err error) {
+	before := time.Now()
+	if watched {
+		count, err = n.readWatched(p)
+	} else {
+		count, err = n.Conn.Read(p)
+	}
+	n.reading.Store(false)
+	now := time.Now()
+	if now.Sub(before) >= waited {
+		n.waitedAt = now
+	}
+	if count > 0 {
+		n.got.Add(int64(count))
+		n.last.Store(int64(count))
+		n.readAt.Store(sinceStart(now))
+		if n.timing.Swap(false) && now.Sub(n.measuredAt) >= measureEvery {
+			n.measuredAt = now
+			n.hooks.Measured(now, now.Sub(started)-time.Duration(n.written.Load()))
+		}
+	}
+	return count, err
+}
+
+// readWatched reads from a connection that is idle, or about to be. Whenever it may
+// take data out of the socket, the connection does not count as waiting. Otherwise
+// what arrives then would be nowhere to be seen, and be taken for the answer to a
+// request that is sent just then.
+func (n *Conn) readWatched(p []byte) (int, error) {
+	if !n.socket.OK() {
+		n.hooks.OutOfData()
+		return n.Conn.Read(p)
+	}
+	n.renewTimeout(time.Now())
+	count, err := n.socket.Read(p)
+	if broken, ok := err.(*os.SyscallError); ok {
+		err = &net.OpError{Op: "read", Net: n.LocalAddr().Network(), Source: n.LocalAddr(), Addr: n.RemoteAddr(), Err: broken}
+	}
+	return count, err
+}
+
+// renewTimeout starts our read timeout. transport http does with each Read, but for
+// Unix sockets, where there is none.
+func (n *Conn) renewTimeout(now time.Time) {
+	if _, unix := n.Conn.(*net.UnixConn); n.hooks.ReadTimeout > 0 && !unix {
+		_ = n.Conn.SetReadDeadline(now.Add(n.hooks.ReadTimeout))
+	}
+}
+
+func (n *Conn) Write(p []byte) (int, error) {
+	// The response may be here before we are told that the request is gone.
+	n.written.Store(int64(time.Since(started)))
+	count, err := n.Conn.Write(p)
+	if count > n.noise {
+		n.sent.Store(true)
+	}
+	n.written.Store(int64(time.Since(started)))
+	return count, err
+}
+
+// CloseWrite lets an upgraded connection be half-closed.
+func (n *Conn) CloseWrite() error {
+	if c, ok := n.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// LooksAlive tells whether the socket has neither data nor an end to be read. The
+// goroutine that reads it may not have run yet. In HTTP/1 there must be no data either,
+// and none on its way up. That is asked last: what arrives later makes net/http close
+// the connection. Peers of HTTP/2 may send frames at any time.
+func (n *Conn) LooksAlive(h2 bool) bool {
+	if n.socket.OK() {
+		if data, dead := n.socket.Peek(); dead || data && !h2 {
+			return false
+		}
+	}
+	return h2 || n.Waiting()
+}

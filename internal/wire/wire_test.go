@@ -1,0 +1,173 @@
+package wire
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// What the end of a connection tells.
+func TestEnding(t *testing.T) {
+	readError := func(err error) error { return &net.OpError{Op: "read", Err: os.NewSyscallError("read", err)} }
+	const timeout = 15 * time.Second
+	type says struct{ timedOut, reset, givenUp, lostPing bool }
+	for _, test := range []struct {
+		name string
+		end  Ending
+		want says
+	}{
+		{"the upstream closed it", Ending{Err: io.EOF, Quiet: time.Hour}, says{}},
+		{"the upstream reset it", Ending{Err: readError(syscall.ECONNRESET)}, says{reset: true}},
+		{"nothing came for read_timeout", Ending{Err: os.ErrDeadlineExceeded}, says{timedOut: true}},
+		{"nobody answered the kernel", Ending{Err: readError(syscall.ETIMEDOUT)}, says{givenUp: true}},
+		{"the host is gone", Ending{Err: readError(syscall.EHOSTUNREACH)}, says{givenUp: true}},
+		{"the network is gone", Ending{Err: readError(syscall.ENETUNREACH)}, says{givenUp: true}},
+		{"it was closed here, long after the last byte", Ending{Quiet: timeout}, says{lostPing: true}},
+		{"it was closed here, right after a byte", Ending{Quiet: timeout - 1}, says{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := &test.end
+			if got := (says{e.TimedOut(), e.Reset(), e.GivenUp(), e.LostPing(timeout)}); got != test.want {
+				t.Errorf("%+v, want %+v", got, test.want)
+			}
+			if e.LostPing(0) {
+				t.Error("a PING was lost where none is sent")
+			}
+		})
+	}
+	for last, want := range map[int]bool{0: true, 17: true, 128: true, 129: false} {
+		if got := (&Ending{Last: last}).LastWords(); got != want {
+			t.Errorf("%d bytes: LastWords = %v", last, got)
+		}
+	}
+}
+
+// piped returns a connection and its other end, and counts its hooks.
+func piped(hooks Hooks) (n *Conn, peer net.Conn, outOfData *int) {
+	n, outOfData = new(Conn), new(int)
+	c, peer := net.Pipe()
+	hooks.OutOfData = func() { n.Waits(); *outOfData++ }
+	if hooks.Measured == nil {
+		hooks.Measured = func(time.Time, time.Duration) {}
+	}
+	n.Wrap(c, hooks)
+	return n, peer, outOfData
+}
+
+func read(t *testing.T, n *Conn, watched bool) {
+	t.Helper()
+	n.Enter()
+	if _, err := n.Fetch(make([]byte, 1024), watched); err != nil {
+		t.Error(err)
+	}
+}
+
+// Bytes count as a request or a response from the moment a request takes the
+// connection; over TLS only if they are more than an alert.
+func TestWhatCounts(t *testing.T) {
+	for _, test := range []struct {
+		tls    bool
+		length int
+		counts bool
+	}{
+		{false, 1, true},
+		{true, 31, false},
+		{true, 40, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, peer, _ := piped(Hooks{TLS: test.tls})
+			message := make([]byte, test.length)
+			n.Take(time.Now(), false)
+			go func() {
+				_, _ = peer.Read(make([]byte, 1024))
+				_, _ = peer.Write(message)
+			}()
+			if _, err := n.Write(message); err != nil {
+				t.Fatal(err)
+			}
+			read(t, n, false)
+			if n.Sent() != test.counts || n.Responded() != test.counts {
+				t.Errorf("TLS %v, %d bytes: sent = %v, responded = %v, want %v", test.tls, test.length, n.Sent(), n.Responded(), test.counts)
+			}
+			n.Take(time.Now(), false)
+			if n.Sent() || n.Responded() {
+				t.Errorf("TLS %v, %d bytes: they count for the next request", test.tls, test.length)
+			}
+		})
+	}
+}
+
+// The idle clock starts when the last wait for data ended. Data that was there already
+// does not move it.
+func TestClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var took time.Duration
+		n, peer, outOfData := piped(Hooks{Measured: func(_ time.Time, d time.Duration) { took = d }})
+		exchange := func(answer time.Duration) time.Time {
+			n.Take(time.Now(), true)
+			go func() {
+				_, _ = peer.Read(make([]byte, 1024))
+				time.Sleep(answer)
+				_, _ = peer.Write([]byte("answer"))
+			}()
+			_, _ = n.Write([]byte("request"))
+			read(t, n, true)
+			return time.Now()
+		}
+		end := exchange(3 * time.Second)
+		if took != 3*time.Second || !n.WaitedAt().Equal(end) || *outOfData != 1 {
+			t.Errorf("took %v, waited until %v before the end; out of data %d times", took, end.Sub(n.WaitedAt()), *outOfData)
+		}
+		exchange(10 * time.Microsecond)
+		if took != 3*time.Second || !n.WaitedAt().Equal(end) {
+			t.Errorf("it measured again at once (%v), or the clock moved", took)
+		}
+		time.Sleep(2 * time.Second)
+		if got := n.QuietFor(time.Now()); got != 2*time.Second {
+			t.Errorf("quiet for %v", got)
+		}
+		if n.Waiting() || !n.LooksAlive(true) || n.LooksAlive(false) {
+			t.Error("nobody waits for data, which only HTTP/1 minds")
+		}
+	})
+}
+
+// Only the first sign of the end is kept, and only the first close is one.
+func TestFirstSignOfTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, peer, _ := piped(Hooks{})
+		if n.Ending() != nil || n.IsShut() {
+			t.Error("it has ended")
+		}
+		peer.Close()
+		n.Enter()
+		_, err := n.Fetch(make([]byte, 1), false)
+		time.Sleep(time.Second)
+		n.End(time.Now(), err, 2)
+		time.Sleep(time.Second)
+		n.End(time.Now(), nil, 0)
+		if e := n.Ending(); !errors.Is(e.Err, io.EOF) || e.InFlight != 2 || e.Quiet != time.Second {
+			t.Errorf("%+v", e)
+		}
+		if !n.Shut() || n.Shut() || !n.IsShut() {
+			t.Error("it is not shut once")
+		}
+	})
+}
+
+// A second Read shows that the first bytes of HTTP have been read. Those of TLS are none.
+func TestReadTwice(t *testing.T) {
+	n, _, _ := piped(Hooks{})
+	n.Enter() // of the handshake
+	n.Secure(true)
+	for i, want := range []bool{false, true} {
+		if n.Enter(); n.ReadTwice() != want {
+			t.Errorf("Read %d: %v", i+1, !want)
+		}
+	}
+}
