@@ -46,7 +46,7 @@ func (l *Lease) rejoin() {
 // giveUpLocked gives up the requests that wait on c. If it carries responses as well,
 // and can do without those requests, it stays for them, and takes no more.
 func (p *Pool) giveUpLocked(c *conn) {
-	arriving := int(c.answered.Load())
+	arriving := c.streams.Arriving()
 	if arriving == 0 || c.leases-arriving > len(c.apart) {
 		p.closeLocked(c, CloseUnacked)
 		return
@@ -56,26 +56,4 @@ func (p *Pool) giveUpLocked(c *conn) {
 		a.over = true
 		p.afterLocked(event{kind: givingUp, apart: a})
 	}
-}
-
-// push adds a response that begins to arrive.
-func (s *streamClock) push(b *stream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.arrives.Push(&b.place, b)
-}
-
-// remove takes out a response that has arrived.
-func (s *streamClock) remove(b *stream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.arrives.Remove(&b.place)
-}
-
-// last tells whether a response has been arriving for long.
-func (s *streamClock) last(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	oldest := s.arrives.First()
-	return oldest != nil && now.Sub(oldest.began) >= lasting
 }

@@ -113,7 +113,7 @@ func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
 	founders := p.queue.founders
 	shared := p.queue.Len() - founders
 	need = min(shared, 1)
-	if streams := int(p.memory.streams.Load()); streams > 0 {
+	if streams := p.memory.streams.Limit(); streams > 0 {
 		need = (shared + streams - 1) / streams
 	}
 	return founders + need, min(waiting, founders+max(need, min(1+clock.hedges, mostHedged)))
@@ -121,7 +121,7 @@ func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
 
 // patience returns how long a dial usually takes at most.
 func (p *Pool) patience() time.Duration {
-	if usual := p.memory.usable.value(); usual > 0 {
+	if usual := p.memory.streams.Usable(); usual > 0 {
 		return max(3*usual, leastPatience)
 	}
 	return unknownPatience
@@ -142,12 +142,12 @@ func (p *Pool) underWayLocked(now time.Time) (n int) {
 	}
 	hopes := 0
 	for c := range p.lists[listStreams].All() {
-		if !c.settings.Load() && now.Sub(c.dialed) < patience {
+		if !c.streams.Seen() && now.Sub(c.dialed) < patience {
 			hopes++
 		}
 	}
 	for c := range p.lists[fresh].All() {
-		if c.h2 && c.room() <= 0 {
+		if c.h2 && c.streams.Room(c.leases) <= 0 {
 			hopes++
 		}
 	}
@@ -233,9 +233,10 @@ func (c *conn) adopt(d Dialed, now time.Time) {
 	if d.Connect > 0 {
 		c.learner.Connected(now, d.Connect)
 	}
+	c.streams.Init(c.cc, c.dialed, &m.streams)
 	c.cc.SetStateHook(c.stateChanged)
 	if c.h2 && c.net.ReadTwice() {
-		c.noteSettings()
+		c.streams.NoteSettings()
 	}
 }
 

@@ -167,7 +167,7 @@ func (p *Pool) endStreamLocked(c *conn, now time.Time, idleAt time.Time) {
 func (p *Pool) unusedLocked(c *conn, now time.Time) {
 	c.requests--
 	if c.h2 {
-		p.endStreamLocked(c, now, c.lastEnd(c.idleAt))
+		p.endStreamLocked(c, now, c.streams.LastEnd(c.idleAt))
 		return
 	}
 	p.releaseLocked(c, now)
@@ -221,7 +221,7 @@ func (c *conn) carries() bool {
 // worn from the start, and counts like any other.
 func (p *Pool) drainLocked(c *conn, now time.Time) bool {
 	reason, worn := c.worn(now)
-	if c.leaving() {
+	if c.h2 && c.streams.Leaving() {
 		reason, worn = CloseUpstream, true
 	}
 	if worn && c.is(busy) && p.cfg.MaxRequests != 1 {

@@ -7,14 +7,13 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
-	"github.com/caddy-connreuse/connreuse/internal/linked"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
+	"github.com/caddy-connreuse/connreuse/internal/streams"
 )
 
 // raceShows is how soon a request fails that met a connection being closed: it
@@ -65,7 +64,7 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 		req = askingForTimeout(req)
 	}
 	l.start = time.Now()
-	if c.h2 && c.streams.last(l.start) {
+	if c.h2 && c.streams.Lasts(l.start, lasting) {
 		req = l.part(req)
 	}
 	resp, err := c.cc.RoundTrip(req)
@@ -73,7 +72,7 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 		l.rejoin()
 	}
 	if c.h2 {
-		c.streamsEnded(true)
+		c.streams.Ended(true)
 	}
 	return resp, err
 }
@@ -105,15 +104,14 @@ func (l *Lease) Done(resp *http.Response) {
 		l.pool.answered(c, resp)
 		return
 	}
-	c.noteSettings()
-	c.noteLimit()
+	c.streams.NoteSettings()
+	c.streams.NoteLimit()
 	if l.need.Bodyless {
 		c.measured(l.start, time.Since(l.start))
 	}
-	c.answered.Add(1)
+	s := &stream{ReadCloser: resp.Body, c: c}
+	c.streams.Begin(&s.response)
 	c.serveWaiting()
-	s := &stream{ReadCloser: resp.Body, c: c, began: time.Now()}
-	c.streams.push(s)
 	resp.Body = s
 }
 
@@ -238,10 +236,10 @@ func (p *Pool) endFailedLocked(c *conn, now time.Time, silent CloseReason) {
 	reason := cmp.Or(silent, CloseFailed)
 	switch {
 	case !c.carries():
-	case c.h2 && !c.sawSettings():
+	case c.h2 && !c.streams.Look():
 		p.closeLocked(c, reason) // there may be nobody
 	case c.h2:
-		p.endStreamLocked(c, now, c.lastEnd(now))
+		p.endStreamLocked(c, now, c.streams.LastEnd(now))
 	case c.cc.Available() == 1 && c.net.Waiting() && !c.net.Sent():
 		p.unusedLocked(c, now)
 	default:
@@ -252,11 +250,8 @@ func (p *Pool) endFailedLocked(c *conn, now time.Time, silent CloseReason) {
 // stream is the body of an HTTP/2 response: its end ends the lease.
 type stream struct {
 	io.ReadCloser
-	c    *conn
-	done atomic.Bool
-
-	began time.Time
-	place linked.Node[stream]
+	c        *conn
+	response streams.Response
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -274,15 +269,13 @@ func (s *stream) Close() error {
 }
 
 func (s *stream) end() {
-	if s.done.Swap(true) {
+	c, p := s.c, s.c.pool
+	if !c.streams.End(&s.response) {
 		return
 	}
-	c, p := s.c, s.c.pool
-	c.answered.Add(-1)
-	c.streams.remove(s)
 	p.lock()
 	defer p.unlock()
 	if now := time.Now(); c.carries() {
-		p.endStreamLocked(c, now, c.lastEnd(now))
+		p.endStreamLocked(c, now, c.streams.LastEnd(now))
 	}
 }

@@ -93,8 +93,8 @@ func (c *conn) readEntered() (watch bool) {
 	case !c.h2:
 		s := c.at()
 		return s == idle || s == fresh || c.complete()
-	case !c.settings.Load() && c.net.ReadTwice():
-		c.noteSettings()
+	case !c.streams.Seen() && c.net.ReadTwice():
+		c.streams.NoteSettings()
 		c.serveWaiting()
 		c.askWhyNoStreams() // a GOAWAY may have come with them
 	default:
@@ -108,7 +108,7 @@ func (c *conn) askWhyNoStreams() {
 	if !c.idles() && !c.is(sensor) {
 		return
 	}
-	if _, limit := c.streamsLeft(); limit == 0 {
+	if _, limit := c.streams.Left(); limit == 0 {
 		go c.pool.streamsRefused(c, time.Now())
 	}
 }

@@ -123,7 +123,7 @@ func (p *Pool) takeOwnLocked(own *pin, now time.Time, n Need) (g grant, ok bool)
 		if n.Freshness != Fresh {
 			g, ok = p.tryStreamLocked(c, now, n)
 		}
-		if _, quiet := c.quietSince(); !ok && c.is(busy) && (quiet || n.Freshness == Fresh) {
+		if _, quiet := c.streams.QuietSince(); !ok && c.is(busy) && (quiet || n.Freshness == Fresh) {
 			c.reason = ClosePinned
 			p.moveLocked(c, draining)
 		}

@@ -257,7 +257,7 @@ func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need) (grant, bool) {
 	}
 	c.askLimit(now)
 	g := grant{c: c, nth: c.requests + 1, reused: true, limit: c.limit}
-	if since, known := c.quietSince(); known {
+	if since, known := c.streams.QuietSince(); known {
 		g.idle = elapsed(since, now)
 		if !young(g.idle, &c.limit, n) {
 			return grant{}, false

@@ -80,7 +80,7 @@ func (p *Pool) checkSensorLocked(c *conn, now time.Time, l look) {
 // streamsRefused closes an idle HTTP/2 connection that has no stream to give any
 // more, if that is because of a GOAWAY.
 func (p *Pool) streamsRefused(c *conn, at time.Time) {
-	if c.usable() {
+	if c.streams.Usable() {
 		return
 	}
 	c.ends(at, errGoAway)
@@ -160,7 +160,7 @@ func (p *Pool) removed(c *conn) {
 // by us. If all streams of an HTTP/2 connection had ended, though a client still
 // reads, it is as good as idle.
 func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) CloseReason {
-	since, known := c.quietSince()
+	since, known := c.streams.QuietSince()
 	switch {
 	case c.reason != "":
 		return c.reason

@@ -27,7 +27,7 @@ const (
 // during the first one may belong to TLS: session tickets.
 func (c *conn) waits() bool {
 	if c.h2 {
-		return c.carries() && c.leases > int(c.answered.Load())
+		return c.carries() && c.leases > c.streams.Arriving()
 	}
 	return c.is(busy) && (!c.net.Responded() || c.requests == 1 && c.net.TLS())
 }
@@ -54,7 +54,7 @@ func (p *Pool) avoid(c *conn) {
 	case !c.carries():
 	case c.leases > 1:
 		p.retreatLocked(c)
-		p.endStreamLocked(c, now, c.lastEnd(now))
+		p.endStreamLocked(c, now, c.streams.LastEnd(now))
 	default:
 		p.closeLocked(c, CloseSuspect)
 	}
