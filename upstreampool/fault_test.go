@@ -248,6 +248,7 @@ func TestTenThousandWaiters(t *testing.T) {
 			}
 		})
 	}
+	poll.Until(t, "the first request", func() bool { return len(tr.core.all()) > 0 })
 	// While the first connections are being opened, their requests wait, too.
 	poll.Succeed(t, "all requests to wait, have a connection or be refused", func() error {
 		if len(tr.core.all()) == 0 {

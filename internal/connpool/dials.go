@@ -5,17 +5,8 @@ import (
 	"net"
 	"net/http"
 	"time"
-)
 
-const (
-	// mostHedged is how many dials are under way at most because the others take
-	// long.
-	mostHedged = 8
-
-	// leastPatience is how soon a further dial is started at least, unknownPatience
-	// how soon while nobody knows how long one takes.
-	leastPatience   = 250 * time.Millisecond
-	unknownPatience = time.Second
+	"github.com/caddy-connreuse/connreuse/internal/demand"
 )
 
 // ErrUnusable is as good as a failed dial: nothing was sent. Dialing again for the
@@ -43,20 +34,16 @@ type Dialed struct {
 	Connect time.Duration // how long TCP took to connect; 0: unknown
 }
 
-// A dialClock says when to start another dial because those under way take long.
-type dialClock struct {
-	next     time.Time // zero: nobody waits for a dial
-	patience time.Duration
-	hedges   int
-	failed   string // why the last dial failed
-}
-
 // startDialsLocked starts the dials that those that wait, and MinIdle, need.
 func (p *Pool) startDialsLocked(now time.Time) {
-	need, want := p.wantedDialsLocked(now)
-	underWay := p.underWayLocked(now)
+	upstream := p.upstream()
+	need, want := p.dials.Want(now, p.waitingLocked(), upstream)
+	if upstream.Shares {
+		p.armLocked(p.dials.Next())
+	}
+	underWay := p.underWayLocked(now, upstream)
 	n := want - underWay
-	if warm := p.missingLocked(now); warm > 0 && !now.Before(p.warm.retryAt) {
+	if warm := p.missingLocked(now); warm > 0 && p.warm.MayDial(now) {
 		n = max(n, want+warm-p.lists[dialing].Len())
 	}
 	for ; n > 0 && !p.fullLocked(); n-- {
@@ -84,60 +71,17 @@ func (p *Pool) dialLocked(now time.Time) {
 	}()
 }
 
-// wantedDialsLocked returns how many dials should be under way for those that wait,
-// and of these how many they need if none takes long. It is
-// one for each, as long as it is not known that the connections speak HTTP/2.
-// There, the first requests share a dial, and only founders have one each. But one
-// that hangs is one dial's matter, so from time to time another one is started,
-// sooner if dials are known to be quick.
-func (p *Pool) wantedDialsLocked(now time.Time) (need, want int) {
-	waiting := p.queue.Len() - int(p.returning.Load())
-	if waiting <= 0 {
-		p.dials = dialClock{}
-		return 0, 0
-	}
-	if !p.sharesDials() {
-		return waiting, waiting
-	}
-	clock := &p.dials
-	switch {
-	case clock.next.IsZero():
-		clock.patience = p.patience()
-		clock.next = now.Add(clock.patience)
-	case !now.Before(clock.next):
-		clock.hedges++
-		clock.patience *= 2
-		clock.next = now.Add(clock.patience)
-	}
-	p.armLocked(clock.next)
-	founders := p.queue.founders
-	shared := p.queue.Len() - founders
-	need = min(shared, 1)
-	if streams := p.memory.streams.Limit(); streams > 0 {
-		need = (shared + streams - 1) / streams
-	}
-	return founders + need, min(waiting, founders+max(need, min(1+clock.hedges, mostHedged)))
-}
-
-// patience returns how long a dial usually takes at most.
-func (p *Pool) patience() time.Duration {
-	if usual := p.memory.streams.Usable(); usual > 0 {
-		return max(3*usual, leastPatience)
-	}
-	return unknownPatience
-}
-
 // underWayLocked returns how many dials those that wait can hope for. One that has
 // taken long, and whose request is gone, is none. An open HTTP/2 connection without
 // SETTINGS is one, since it takes no more than one request so far; not for a founder.
-func (p *Pool) underWayLocked(now time.Time) (n int) {
-	patience := p.patience()
+func (p *Pool) underWayLocked(now time.Time, u demand.Upstream) (n int) {
+	patience := u.Patience()
 	for c := range p.lists[dialing].All() {
 		if w := c.dialedFor; w != nil && w.place.Listed() || now.Sub(c.dialed) < patience {
 			n++
 		}
 	}
-	if p.queue.Len() == 0 || !p.sharesDials() {
+	if p.queue.Len() == 0 || !u.Shares {
 		return n
 	}
 	hopes := 0
@@ -152,6 +96,16 @@ func (p *Pool) underWayLocked(now time.Time) (n int) {
 		}
 	}
 	return n + min(hopes, p.queue.Len()-p.queue.founders)
+}
+
+// waitingLocked returns who waits.
+func (p *Pool) waitingLocked() demand.Waiting {
+	return demand.Waiting{Requests: p.queue.Len(), Founders: p.queue.founders, Returning: int(p.returning.Load())}
+}
+
+// upstream returns what is known of the upstream's connections.
+func (p *Pool) upstream() demand.Upstream {
+	return demand.Upstream{Shares: p.sharesDials(), Streams: p.memory.streams.Limit(), Usable: p.memory.streams.Usable()}
 }
 
 // sharesDials tells whether one dial serves many requests.
@@ -207,7 +161,8 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 		return
 	}
 	if c.leases > 0 {
-		p.dials.failed, c.dialedFor = "", nil
+		p.dials.Succeeded()
+		c.dialedFor = nil
 		if c.owner != nil {
 			p.serveLocked(c, now) // its SETTINGS may be here already
 		}
@@ -290,10 +245,8 @@ func (p *Pool) keepFreshLocked(c *conn, now time.Time) {
 // are told when no dial is left and the last two failed alike.
 func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
 	p.afterLocked(event{kind: openFailed, err: err})
-	p.warm.backOff(now)
-	why := cause(err)
-	alike := p.dials.failed == why
-	p.dials.failed = why
+	p.warm.BackOff(now)
+	alike := p.dials.Failed(err)
 	left := p.lists[dialing].Len()
 	if w != nil && w.place.Listed() && left < p.queue.Len() {
 		p.leaveLocked(w)
@@ -307,7 +260,7 @@ func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
 	}
 	p.startDialsLocked(now)
 	if p.missingLocked(now) > 0 {
-		p.armLocked(p.warm.retryAt)
+		p.armLocked(p.warm.RetryAt())
 	}
 	p.tidyLocked(now)
 }
@@ -319,12 +272,4 @@ func (p *Pool) uselessLocked(c *conn, now time.Time) {
 		c.dialedFor = nil
 		p.dialFailedLocked(now, w, ErrUnusable)
 	}
-}
-
-// cause returns the text of the innermost error, which holds no port of ours.
-func cause(err error) string {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return err.Error()
 }

@@ -68,10 +68,10 @@ func TestHedgeAfterQuickDials(t *testing.T) {
 				}
 			}()
 		}
-		if d := <-took; d != leastPatience {
+		if d := <-took; d != 250*time.Millisecond {
 			t.Errorf("the first request waited %v", d)
 		}
-		if d := <-took; d != leastPatience {
+		if d := <-took; d != 250*time.Millisecond {
 			t.Errorf("the second request waited %v", d)
 		}
 		if n := b.dials.Load(); n != 3 || b.seen.hedges() != 1 {

@@ -132,7 +132,7 @@ func (p *Pool) returned(c *conn, waitedAt time.Time) {
 
 // releaseLocked makes a connection available that carries no request any more.
 func (p *Pool) releaseLocked(c *conn, now time.Time) {
-	p.use.note(now, p.inLocked(busy))
+	p.idle.InUse(now, p.inLocked(busy))
 	if c.requests > 1 {
 		c.countEnd(now, false)
 	}

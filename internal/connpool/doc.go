@@ -11,7 +11,7 @@
 //   - lease.go: one request on a connection
 //   - pool.go, queue.go: how a request gets a connection
 //   - events.go: what is done once a pool is unlocked
-//   - dials.go: how many connections are opened, and whom a failed dial is told to
+//   - dials.go: connections are opened, and those that wait are told how that went
 //   - warm.go: connections that are opened before anybody needs them
 //   - disposition.go: what becomes of a connection that carries no request
 //   - idle.go: the timer, what is not worth keeping, the bound over all pools
@@ -21,6 +21,10 @@
 //   - silence.go, apart.go: paths that drop everything, and what is given up for that
 //   - serial.go: upstreams that serve one connection at a time
 //   - memory.go: what outlives the connections
+//
+// What needs no lock stands elsewhere: package wire looks at a connection from below,
+// streams counts those of HTTP/2, demand says how many connections there should be,
+// idletime for how long they may be idle.
 //
 // The words have one meaning each:
 //

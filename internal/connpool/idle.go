@@ -2,23 +2,9 @@ package connpool
 
 import "time"
 
-const (
-	// lately and aMinute are the times whose need of connections counts, for all
-	// of them and for so many.
-	lately      = 5 * time.Second
-	aMinute     = time.Minute
-	mostAMinute = 32
-
-	// alwaysKept is how many idle connections are worth keeping in any case.
-	alwaysKept = 2
-
-	// trimEvery is how often half of the excess is closed.
-	trimEvery = time.Second
-)
-
-// armLocked makes the timer run at t at the latest.
+// armLocked makes the timer run at t at the latest, unless t is zero.
 func (p *Pool) armLocked(t time.Time) {
-	if !p.timerAt.IsZero() && !t.Before(p.timerAt) {
+	if t.IsZero() || !p.timerAt.IsZero() && !t.Before(p.timerAt) {
 		return
 	}
 	p.timerAt = t
@@ -41,10 +27,7 @@ func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
 	if c.life > 0 {
 		p.armLocked(now.Add(c.life - elapsed(c.opened, now)))
 	}
-	if p.spareLocked() > max(alwaysKept, p.cfg.MinIdle) && p.use.trimAt.IsZero() {
-		p.use.trimAt = now.Add(trimEvery)
-		p.armLocked(p.use.trimAt)
-	}
+	p.armLocked(p.idle.Kept(now, p.spareLocked(), p.cfg.MinIdle))
 }
 
 // tick does what is due.
@@ -67,16 +50,9 @@ func (p *Pool) tick() {
 	p.checkFirstsLocked(now)
 	p.startDialsLocked(now)
 	if p.missingLocked(now) > 0 {
-		p.armLocked(later(p.warm.retryAt, now.Add(redialAfter)))
+		p.armLocked(p.warm.NextLook(now))
 	}
 	p.tidyLocked(now)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // idleLists are the lists of connections that wait for requests.
@@ -106,64 +82,13 @@ func (p *Pool) displaceLocked(c *conn) {
 	p.closeLocked(c, reason)
 }
 
-// usage is how many connections were lately in use at once.
-type usage struct {
-	lately, minute most
-	trimAt         time.Time // zero: there is nothing to trim
-}
-
-func (u *usage) note(now time.Time, n int) {
-	u.lately.note(now, lately, n)
-	u.minute.note(now, aMinute, n)
-}
-
-// most is the largest number noted within a time, and up to as long before.
-type most struct {
-	since       time.Time
-	now, before int
-}
-
-func (m *most) note(now time.Time, length time.Duration, n int) {
-	if passed := now.Sub(m.since); passed >= length {
-		m.before = m.now
-		if passed >= 2*length {
-			m.before = 0
-		}
-		m.since, m.now = now, 0
-	}
-	m.now = max(m.now, n)
-}
-
-func (m *most) value(now time.Time, length time.Duration) int {
-	m.note(now, length, 0)
-	return max(m.now, m.before)
-}
-
-// neededLocked returns how many idle connections are worth keeping. An upstream
-// with a worker for each connection has none for others while we keep them all.
-func (p *Pool) neededLocked(now time.Time) int {
-	return max(p.cfg.MinIdle, alwaysKept, p.use.lately.value(now, lately), min(mostAMinute, p.use.minute.value(now, aMinute)))
-}
-
-// trimLocked closes half of the connections that are not needed.
+// trimLocked closes connections that are not needed.
 func (p *Pool) trimLocked(now time.Time) {
-	switch {
-	case p.use.trimAt.IsZero():
-		return
-	case p.spareLocked() <= max(alwaysKept, p.cfg.MinIdle):
-		p.use.trimAt = time.Time{}
-		return
-	case !now.Before(p.use.trimAt):
-		excess := p.spareLocked() - p.neededLocked(now)
-		for n := excess; n > 0; n -= 2 {
-			p.closeLocked(p.oldestLocked(int(idle), int(fresh)), CloseNotNeeded)
-		}
-		p.use.trimAt = now.Add(trimEvery)
-		if excess <= 0 {
-			p.use.trimAt = now.Add(lately)
-		}
+	n, next := p.idle.Trim(now, p.spareLocked(), p.cfg.MinIdle)
+	for range n {
+		p.closeLocked(p.oldestLocked(int(idle), int(fresh)), CloseNotNeeded)
 	}
-	p.armLocked(p.use.trimAt)
+	p.armLocked(next)
 }
 
 // oldestLocked returns the connection that has been idle for longest, of some lists.
@@ -199,7 +124,7 @@ func (p *Pool) evict(c *conn) {
 func (p *Pool) Drain() (closed int) {
 	p.lock()
 	defer p.unlock()
-	p.warm.stopped = true
+	p.warm.Stop()
 	for c := range p.inLists(resting[:]) {
 		p.closeLocked(c, CloseDrained)
 		closed++

@@ -230,7 +230,10 @@ func (c *conn) pinDueLocked(limit, now time.Time) time.Time {
 	if proves := c.pinnedAt.Add(provesItself); !c.bound && proves.Before(limit) {
 		limit = proves
 	}
-	return later(limit, now.Add(lookThrough))
+	if soon := now.Add(lookThrough); limit.Before(soon) {
+		return soon
+	}
+	return limit
 }
 
 // outlived tells whether c is pinned for nothing: its owner is gone, or has not sent

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/demand"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/linked"
 )
@@ -59,9 +60,9 @@ type Pool struct {
 	queue   queue
 	pins    map[*Owner]*pin
 	after   []event
-	dials   dialClock
-	warm    warmth
-	use     usage
+	dials   demand.Dials
+	warm    demand.Warm
+	idle    demand.Idle
 	firsts  firsts
 	timer   *time.Timer
 	timerAt time.Time // zero: not armed
@@ -118,7 +119,7 @@ func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
 	if p.gone {
 		return grant{err: ErrGone}, nil
 	}
-	p.warm.used(now, p.group)
+	p.warm.Used(now, p.group.renewals.Load())
 	if n.Owner != nil {
 		if g, w := p.acquireOwnLocked(now, &n); w != nil || g.c != nil {
 			return g, w
@@ -305,7 +306,7 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 		c.idledFor, c.lost = c.age(now), false
 		c.net.Take(now, n.Bodyless && !c.h2)
 		p.moveLocked(c, busy)
-		p.use.note(now, p.inLocked(busy))
+		p.idle.InUse(now, p.inLocked(busy))
 		if c.requests == 0 {
 			p.watchFirstLocked(c, now)
 		}

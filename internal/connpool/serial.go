@@ -60,9 +60,7 @@ func (p *Pool) checkFirstsLocked(now time.Time) {
 	if f.waiting != nil {
 		p.armLocked(f.showsBy)
 	}
-	if !f.lookAt.IsZero() {
-		p.armLocked(f.lookAt)
-	}
+	p.armLocked(f.lookAt)
 }
 
 func (p *Pool) oldestSilentLocked() (oldest *conn) {

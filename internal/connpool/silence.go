@@ -130,9 +130,7 @@ func (p *Pool) judgeLocked(all []heard, now time.Time) {
 			p.giveUpLocked(c)
 		}
 	}
-	if !p.listenAt.IsZero() {
-		p.armLocked(p.listenAt)
-	}
+	p.armLocked(p.listenAt)
 }
 
 // suspectLocked closes the idle connections that are at least half as old as one
