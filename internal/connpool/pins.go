@@ -1,9 +1,9 @@
 package connpool
 
 import (
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/owner"
 )
 
 // NTLM and Negotiate authenticate a connection, not a request (RFC 4559 section 6):
@@ -20,41 +20,8 @@ const provesItself = 15 * time.Second
 const lookThrough = 250 * time.Millisecond
 
 // An Owner is whose requests share authenticated connections: a client connection.
-// It has at most one connection in each pool. The zero value is ready for use.
-type Owner struct {
-	ended atomic.Bool
-
-	mu    sync.Mutex // a lock that is taken last, like a learner's
-	pools map[*Pool]struct{}
-}
-
-// End tells that there are no more requests of the owner than those under way. Its
-// connections are closed, those that carry a request when that is done.
-func (o *Owner) End() {
-	o.mu.Lock()
-	o.ended.Store(true)
-	pools := o.pools
-	o.pools = nil
-	o.mu.Unlock()
-	for p := range pools {
-		p.disown(o)
-	}
-}
-
-// joins notes that the owner has a pin in p, or that it has none any more.
-func (o *Owner) joins(p *Pool, joins bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	switch {
-	case !joins:
-		delete(o.pools, p)
-	case o.ended.Load(): // nobody will ask
-	case o.pools == nil:
-		o.pools = map[*Pool]struct{}{p: {}}
-	default:
-		o.pools[p] = struct{}{}
-	}
-}
+// It has at most one connection in each pool.
+type Owner = owner.Owner
 
 // A pin is what an owner has in a pool: one connection. While there is none, the
 // first of the owner's requests, the founder, waits for a dial. All others wait here
@@ -72,12 +39,14 @@ func (p *Pool) setPinLocked(o *Owner, own *pin) {
 	switch {
 	case own == nil:
 		delete(p.pins, o)
+		o.LeftBy(p)
 	case p.pins == nil:
 		p.pins = map[*Owner]*pin{o: own}
+		o.KeptBy(p)
 	default:
 		p.pins[o] = own
+		o.KeptBy(p)
 	}
-	o.joins(p, own != nil)
 	p.pinned.Store(int32(len(p.pins)))
 }
 
@@ -212,9 +181,9 @@ func (l *Lease) Pin(o *Owner) {
 	}
 }
 
-// disown closes the connection of an owner that has ended, if it is idle. Otherwise
+// Disown closes the connection of an owner that has ended, if it is idle. Otherwise
 // that happens when it becomes idle, see [conn.outlived].
-func (p *Pool) disown(o *Owner) {
+func (p *Pool) Disown(o *Owner) {
 	p.lock()
 	defer p.unlock()
 	if own := p.pins[o]; own != nil && own.conn != nil && own.conn.idles() {
@@ -239,5 +208,5 @@ func (c *conn) pinDueLocked(limit, now time.Time) time.Time {
 // outlived tells whether c is pinned for nothing: its owner is gone, or has not sent
 // credentials in time.
 func (c *conn) outlived(now time.Time) bool {
-	return c.owner != nil && (c.owner.ended.Load() || !c.bound && elapsed(c.pinnedAt, now) >= provesItself)
+	return c.owner != nil && (c.owner.Ended() || !c.bound && elapsed(c.pinnedAt, now) >= provesItself)
 }

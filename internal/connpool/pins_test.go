@@ -162,7 +162,7 @@ func TestOwnersDialFails(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if b.Pins() || b.Snapshot().Waiting > 0 || len(alice.pools) > 0 {
+		if b.Pins() || b.Snapshot().Waiting > 0 || alice.Kept() {
 			t.Error("something is left")
 		}
 	})
@@ -258,7 +258,7 @@ func TestOwnerEnds(t *testing.T) {
 				when(t, b, alice)
 				synctest.Wait()
 				st := b.Snapshot().Connections
-				if st["pinned"]+st["idle"]+st["busy"] != 0 || b.seen.closed(ClosePinned) != 1 || b.Pins() || len(alice.pools) > 0 {
+				if st["pinned"]+st["idle"]+st["busy"] != 0 || b.seen.closed(ClosePinned) != 1 || b.Pins() || alice.Kept() {
 					t.Error(st, b.seen.closes)
 				}
 			})

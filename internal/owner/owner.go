@@ -1,0 +1,66 @@
+// Package owner says for whom something is kept that nobody else may have: for a
+// client connection, whose end is told to whoever keeps it.
+package owner
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// An Owner stands for a client connection. The zero value is ready for use.
+type Owner struct {
+	ended atomic.Bool
+
+	mu      sync.Mutex // a lock that is taken last
+	keepers map[Keeper]struct{}
+}
+
+// A Keeper keeps something for owners.
+type Keeper interface {
+	// Disown tells that an owner has ended that it has told of. It may have let go
+	// of what it kept by then.
+	Disown(*Owner)
+}
+
+// End tells that there are no more requests of the owner than those under way. Keepers
+// are told before it returns.
+func (o *Owner) End() {
+	o.mu.Lock()
+	o.ended.Store(true)
+	keepers := o.keepers
+	o.keepers = nil
+	o.mu.Unlock()
+	for k := range keepers {
+		k.Disown(o)
+	}
+}
+
+// Ended tells whether the owner has ended.
+func (o *Owner) Ended() bool { return o.ended.Load() }
+
+// Kept tells whether anybody keeps something.
+func (o *Owner) Kept() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.keepers) > 0
+}
+
+// KeptBy notes that k keeps something. If the owner has ended, k is not told any more.
+func (o *Owner) KeptBy(k Keeper) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.ended.Load():
+	case o.keepers == nil:
+		o.keepers = map[Keeper]struct{}{k: {}}
+	default:
+		o.keepers[k] = struct{}{}
+	}
+}
+
+// LeftBy notes that k keeps nothing any more.
+func (o *Owner) LeftBy(k Keeper) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.keepers, k)
+}
