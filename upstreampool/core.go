@@ -63,7 +63,7 @@ func (c *core) newPool(tg *target) *pool {
 	p := &pool{core: c, host: hostOf(tg), record: c.records.get(tg.key, c.upstreams.get(tg.key.upstream()))}
 	p.up.pools.Add(1)
 	p.Pool = c.group.NewPool(connpool.Options{
-		Memory:   &p.up.Memory,
+		Memory:   &p.up.Upstream,
 		Protocol: c.protocol(tg.key),
 		TLS:      tg.scheme == "https",
 		Events:   p,

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 )
 
 // An attempt is one dial. It travels in the context, through net/http, to the
@@ -97,14 +98,14 @@ func dialError(err error) error {
 }
 
 // protocol tells what connections of key k speak, where that is not negotiated.
-func (c *core) protocol(k key) connpool.Protocol {
+func (c *core) protocol(k key) memory.Protocol {
 	switch {
 	case c.h2c(k) && !k.h1:
-		return connpool.HTTP2
+		return memory.HTTP2
 	case k.h1 || k.scheme == "http":
-		return connpool.HTTP1
+		return memory.HTTP1
 	}
-	return connpool.Negotiated
+	return memory.Negotiated
 }
 
 // h2c tells whether HTTP/2 is spoken by prior knowledge; over TLS to a forward

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
@@ -104,7 +105,7 @@ func (c *core) states(now time.Time) []PoolState {
 	}
 	for _, r := range c.records.all() {
 		if !live[r] {
-			h2 := c.protocol(r.key) == connpool.HTTP2 || !r.key.h1 && r.up.Protocol() == connpool.HTTP2
+			h2 := c.protocol(r.key) == memory.HTTP2 || !r.key.h1 && r.up.Protocol() == memory.HTTP2
 			add(r, h2, connpool.NoConnections())
 		}
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 	"github.com/caddy-connreuse/connreuse/internal/resolve"
 )
 
@@ -314,7 +315,7 @@ func (c *core) newUpstream(k upstreamKey) *upstream {
 	learner := func(h2 bool) *idletime.Learner {
 		return idletime.NewLearner(c.cfg.Idle, func(e idletime.Event) { go c.learned(k, h2, e) })
 	}
-	u := &upstream{key: k, label: labels.take(k.name()), Memory: connpool.Memory{H1: learner(false), H2: learner(true)}}
+	u := &upstream{key: k, label: labels.take(k.name()), Upstream: memory.Upstream{H1: learner(false), H2: learner(true)}}
 	c.remember(u)
 	return u
 }

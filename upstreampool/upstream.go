@@ -5,7 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
@@ -37,7 +37,7 @@ func (k upstreamKey) name() string {
 type upstream struct {
 	key   upstreamKey
 	label string // in metrics; "other" where there are too many
-	connpool.Memory
+	memory.Upstream
 	versions replay.Versions // of HTTP/1 that it answers in
 	pools    atomic.Int32    // that have connections to it
 }

@@ -54,6 +54,6 @@ func (p *Pool) giveUpLocked(c *conn) {
 	p.retreatLocked(c)
 	for a := range c.apart {
 		a.over = true
-		p.afterLocked(event{kind: givingUp, apart: a})
+		p.afterLocked(func() { a.giveUp(errGivenUp) })
 	}
 }

@@ -98,7 +98,7 @@ func (c *conn) proof() idletime.Proof {
 func (c *conn) sight(now time.Time, age time.Duration) {
 	if now.Sub(c.seenOpen) >= sightEvery {
 		c.seenOpen = now
-		c.pool.afterLocked(event{kind: sighted, conn: c, at: now, idle: age})
+		c.pool.afterLocked(func() { c.learner.SawOpen(c.seen(now, age, c.proof())) })
 	}
 }
 

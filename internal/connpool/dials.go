@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/demand"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 )
 
 // ErrUnusable is as good as a failed dial: nothing was sent. Dialing again for the
@@ -49,7 +50,7 @@ func (p *Pool) startDialsLocked(now time.Time) {
 	for ; n > 0 && !p.fullLocked(); n-- {
 		p.dialLocked(now)
 		if underWay++; need < underWay && underWay <= want {
-			p.afterLocked(event{kind: hedging})
+			p.afterLocked(p.events.Hedged)
 		}
 	}
 }
@@ -105,7 +106,7 @@ func (p *Pool) waitingLocked() demand.Waiting {
 
 // upstream returns what is known of the upstream's connections.
 func (p *Pool) upstream() demand.Upstream {
-	return demand.Upstream{Shares: p.sharesDials(), Streams: p.memory.streams.Limit(), Usable: p.memory.streams.Usable()}
+	return demand.Upstream{Shares: p.sharesDials(), Streams: p.memory.Streams.Limit(), Usable: p.memory.Streams.Usable()}
 }
 
 // sharesDials tells whether one dial serves many requests.
@@ -113,10 +114,10 @@ func (p *Pool) sharesDials() bool { return p.HTTP2() && p.cfg.MaxRequests != 1 }
 
 // HTTP2 tells whether the next connection will speak HTTP/2, as far as is known.
 func (p *Pool) HTTP2() bool {
-	if p.opt.Protocol != Negotiated {
-		return p.opt.Protocol == HTTP2
+	if p.opt.Protocol != memory.Negotiated {
+		return p.opt.Protocol == memory.HTTP2
 	}
-	return p.memory.Protocol() == HTTP2
+	return p.memory.Protocol() == memory.HTTP2
 }
 
 // dialsForLocked tells whether a dial under way is for w.
@@ -177,18 +178,14 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 func (c *conn) adopt(d Dialed, now time.Time) {
 	m := c.pool.memory
 	c.cc, c.h2, c.opened, c.idleAt = d.Conn, d.HTTP2, now, now
-	if c.pool.opt.Protocol == Negotiated {
-		spoken := HTTP1
-		if c.h2 {
-			spoken = HTTP2
-		}
-		m.protocol.Store(int32(spoken))
+	if c.pool.opt.Protocol == memory.Negotiated {
+		m.Chose(c.h2)
 	}
 	c.learner = m.Learner(c.h2)
 	if d.Connect > 0 {
 		c.learner.Connected(now, d.Connect)
 	}
-	c.streams.Init(c.cc, c.dialed, &m.streams)
+	c.streams.Init(c.cc, c.dialed, &m.Streams)
 	c.cc.SetStateHook(c.stateChanged)
 	if c.h2 && c.net.ReadTwice() {
 		c.streams.NoteSettings()
@@ -244,7 +241,7 @@ func (p *Pool) keepFreshLocked(c *conn, now time.Time) {
 // for, if there are fewer dials than waiters now. The others get another dial. All
 // are told when no dial is left and the last two failed alike.
 func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
-	p.afterLocked(event{kind: openFailed, err: err})
+	p.afterLocked(func() { p.events.DialFailed(err) })
 	p.warm.BackOff(now)
 	alike := p.dials.Failed(err)
 	left := p.lists[dialing].Len()

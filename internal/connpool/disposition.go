@@ -13,7 +13,7 @@ func (p *Pool) fitLocked(c *conn, now time.Time) bool {
 		p.closeLocked(c, reason)
 		return false
 	}
-	if p.memory.suspicious(c.idleAt) {
+	if p.memory.Suspicious(c.idleAt) {
 		p.closeLocked(c, CloseSuspect)
 		return false
 	}
@@ -243,5 +243,5 @@ func (p *Pool) closeLocked(c *conn, reason CloseReason) {
 	}
 	p.moveLocked(c, closing)
 	c.reason = reason
-	p.afterLocked(event{kind: hangUp, conn: c, reason: reason})
+	p.afterLocked(func() { go c.hangUp(reason) }) // ending TLS and HTTP/2 writes to the socket
 }

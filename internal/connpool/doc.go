@@ -20,11 +20,10 @@
 //   - pins.go: connections that carry the requests of one owner only
 //   - silence.go, apart.go: paths that drop everything, and what is given up for that
 //   - serial.go: upstreams that serve one connection at a time
-//   - memory.go: what outlives the connections
 //
 // What needs no lock stands elsewhere: package wire looks at a connection from below,
 // streams counts those of HTTP/2, demand says how many connections there should be,
-// idletime for how long they may be idle.
+// idletime for how long they may be idle. Package memory has what outlives them.
 //
 // The words have one meaning each:
 //

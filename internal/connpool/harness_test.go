@@ -19,6 +19,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 )
 
 func init() { Strict = true }
@@ -37,7 +38,7 @@ type bench struct {
 	connect func() (net.Conn, error) // nil: to serve, by a pipe
 	probes  int                      // of TCP that may stay without an answer
 	h2      bool
-	known   *Memory // of all pools
+	known   *memory.Upstream // of all pools
 }
 
 // A recorder counts events.
@@ -99,7 +100,7 @@ func inBubble(t *testing.T, change func(cfg *Config, b *bench), f func(t *testin
 			change(&cfg, b)
 		}
 		b.group = NewGroup(cfg)
-		b.known = &Memory{H1: idletime.NewLearner(cfg.Idle, nil), H2: idletime.NewLearner(cfg.Idle, nil)}
+		b.known = &memory.Upstream{H1: idletime.NewLearner(cfg.Idle, nil), H2: idletime.NewLearner(cfg.Idle, nil)}
 		b.Pool = b.another()
 		f(t, b)
 		b.group.Retire()
@@ -112,9 +113,9 @@ func inBubble(t *testing.T, change func(cfg *Config, b *bench), f func(t *testin
 // another returns a pool of the same group.
 func (b *bench) another() *Pool {
 	tr := &http.Transport{Protocols: new(http.Protocols)}
-	protocol := HTTP1
+	protocol := memory.HTTP1
 	if tr.Protocols.SetHTTP1(!b.h2); b.h2 {
-		protocol = HTTP2
+		protocol = memory.HTTP2
 		//lint:ignore SA1019 Caddy configures HTTP/2 like this
 		if err := http2.ConfigureTransport(tr); err != nil {
 			panic(err)

@@ -150,5 +150,5 @@ func (p *Pool) tidyLocked(now time.Time) {
 		return
 	}
 	p.gone = true
-	p.afterLocked(event{kind: emptied})
+	p.afterLocked(p.opt.Emptied)
 }

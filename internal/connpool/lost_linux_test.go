@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 	"github.com/caddy-connreuse/connreuse/internal/test/netns"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
@@ -46,7 +47,7 @@ func dialOnly(t *testing.T, n *netns.Network, h2 bool, known idletime.Config) *b
 		Reuse: true, MaxPending: 100, AcquireTimeout: 5 * time.Second,
 	}
 	b.group = NewGroup(cfg)
-	b.known = &Memory{H1: idletime.NewLearner(cfg.Idle, nil), H2: idletime.NewLearner(cfg.Idle, nil)}
+	b.known = &memory.Upstream{H1: idletime.NewLearner(cfg.Idle, nil), H2: idletime.NewLearner(cfg.Idle, nil)}
 	b.Pool = b.another()
 	t.Cleanup(func() {
 		b.group.Retire()

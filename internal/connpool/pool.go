@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/demand"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/linked"
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 )
 
 var (
@@ -26,8 +27,8 @@ const lookAfter = time.Millisecond
 
 // Options make a pool.
 type Options struct {
-	Memory   *Memory
-	Protocol Protocol // Negotiated, unless there is only one
+	Memory   *memory.Upstream
+	Protocol memory.Protocol // Negotiated, unless there is only one
 	TLS      bool
 	Events   Events
 	// Dial opens a connection. It must not take for ever.
@@ -48,7 +49,7 @@ type Pool struct {
 	group   *Group
 	cfg     *Config
 	opt     Options
-	memory  *Memory
+	memory  *memory.Upstream
 	events  Events
 	waiting atomic.Int32 // requests in the queue, or about to enter it
 	pinned  atomic.Int32 // len(pins)
@@ -59,7 +60,7 @@ type Pool struct {
 	lists   [numLists]linked.List[conn]
 	queue   queue
 	pins    map[*Owner]*pin
-	after   []event
+	after   []func()
 	dials   demand.Dials
 	warm    demand.Warm
 	idle    demand.Idle
@@ -144,7 +145,7 @@ func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
 	if p.fullLocked() && !n.Probe {
 		if p.queue.Len() >= p.cfg.MaxPending {
 			p.waiting.Add(-1)
-			p.afterLocked(event{kind: refused, err: ErrQueueFull})
+			p.afterLocked(func() { p.events.Refused(ErrQueueFull) })
 			return grant{err: ErrQueueFull}, nil
 		}
 		p.makeRoomLocked()
@@ -186,7 +187,7 @@ func (p *Pool) await(ctx context.Context, start time.Time, w *waiter) grant {
 		}
 		if p.leaveLocked(w) {
 			if err == ErrAcquireTimeout {
-				p.afterLocked(event{kind: refused, err: err})
+				p.afterLocked(func() { p.events.Refused(ErrAcquireTimeout) })
 			}
 			p.unlock()
 			return grant{err: err}

@@ -355,7 +355,7 @@ func TestStreamLimitOfNewConnections(t *testing.T) {
 				if d := time.Since(start); d > 2*time.Second {
 					t.Errorf("took %v", d)
 				}
-				if n := b.memory.streams.Limit(); n != int(limit) {
+				if n := b.memory.Streams.Limit(); n != int(limit) {
 					t.Errorf("%d streams were learned", n)
 				}
 			})

@@ -102,9 +102,8 @@ func (p *Pool) learnLocked(c *conn) {
 	}
 	at := c.net.Ending().At
 	age := c.age(at)
-	open, reason := age, CloseUpstream
-	if c.is(sensor) {
-		reason = CloseSensor
+	open, wasSensor := age, c.is(sensor)
+	if wasSensor {
 		open = c.age(c.seenOpen)
 		if elapsed(c.seenOpen, at) > age/20+250*time.Millisecond+tolerance(age) {
 			return // seen too late
@@ -113,7 +112,7 @@ func (p *Pool) learnLocked(c *conn) {
 		return // it should have been retired long ago: we were suspended
 	}
 	c.learner.SawClose(idletime.Close{At: at, Idle: age, Open: open, Opened: c.opened})
-	p.afterLocked(event{kind: sawClose, idle: age, reason: reason})
+	p.afterLocked(func() { p.events.SawClose(age, wasSensor) })
 }
 
 // removed runs when the socket of c is closed.
@@ -148,7 +147,7 @@ func (p *Pool) removed(c *conn) {
 		p.suspectLocked(now, c.age(now))
 	}
 	p.moveLocked(c, closed)
-	p.afterLocked(event{kind: ended, reason: reason})
+	p.afterLocked(func() { p.events.Closed(reason) })
 	if c.requests == 0 {
 		p.uselessLocked(c, now)
 	}

@@ -138,7 +138,7 @@ func (p *Pool) judgeLocked(all []heard, now time.Time) {
 // upstream do so before they use one.
 func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
 	before := now.Add(-age / 2)
-	p.memory.suspect(before)
+	p.memory.Suspect(before)
 	for c := range p.inLists(idleLists[:]) {
 		if !c.idleAt.After(before) {
 			p.closeLocked(c, CloseSuspect)

@@ -81,7 +81,7 @@ func (p *Pool) moveLocked(c *conn, to state) {
 	}
 	if to == fresh || to == idle {
 		if victim := p.group.idle.Push(&c.inGroup, c); victim != nil {
-			p.afterLocked(event{kind: evicting, conn: victim})
+			p.afterLocked(func() { victim.pool.evict(victim) })
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/caddy-connreuse/connreuse/internal/memory"
 )
 
 // docs/architecture.md shows the table as it is.
@@ -32,7 +34,7 @@ func TestMoves(t *testing.T) {
 		for to := range numStates {
 			t.Run(fmt.Sprintf("%v to %v", from, to), func(t *testing.T) {
 				g := NewGroup(Config{})
-				p := g.NewPool(Options{Memory: new(Memory)})
+				p := g.NewPool(Options{Memory: new(memory.Upstream)})
 				c := &conn{pool: p}
 				c.state.Store(uint32(from))
 				if from == sensor {
