@@ -48,20 +48,14 @@ func (p *Pool) Leave(addrs []netip.Addr) (left int) {
 		if !c.left && slices.Contains(addrs, c.remote()) {
 			c.left = true
 			left++
-			p.putAsideLocked(c, now)
+			if !c.carries() {
+				p.closeLocked(c, CloseDNS)
+			} else if c.h2 {
+				p.drainLocked(c, now)
+			}
 		}
 	}
 	p.startDialsLocked(now)
 	p.tidyLocked(now)
 	return left
-}
-
-// putAsideLocked closes c, which is worn, unless it carries requests.
-func (p *Pool) putAsideLocked(c *conn, now time.Time) {
-	switch {
-	case !c.carries():
-		p.closeLocked(c, CloseDNS)
-	case c.h2:
-		p.drainLocked(c, now)
-	}
 }

@@ -84,13 +84,10 @@ const sightEvery = 250 * time.Millisecond
 // proof looks whether the path to the upstream is alive, as far as that can be told:
 // one that drops everything looks like an upstream that has nothing to say.
 func (c *conn) proof() idletime.Proof {
-	if c.net.RemoteAddr().Network() != "tcp" {
+	if c.net.PathAlive(c.pool.cfg.ProbeInterval) {
 		return idletime.LivePath
 	}
-	if info, ok := c.net.Info(); ok && !info.Alive(c.pool.cfg.ProbeInterval) {
-		return idletime.Silence
-	}
-	return idletime.LivePath
+	return idletime.Silence
 }
 
 // sight tells the learner that the connection is open at that age, if it was of no

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"net/http"
 	"time"
 
@@ -61,7 +60,7 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, context.Cause(ctx)
 	}
 	if l.First && !c.h2 && l.pool.cfg.Reuse && req.Header["Connection"] == nil {
-		req = askingForTimeout(req)
+		req = idletime.Asking(req)
 	}
 	l.start = time.Now()
 	if c.h2 && c.streams.Lasts(l.start, lasting) {
@@ -75,18 +74,6 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 		c.streams.Ended(true)
 	}
 	return resp, err
-}
-
-// askingForTimeout returns req with a Connection field: Apache and Tomcat announce
-// their timeout only to those who ask. The caller's header stays as it is.
-func askingForTimeout(req *http.Request) *http.Request {
-	asking := *req
-	asking.Header = maps.Clone(req.Header)
-	if asking.Header == nil {
-		asking.Header = make(http.Header, 1)
-	}
-	asking.Header["Connection"] = []string{"keep-alive"}
-	return &asking
 }
 
 // Unused ends the lease of a request that was not sent.
@@ -182,7 +169,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	if f.Raced {
 		c.learner.Raced(now)
 	}
-	f.doubtful, f.reset = s.Doubtful(), met && c.wasReset()
+	f.doubtful, f.reset = s.Doubtful(), met && c.net.Ending().Reset()
 	l.pool.failed(c, now, l.Idle, f)
 	if f.Lost && l.Reused && l.Limit.Value > 0 {
 		c.learner.LostInSilence(now, l.start, l.Idle, l.Limit)

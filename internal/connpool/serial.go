@@ -44,11 +44,7 @@ func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
 func (p *Pool) checkFirstsLocked(now time.Time) {
 	f := &p.firsts
 	if f.waiting != nil && !now.Before(f.showsBy) {
-		if f.waiting.silent() {
-			f.waiting.learner.YieldFailed(now)
-		} else {
-			f.waiting.learner.YieldHelped(now)
-		}
+		f.waiting.learner.Yielded(now, !f.waiting.silent())
 		f.waiting = nil
 	}
 	if !f.lookAt.IsZero() && !now.Before(f.lookAt) {

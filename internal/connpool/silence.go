@@ -160,12 +160,6 @@ func (l *Lease) heardOf(f *Failure) {
 	}
 }
 
-// wasReset tells whether the upstream does not know the connection.
-func (c *conn) wasReset() bool {
-	end := c.net.Ending()
-	return end != nil && end.Reset()
-}
-
 // hangUp closes c. Where nobody answers, nobody need be told.
 func (c *conn) hangUp(reason CloseReason) {
 	if reason == CloseUnacked {

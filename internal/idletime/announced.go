@@ -1,6 +1,7 @@
 package idletime
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -11,6 +12,18 @@ import (
 // maxAnnounced is what an announced timeout is cut to. It is far above any
 // idle limit, so it only keeps the arithmetic from overflowing.
 const maxAnnounced = 24 * time.Hour
+
+// Asking returns req with a Connection field: Apache and Tomcat announce their timeout
+// only to those who ask. The caller's header stays as it is.
+func Asking(req *http.Request) *http.Request {
+	asking := *req
+	asking.Header = maps.Clone(req.Header)
+	if asking.Header == nil {
+		asking.Header = make(http.Header, 1)
+	}
+	asking.Header["Connection"] = []string{"keep-alive"}
+	return &asking
+}
 
 // AnnouncedTimeout returns the idle timeout that an HTTP/1 response announces
 // in its Keep-Alive field (RFC 2068 section 19.7.1.1), and whether there is one.

@@ -102,3 +102,16 @@ func FuzzKeepAlive(f *testing.F) {
 		}
 	})
 }
+
+// Who asks for the timeout changes a copy of the request.
+func TestAsking(t *testing.T) {
+	for _, header := range []http.Header{nil, {"X": {"1"}}} {
+		req := &http.Request{Header: header}
+		if asking := Asking(req); asking == req || asking.Header.Get("Connection") != "keep-alive" || asking.Header.Get("X") != header.Get("X") {
+			t.Errorf("%v becomes %v", header, asking.Header)
+		}
+		if header.Get("Connection") != "" {
+			t.Error("the caller's header has changed")
+		}
+	}
+}

@@ -35,18 +35,15 @@ func (l *Learner) MayYield(now time.Time) bool {
 	return !now.Before(l.serial.notTried)
 }
 
-// YieldHelped records that a byte came right after idle connections were closed.
-func (l *Learner) YieldHelped(now time.Time) {
+// Yielded records whether it helped to close idle connections: a byte came right after.
+func (l *Learner) Yielded(now time.Time, helped bool) {
 	l.begin(now)
 	defer l.end()
-	l.serial.until = now.Add(serialLife)
-}
-
-// YieldFailed records that none came.
-func (l *Learner) YieldFailed(now time.Time) {
-	l.begin(now)
-	defer l.end()
-	l.serial.notTried = now.Add(yieldPause)
+	if helped {
+		l.serial.until = now.Add(serialLife)
+	} else {
+		l.serial.notTried = now.Add(yieldPause)
+	}
 }
 
 // Serial tells whether the upstream is known to serve one connection at a time:

@@ -40,7 +40,7 @@ func TestSerialUpstream(t *testing.T) {
 		if l.Serial(c.now) || !l.MayYield(c.now) {
 			t.Fatal("an upstream that nothing is known of is taken for a serial one")
 		}
-		l.YieldHelped(c.now)
+		l.Yielded(c.now, true)
 		c.add(time.Hour - 1)
 		if !l.Serial(c.now) || l.StartSensor(c.now) {
 			t.Error("a sensor before the hour is over")
@@ -52,7 +52,7 @@ func TestSerialUpstream(t *testing.T) {
 	})
 	t.Run("it did not help", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
-		l.YieldFailed(c.now)
+		l.Yielded(c.now, false)
 		c.add(memory - 1)
 		if l.MayYield(c.now) || l.Serial(c.now) {
 			t.Error("tried again too early")

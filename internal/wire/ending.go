@@ -12,7 +12,7 @@ import (
 // 17, and over TLS 63 or 77 bytes.
 const lastWords = 128
 
-// An Ending is how a connection ended, as seen from below.
+// An Ending is how a connection ended, as seen from below. One that is nil is none.
 type Ending struct {
 	At       time.Time
 	Err      error         // of Read, if it was the first sign
@@ -43,7 +43,7 @@ func (n *Conn) IsShut() bool { return n.shut.Load() }
 func (e *Ending) TimedOut() bool { return errors.Is(e.Err, os.ErrDeadlineExceeded) }
 
 // Reset tells whether the upstream did not know the connection.
-func (e *Ending) Reset() bool { return errors.Is(e.Err, syscall.ECONNRESET) }
+func (e *Ending) Reset() bool { return e != nil && errors.Is(e.Err, syscall.ECONNRESET) }
 
 // GivenUp tells whether the kernel gave the connection up: nobody answered it.
 func (e *Ending) GivenUp() bool {

@@ -12,6 +12,14 @@ import (
 // Known tells whether the kernel can be asked.
 func (n *Conn) Known() bool { return n.tcp.Exists() }
 
+// PathAlive tells whether the path to the upstream is alive, as far as that can be told,
+// where idle connections are probed at an interval. It is where the kernel does not tell,
+// as over Unix sockets.
+func (n *Conn) PathAlive(interval time.Duration) bool {
+	info, ok := n.tcp.Info()
+	return !ok || info.Alive(interval)
+}
+
 // Info returns what the kernel knows of the other end, if it tells.
 func (n *Conn) Info() (socket.Info, bool) { return n.tcp.Info() }
 
