@@ -62,21 +62,11 @@ func (o *option) read(t *Transport, args []string) error {
 	}
 	switch field := o.field(t).(type) {
 	case *caddy.Duration:
-		if o.canBeOff && first == "off" {
-			*field = -1
-			return nil
-		}
-		d, err := caddy.ParseDuration(first)
-		if err != nil && o.canBeOff {
-			return fmt.Errorf("parsing %s '%s': must be a duration, or off", o.name, first)
-		}
+		d, err := o.duration(first)
 		if err != nil {
-			return fmt.Errorf("parsing %s '%s': %w", o.name, first, err)
+			return err
 		}
-		if d <= 0 {
-			return fmt.Errorf("parsing %s '%s': must be more than zero; leave it out for the default", o.name, first)
-		}
-		*field = caddy.Duration(d)
+		*field = d
 	case *int:
 		n, err := strconv.Atoi(first)
 		if err != nil || n <= 0 {
@@ -93,6 +83,22 @@ func (o *option) read(t *Transport, args []string) error {
 		return o.more(t, args[1])
 	}
 	return nil
+}
+
+// duration reads a duration.
+func (o *option) duration(arg string) (caddy.Duration, error) {
+	d, err := caddy.ParseDuration(arg)
+	switch {
+	case o.canBeOff && arg == "off":
+		return -1, nil
+	case o.canBeOff && err != nil:
+		return 0, fmt.Errorf("parsing %s '%s': must be a duration, or off", o.name, arg)
+	case err != nil:
+		return 0, fmt.Errorf("parsing %s '%s': %w", o.name, arg, err)
+	case d <= 0:
+		return 0, fmt.Errorf("parsing %s '%s': must be more than zero; leave it out for the default", o.name, arg)
+	}
+	return caddy.Duration(d), nil
 }
 
 // maxArgs is how many arguments the option takes at most.

@@ -5,6 +5,9 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/memory"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
@@ -40,6 +43,35 @@ type upstream struct {
 	memory.Upstream
 	versions replay.Versions // of HTTP/1 that it answers in
 	pools    atomic.Int32    // that have connections to it
+}
+
+// newUpstream makes the memory of one upstream. Learners report with a pool locked.
+func (c *core) newUpstream(k upstreamKey) *upstream {
+	learner := func(h2 bool) *idletime.Learner {
+		return idletime.NewLearner(c.cfg.Idle, func(e idletime.Event) { go c.learned(k, h2, e) })
+	}
+	u := &upstream{key: k, label: labels.take(k.name()), Upstream: memory.Upstream{H1: learner(false), H2: learner(true)}}
+	c.remember(u)
+	return u
+}
+
+// learned logs what was found out about an upstream.
+func (c *core) learned(k upstreamKey, h2 bool, e idletime.Event) {
+	fields := []zap.Field{
+		zap.String("upstream", k.addr),
+		zap.Bool("h2", h2),
+		zap.Duration("keep_alive", e.KeepAlive),
+	}
+	switch {
+	case e.Broken > 0:
+		c.log().Warn("upstream closes idle connections earlier than it should", append(fields,
+			zap.Duration("promised", e.Broken), zap.String("promise", string(e.Source)))...)
+	case e.Outlived:
+		c.log().Info("upstream keeps idle connections open at least this long", fields...)
+	default:
+		c.log().Info("upstream closes idle connections after this time", append(fields,
+			zap.Duration("max_idle_time", c.cfg.Idle.MaxIdle))...)
+	}
 }
 
 // upstreams is an LRU of what is known.
