@@ -42,16 +42,16 @@ type byPool struct {
 	limit     idletime.Limit    // of its idle age, when that was last looked at
 	seenOpen  time.Time         // when the learner was last told so
 	idledFor  time.Duration     // when it was last taken, as idle
-	suspect   bool
-	left      bool // its address was given up
-	untried   bool // its probe did not wait for it: others that can be repeated may
-	lost      bool // its requests seem to get lost
 	apart     map[*apart]bool
-	counted   bool // it was told whether it ended at once
 	dialedFor *waiter
 	owner     *Owner // whose requests alone it carries; nil: anybody's
 	pinnedAt  time.Time
 	bound     bool // it has carried credentials of its owner, or was about to
+	suspect   bool
+	left      bool // its address was given up
+	untried   bool // its probe did not wait for it: others that can be repeated may
+	lost      bool // its requests seem to get lost
+	counted   bool // it was told whether it ended at once
 }
 
 func (c *conn) at() state       { return state(c.state.Load()) }

@@ -21,12 +21,14 @@ type Dial struct{ c *conn }
 // nothing comes before HTTP, as TLS does.
 func (d *Dial) Wrap(nc net.Conn, secured bool) net.Conn {
 	d.c.wrap(nc)
-	d.c.net.Secure(secured)
+	if secured {
+		d.c.net.Begin()
+	}
 	return &d.c.net
 }
 
 // Secured tells that what comes before HTTP is over.
-func (d *Dial) Secured() { d.c.net.Secure(true) }
+func (d *Dial) Secured() { d.c.net.Begin() }
 
 // Dialed is a connection that was opened.
 type Dialed struct {

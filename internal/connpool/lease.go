@@ -94,7 +94,7 @@ func (l *Lease) Done(resp *http.Response) {
 	c.streams.NoteSettings()
 	c.streams.NoteLimit()
 	if l.need.Bodyless {
-		c.measured(l.start, time.Since(l.start))
+		c.learner.Responded(l.start, time.Since(l.start))
 	}
 	s := &stream{ReadCloser: resp.Body, c: c}
 	c.streams.Begin(&s.response)

@@ -16,17 +16,24 @@ type netConn struct {
 
 // wrap makes nc the socket of c.
 func (c *conn) wrap(nc net.Conn) {
-	c.net.Wrap(nc, wire.Hooks{
+	c.net.Wrap(nc, wire.Options{
 		TLS:         c.pool.opt.TLS,
 		ReadTimeout: c.pool.cfg.Idle.ReadTimeout,
 		OutOfData:   func() { c.net.Waits(); c.outOfData() },
-		Measured:    c.measured,
 	})
 }
 
 func (n *netConn) Read(p []byte) (int, error) {
 	n.Enter()
-	count, err := n.Fetch(p, n.owner.readEntered())
+	watched := n.owner.readEntered()
+	if watched && !n.Watchable() {
+		n.owner.outOfData()
+		watched = false
+	}
+	count, took, err := n.Fetch(p, watched)
+	if took >= 0 {
+		n.owner.learner.Responded(time.Now(), took)
+	}
 	if err != nil {
 		n.owner.ends(time.Now(), err)
 	}
@@ -122,11 +129,6 @@ func (c *conn) outOfData() {
 	case c.idles():
 		c.pool.trust(c)
 	}
-}
-
-// measured notes a response time.
-func (c *conn) measured(now time.Time, took time.Duration) {
-	c.learner.Responded(now, took)
 }
 
 // socketClosed runs when the socket is closed, by us or by net/http. A dial that is

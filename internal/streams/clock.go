@@ -12,7 +12,6 @@ import (
 // upstream's idle clock runs.
 type clock struct {
 	mu       sync.Mutex
-	running  bool // a stream began since endedAt was noted
 	endedAt  time.Time
 	arriving linked.List[Response]
 }

@@ -26,18 +26,22 @@ const assumed = 100
 type Streams struct {
 	cc     *http.ClientConn
 	known  *Known
-	dialed time.Time
+	dialed time.Duration // since started
 
 	answered atomic.Int32 // requests whose response has begun to arrive
 	settings atomic.Bool  // the SETTINGS of the upstream have arrived
 	allowed  atomic.Int32 // the streams it allowed when that was last seen
+	running  bool         // a stream began since the clock was set; it has the clock's lock
 	clock
 }
+
+// started is what monotonic times are relative to.
+var started = time.Now()
 
 // Init makes s the streams of cc, whose dial began at dialed. What is learned of the
 // upstream is noted in known.
 func (s *Streams) Init(cc *http.ClientConn, dialed time.Time, known *Known) {
-	s.cc, s.dialed, s.known = cc, dialed, known
+	s.cc, s.dialed, s.known = cc, dialed.Sub(started), known
 }
 
 // Left returns how many streams the connection has to give, and how many it allows at
@@ -100,7 +104,7 @@ func (s *Streams) NoteSettings() {
 	if s.settings.Swap(true) {
 		return
 	}
-	s.known.usable.add(time.Since(s.dialed))
+	s.known.usable.add(time.Since(started) - s.dialed)
 	// An assumption is no news. Nothing available tells nothing either after a GOAWAY.
 	available, limit := s.Left()
 	if limit != assumed && (available > 0 || s.known.Limit() == 0) {

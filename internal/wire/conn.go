@@ -36,8 +36,7 @@ const (
 // wraps everything else that is between us and the socket, and TLS comes on top of it.
 type Conn struct {
 	net.Conn
-	hooks Hooks
-	noise int // messages of up to so many bytes carry no HTTP
+	readTimeout time.Duration
 
 	reading atomic.Bool  // inside Read, so every layer above is out of data
 	sent    atomic.Bool  // something of the request was written
@@ -48,9 +47,9 @@ type Conn struct {
 	taken   atomic.Int64 // when a request last took it as it was idle, likewise
 	written atomic.Int64 // end of the last Write, likewise
 	timing  atomic.Bool  // the next byte ends a response time
-	secured atomic.Bool  // what is read from now on is HTTP
-	entries atomic.Int32 // of Read, since secured
+	entries atomic.Int32 // of Read since HTTP began, and one more; zero: it has not
 	shut    atomic.Bool
+	tls     bool
 	ending  atomic.Pointer[Ending]
 	silence atomic.Pointer[socket.Silence] // as it was closed, without a response
 
@@ -66,15 +65,13 @@ type byReader struct {
 	measuredAt time.Time // when a response time was last measured
 }
 
-// Hooks are what a Conn is told when it is made.
-type Hooks struct {
+// Options are what a Conn is told when it is made.
+type Options struct {
 	TLS         bool          // between HTTP and this connection
 	ReadTimeout time.Duration // of a Read; zero: there is none
 	// OutOfData runs as soon as a watched Read finds that the socket has no data. It
 	// begins with a call of Waits.
 	OutOfData func()
-	// Measured is told a response time, once a second at most.
-	Measured func(now time.Time, took time.Duration)
 }
 
 // started is what monotonic times in atomics are relative to.
@@ -84,21 +81,24 @@ var started = time.Now()
 func sinceStart(t time.Time) int64 { return int64(t.Sub(started)) }
 
 // Wrap makes c the socket of n.
-func (n *Conn) Wrap(c net.Conn, hooks Hooks) {
-	n.Conn, n.hooks = c, hooks
-	if hooks.TLS {
-		n.noise = tlsNoise
-	}
+func (n *Conn) Wrap(c net.Conn, opt Options) {
+	n.Conn, n.tls, n.readTimeout = c, opt.TLS, opt.ReadTimeout
 	n.tcp = socket.Of(c)
 	n.readAt.Store(sinceStart(time.Now()))
-	n.socket.Init(c, func() { n.reading.Store(false) }, hooks.OutOfData)
+	n.socket.Init(c, func() { n.reading.Store(false) }, opt.OutOfData)
 }
 
-// Secure tells whether what is read from now on is HTTP.
-func (n *Conn) Secure(secured bool) { n.secured.Store(secured) }
+// Begin says that what is read from now on is HTTP.
+func (n *Conn) Begin() { n.entries.CompareAndSwap(0, 1) }
 
 // TLS tells whether there is TLS between HTTP and this connection.
-func (n *Conn) TLS() bool { return n.noise > 0 }
+func (n *Conn) TLS() bool { return n.tls }
+
+// carriesHTTP tells whether a message of so many bytes may be part of a request or a
+// response.
+func (n *Conn) carriesHTTP(bytes int64) bool {
+	return bytes > tlsNoise || bytes > 0 && !n.tls
+}
 
 // Take prepares for the next request: counters start again, and so does the read
 // timeout, which has been running since the connection became idle. timing says that
@@ -118,7 +118,7 @@ func (n *Conn) TakenAt() time.Time { return started.Add(time.Duration(n.taken.Lo
 func (n *Conn) Sent() bool { return n.sent.Load() }
 
 // Responded tells whether bytes of a response have arrived since the last Take.
-func (n *Conn) Responded() bool { return n.got.Load() > int64(n.noise) }
+func (n *Conn) Responded() bool { return n.carriesHTTP(n.got.Load()) }
 
 // Waits tells that net/http waits for data, so every layer above is out of it.
 func (n *Conn) Waits() { n.reading.Store(true) }
@@ -133,16 +133,21 @@ func (n *Conn) WaitedAt() time.Time { return n.waitedAt }
 // Enter begins a Read.
 func (n *Conn) Enter() {
 	n.reading.Store(true)
-	if n.secured.Load() {
+	if n.entries.Load() > 0 {
 		n.entries.Add(1)
 	}
 }
 
-// ReadTwice tells whether a second Read has begun since what is read is HTTP.
-func (n *Conn) ReadTwice() bool { return n.entries.Load() > 1 }
+// ReadTwice tells whether a second Read has begun since HTTP did.
+func (n *Conn) ReadTwice() bool { return n.entries.Load() > 2 }
 
-// Fetch reads, after Enter. A watched one calls OutOfData before it waits.
-func (n *Conn) Fetch(p []byte, watched bool) (count int, err error) {
+// Watchable tells whether a Read can be watched.
+func (n *Conn) Watchable() bool { return n.socket.OK() }
+
+// Fetch reads, after Enter. A watched one calls OutOfData before it waits. took is the
+// response time, once a second at most, or less than zero.
+func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err error) {
+	took = -1
 	before := time.Now()
 	if watched {
 		count, err = n.readWatched(p)
@@ -160,10 +165,10 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, err error) {
 		n.readAt.Store(sinceStart(now))
 		if n.timing.Swap(false) && now.Sub(n.measuredAt) >= measureEvery {
 			n.measuredAt = now
-			n.hooks.Measured(now, now.Sub(started)-time.Duration(n.written.Load()))
+			took = now.Sub(started) - time.Duration(n.written.Load())
 		}
 	}
-	return count, err
+	return count, took, err
 }
 
 // readWatched reads from a connection that is idle, or about to be. Whenever it may
@@ -171,10 +176,6 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, err error) {
 // what arrives then would be nowhere to be seen, and be taken for the answer to a
 // request that is sent just then.
 func (n *Conn) readWatched(p []byte) (int, error) {
-	if !n.socket.OK() {
-		n.hooks.OutOfData()
-		return n.Conn.Read(p)
-	}
 	n.renewTimeout(time.Now())
 	count, err := n.socket.Read(p)
 	if broken, ok := err.(*os.SyscallError); ok {
@@ -186,8 +187,8 @@ func (n *Conn) readWatched(p []byte) (int, error) {
 // renewTimeout starts our read timeout. transport http does with each Read, but for
 // Unix sockets, where there is none.
 func (n *Conn) renewTimeout(now time.Time) {
-	if _, unix := n.Conn.(*net.UnixConn); n.hooks.ReadTimeout > 0 && !unix {
-		_ = n.Conn.SetReadDeadline(now.Add(n.hooks.ReadTimeout))
+	if _, unix := n.Conn.(*net.UnixConn); n.readTimeout > 0 && !unix {
+		_ = n.Conn.SetReadDeadline(now.Add(n.readTimeout))
 	}
 }
 
@@ -195,7 +196,7 @@ func (n *Conn) Write(p []byte) (int, error) {
 	// The response may be here before we are told that the request is gone.
 	n.written.Store(int64(time.Since(started)))
 	count, err := n.Conn.Write(p)
-	if count > n.noise {
+	if n.carriesHTTP(int64(count)) {
 		n.sent.Store(true)
 	}
 	n.written.Store(int64(time.Since(started)))
@@ -215,7 +216,7 @@ func (n *Conn) CloseWrite() error {
 // and none on its way up. That is asked last: what arrives later makes net/http close
 // the connection. Peers of HTTP/2 may send frames at any time.
 func (n *Conn) LooksAlive(h2 bool) bool {
-	if n.socket.OK() {
+	if n.Watchable() {
 		if data, dead := n.socket.Peek(); dead || data && !h2 {
 			return false
 		}

@@ -47,24 +47,23 @@ func TestEnding(t *testing.T) {
 	}
 }
 
-// piped returns a connection and its other end, and counts its hooks.
-func piped(hooks Hooks) (n *Conn, peer net.Conn, outOfData *int) {
-	n, outOfData = new(Conn), new(int)
+// piped returns a connection and its other end. A pipe cannot be watched.
+func piped(tls bool) (n *Conn, peer net.Conn) {
+	n = new(Conn)
 	c, peer := net.Pipe()
-	hooks.OutOfData = func() { n.Waits(); *outOfData++ }
-	if hooks.Measured == nil {
-		hooks.Measured = func(time.Time, time.Duration) {}
-	}
-	n.Wrap(c, hooks)
-	return n, peer, outOfData
+	n.Wrap(c, Options{TLS: tls, OutOfData: func() {}})
+	return n, peer
 }
 
-func read(t *testing.T, n *Conn, watched bool) {
+// read reads something, and returns the response time.
+func read(t *testing.T, n *Conn) time.Duration {
 	t.Helper()
 	n.Enter()
-	if _, err := n.Fetch(make([]byte, 1024), watched); err != nil {
+	_, took, err := n.Fetch(make([]byte, 1024), false)
+	if err != nil {
 		t.Error(err)
 	}
+	return took
 }
 
 // Bytes count as a request or a response from the moment a request takes the
@@ -80,7 +79,7 @@ func TestWhatCounts(t *testing.T) {
 		{true, 40, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			n, peer, _ := piped(Hooks{TLS: test.tls})
+			n, peer := piped(test.tls)
 			message := make([]byte, test.length)
 			n.Take(time.Now(), false)
 			go func() {
@@ -90,7 +89,7 @@ func TestWhatCounts(t *testing.T) {
 			if _, err := n.Write(message); err != nil {
 				t.Fatal(err)
 			}
-			read(t, n, false)
+			read(t, n)
 			if n.Sent() != test.counts || n.Responded() != test.counts {
 				t.Errorf("TLS %v, %d bytes: sent = %v, responded = %v, want %v", test.tls, test.length, n.Sent(), n.Responded(), test.counts)
 			}
@@ -106,9 +105,8 @@ func TestWhatCounts(t *testing.T) {
 // does not move it.
 func TestClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var took time.Duration
-		n, peer, outOfData := piped(Hooks{Measured: func(_ time.Time, d time.Duration) { took = d }})
-		exchange := func(answer time.Duration) time.Time {
+		n, peer := piped(false)
+		exchange := func(answer time.Duration) (took time.Duration, end time.Time) {
 			n.Take(time.Now(), true)
 			go func() {
 				_, _ = peer.Read(make([]byte, 1024))
@@ -116,22 +114,20 @@ func TestClocks(t *testing.T) {
 				_, _ = peer.Write([]byte("answer"))
 			}()
 			_, _ = n.Write([]byte("request"))
-			read(t, n, true)
-			return time.Now()
+			return read(t, n), time.Now()
 		}
-		end := exchange(3 * time.Second)
-		if took != 3*time.Second || !n.WaitedAt().Equal(end) || *outOfData != 1 {
-			t.Errorf("took %v, waited until %v before the end; out of data %d times", took, end.Sub(n.WaitedAt()), *outOfData)
-		}
-		exchange(10 * time.Microsecond)
+		took, end := exchange(3 * time.Second)
 		if took != 3*time.Second || !n.WaitedAt().Equal(end) {
+			t.Errorf("took %v, waited until %v before the end", took, end.Sub(n.WaitedAt()))
+		}
+		if took, _ := exchange(10 * time.Microsecond); took >= 0 || !n.WaitedAt().Equal(end) {
 			t.Errorf("it measured again at once (%v), or the clock moved", took)
 		}
 		time.Sleep(2 * time.Second)
 		if got := n.QuietFor(time.Now()); got != 2*time.Second {
 			t.Errorf("quiet for %v", got)
 		}
-		if n.Waiting() || !n.LooksAlive(true) || n.LooksAlive(false) {
+		if n.Watchable() || n.Waiting() || !n.LooksAlive(true) || n.LooksAlive(false) {
 			t.Error("nobody waits for data, which only HTTP/1 minds")
 		}
 	})
@@ -140,13 +136,13 @@ func TestClocks(t *testing.T) {
 // Only the first sign of the end is kept, and only the first close is one.
 func TestFirstSignOfTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n, peer, _ := piped(Hooks{})
+		n, peer := piped(false)
 		if n.Ending() != nil || n.IsShut() {
 			t.Error("it has ended")
 		}
 		peer.Close()
 		n.Enter()
-		_, err := n.Fetch(make([]byte, 1), false)
+		_, _, err := n.Fetch(make([]byte, 1), false)
 		time.Sleep(time.Second)
 		n.End(time.Now(), err, 2)
 		time.Sleep(time.Second)
@@ -162,9 +158,9 @@ func TestFirstSignOfTheEnd(t *testing.T) {
 
 // A second Read shows that the first bytes of HTTP have been read. Those of TLS are none.
 func TestReadTwice(t *testing.T) {
-	n, _, _ := piped(Hooks{})
+	n, _ := piped(false)
 	n.Enter() // of the handshake
-	n.Secure(true)
+	n.Begin()
 	for i, want := range []bool{false, true} {
 		if n.Enter(); n.ReadTwice() != want {
 			t.Errorf("Read %d: %v", i+1, !want)
