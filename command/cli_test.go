@@ -166,6 +166,9 @@ func TestInterrupt(t *testing.T) {
 			}
 		}
 	}
+	if err := lines.Err(); err != nil {
+		t.Error(err)
+	}
 	code := exitCode(t, cmd.Wait())
 	if want := s.URL + ": idle for "; code != 2 || !strings.HasPrefix(stdout.String(), want) || !strings.Contains(stdout.String(), "when interrupted, not closed") {
 		t.Errorf("exit code %d, want 2 with %q\n%s", code, want, &stdout)

@@ -68,6 +68,9 @@ func logged(t testing.TB, file, logger string) (lines []map[string]any) {
 			lines = append(lines, line)
 		}
 	}
+	if err := scanner.Err(); err != nil {
+		t.Fatal(err)
+	}
 	return lines
 }
 

@@ -57,16 +57,16 @@ func TestStoppedProcess(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	out := bufio.NewScanner(outPipe)
-	ask := func(method string) string {
-		fmt.Fprintln(in, method)
+	answer := func() string {
 		for out.Scan() {
 			if a, ok := strings.CutPrefix(out.Text(), "answer "); ok {
 				return a
 			}
 		}
-		return "no answer"
+		return fmt.Sprintf("no answer: %v", out.Err())
 	}
-	if a := ask("GET"); a != "1 <nil>" {
+	fmt.Fprintln(in, "GET")
+	if a := answer(); a != "1 <nil>" {
 		t.Fatal(a)
 	}
 	for want := range 3 {
@@ -74,13 +74,8 @@ func TestStoppedProcess(t *testing.T) {
 		time.Sleep(1200 * time.Millisecond)
 		fmt.Fprintln(in, "POST") // is there before anything else runs
 		_ = cmd.Process.Signal(syscall.SIGCONT)
-		for out.Scan() {
-			if a, ok := strings.CutPrefix(out.Text(), "answer "); ok {
-				if a != fmt.Sprintf("%d <nil>", want+2) {
-					t.Errorf("POST after standing still: %s, want a new connection", a)
-				}
-				break
-			}
+		if a := answer(); a != fmt.Sprintf("%d <nil>", want+2) {
+			t.Errorf("POST after standing still: %s, want a new connection", a)
 		}
 	}
 	if n := posts.Load(); n != 3 {
