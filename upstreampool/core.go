@@ -1,7 +1,6 @@
 package upstreampool
 
 import (
-	"context"
 	"crypto/tls"
 	"net/http"
 	"net/url"
@@ -71,18 +70,6 @@ func (c *core) newPool(tg *target) *pool {
 		Emptied:  func() { c.forget(p) },
 	})
 	return p
-}
-
-// acquire returns a connection for a request to tg.
-func (c *core) acquire(ctx context.Context, tg *target, n connpool.Need) (*pool, connpool.Lease, error) {
-	for {
-		p := c.pool(tg)
-		l, err := p.acquire(ctx, n)
-		if err != connpool.ErrGone {
-			return p, l, err
-		}
-		c.forget(p)
-	}
 }
 
 // forget removes a pool that is gone.

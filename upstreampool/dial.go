@@ -41,7 +41,7 @@ func (a *attempt) Value(k any) any {
 	case attemptKey{}:
 		return a
 	case dialInfoKey:
-		return a.tg.dial
+		return a.tg.info()
 	case caddyhttp.VarsCtxKey:
 		return a.vars
 	}
@@ -78,7 +78,7 @@ func (c *core) dial(d *connpool.Dial, tg *target, label string) (connpool.Dialed
 	if tg.proxyURL != nil {
 		ctx = httptrace.WithClientTrace(a, a.traceHandshake())
 	}
-	cc, err := tr.NewClientConn(ctx, tg.scheme, tg.address)
+	cc, err := tr.NewClientConn(ctx, tg.scheme, tg.address())
 	if err != nil {
 		return connpool.Dialed{}, dialError(err)
 	}

@@ -166,29 +166,27 @@ func (d *doubt) tries(n connpool.Need) bool {
 	return now.UnixNano()-last >= int64(pause) && d.triedAt.CompareAndSwap(last, now.UnixNano())
 }
 
-// acquire returns a connection for a request. A request whose owner matters needs a
+// acquire leases a connection for a request. A request whose owner matters needs a
 // certain one, so it tries no address.
-func (p *pool) acquire(ctx context.Context, n connpool.Need) (connpool.Lease, error) {
+func (p *pool) acquire(ctx context.Context, n connpool.Need, l *connpool.Lease) error {
 	n.Owner = p.ownerFor(ctx, n)
-	if d := p.doubt.Load(); d != nil && n.Owner == nil && d.tries(n) {
-		if l, err := p.try(ctx, n, d); err == nil {
-			return l, nil
-		}
+	if d := p.doubt.Load(); d != nil && n.Owner == nil && d.tries(n) && p.try(ctx, n, d, l) {
+		return nil
 	}
-	return p.Acquire(ctx, n)
+	return p.Acquire(ctx, n, l)
 }
 
-// try returns a new connection, if one can be opened soon. A full pool has room for
-// it, or its old connections would stand in the way for ever.
-func (p *pool) try(ctx context.Context, n connpool.Need, d *doubt) (connpool.Lease, error) {
+// try leases a new connection, and tells whether one could be opened soon. A full pool
+// has room for it, or its old connections would stand in the way for ever.
+func (p *pool) try(ctx context.Context, n connpool.Need, d *doubt, l *connpool.Lease) bool {
 	short, cancel := context.WithTimeout(ctx, min(d.pause, mostTrial))
 	defer cancel()
 	n.Freshness, n.Probe = connpool.Fresh, true
-	l, err := p.Acquire(short, n)
+	err := p.Acquire(short, n, l)
 	if err != nil && ctx.Err() == nil {
 		p.unanswered(err)
 	}
-	return l, err
+	return err == nil
 }
 
 // unanswered tells, once for a doubt, that an address which DNS names did not answer.

@@ -33,7 +33,7 @@ func (f *facts) use(l *connpool.Lease) {
 	f.connection, f.limitSource = "new", ""
 	f.idle, f.wait, f.connect = l.Idle, l.Waited, l.Connect()
 	if l.Reused {
-		f.connection, f.limitSource, f.connect = "reused", string(l.Limit.Source), 0
+		f.connection, f.limitSource, f.connect = "reused", string(l.LimitSource), 0
 	}
 }
 

@@ -199,7 +199,8 @@ func TestFullPoolMakesRoomInTurn(t *testing.T) {
 		time.Sleep(time.Second + 50*time.Millisecond)
 		p, start := onlyPool(t, tr), time.Now()
 		s.delay.Store(int64(500 * time.Millisecond))
-		l, err := p.Acquire(t.Context(), connpool.Need{Freshness: connpool.Fresh})
+		var l connpool.Lease
+		err := p.Acquire(t.Context(), connpool.Need{Freshness: connpool.Fresh}, &l)
 		if err != nil || l.Reused {
 			t.Fatalf("granted %+v, %v, want a fresh connection", l, err)
 		}
@@ -273,7 +274,8 @@ func TestFullPoolReplacesNoMoreThanNeeded(t *testing.T) {
 				s.delay.Store(int64(500 * time.Millisecond))
 				for range tc.fresh {
 					wg.Go(func() {
-						l, err := p.Acquire(t.Context(), connpool.Need{Freshness: connpool.Fresh})
+						var l connpool.Lease
+						err := p.Acquire(t.Context(), connpool.Need{Freshness: connpool.Fresh}, &l)
 						if err != nil || l.Reused {
 							t.Errorf("granted %+v, %v, want a fresh connection", l, err)
 							return

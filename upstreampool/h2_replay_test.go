@@ -88,7 +88,8 @@ func TestRefusedStreamInAFullPool(t *testing.T) {
 			tg := tr.mustTarget(t, s.addr())
 			p := tr.core.pool(&tg)
 			for range tc.maxConns { // others keep all connections busy
-				l, err := p.Acquire(t.Context(), connpool.Need{Freshness: connpool.Fresh})
+				var l connpool.Lease
+				err := p.Acquire(t.Context(), connpool.Need{Freshness: connpool.Fresh}, &l)
 				if err != nil {
 					t.Fatal(err)
 				}

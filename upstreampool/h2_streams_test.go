@@ -176,7 +176,8 @@ func TestH2UnusedStreamServesAWaiter(t *testing.T) {
 	p := onlyPool(t, tr)
 	hang(t, tr, s.addr())
 	eventually(t, "one stream is in use", func() bool { return p.snapshot().Connections["busy"] == 1 })
-	l, err := p.Acquire(t.Context(), connpool.Need{}) // the other one
+	var l connpool.Lease
+	err := p.Acquire(t.Context(), connpool.Need{}, &l) // the other one
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,8 +123,8 @@ func onlyPool(t testing.TB, tr *Transport) *pool {
 // acquire gets a connection of p.
 func acquire(t testing.TB, p *pool, n connpool.Need) connpool.Lease {
 	t.Helper()
-	l, err := p.Acquire(t.Context(), n)
-	if err != nil {
+	var l connpool.Lease
+	if err := p.Acquire(t.Context(), n, &l); err != nil {
 		t.Error(err)
 	}
 	return l
@@ -234,8 +234,8 @@ func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context
 func (t *Transport) mustTarget(tb testing.TB, addr string) target {
 	req := newRequest(tb, "GET", addr, nil)
 	t.setScheme(req)
-	tg, err := t.target(req)
-	if err != nil {
+	var tg target
+	if err := t.target(req, &tg); err != nil {
 		tb.Fatal(err)
 	}
 	return tg

@@ -104,8 +104,8 @@ func TestKeys(t *testing.T) {
 			change(req)
 		}
 		tr.setScheme(req)
-		tg, err := tr.target(req)
-		if err != nil {
+		var tg target
+		if err := tr.target(req, &tg); err != nil {
 			t.Fatal(err)
 		}
 		return tg.key

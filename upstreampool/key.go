@@ -41,9 +41,25 @@ func (k key) upstream() upstreamKey {
 // A target is where a request goes: the key, and what dialing it takes.
 type target struct {
 	key
-	dial     reverseproxy.DialInfo
-	address  string // host:port, for net/http
-	proxyURL *url.URL
+	host, port string // of addr, where it has them
+	proxyURL   *url.URL
+}
+
+// info is the target as the dialer of reverse_proxy knows it.
+func (tg *target) info() reverseproxy.DialInfo {
+	return reverseproxy.DialInfo{Network: tg.network, Address: tg.addr, Host: tg.host, Port: tg.port}
+}
+
+// unix tells whether the target is a Unix socket.
+func (tg *target) unix() bool { return strings.HasPrefix(tg.network, "unix") }
+
+// address is the target as net/http wants it: host and port. For a Unix socket, the
+// dialer takes the path.
+func (tg *target) address() string {
+	if tg.unix() {
+		return "unix:0"
+	}
+	return tg.addr
 }
 
 // Names of variables and context values that reverse_proxy uses towards its own
@@ -55,45 +71,28 @@ const (
 	proxyVar         = "reverse_proxy.proxy"
 )
 
-// target finds out where req goes. It runs on the goroutine of the request,
-// whose variables it may use.
-func (t *Transport) target(req *http.Request) (target, error) {
-	var tg target
+// target finds out where req goes, and says so in tg. It runs on the goroutine of the
+// request, whose variables it may use.
+func (t *Transport) target(req *http.Request, tg *target) error {
 	tg.scheme = req.URL.Scheme
-	di, ok := reverseproxy.GetDialInfo(req.Context())
-	if !ok {
-		host, port := req.URL.Hostname(), req.URL.Port()
-		if port == "" {
-			port = map[string]string{"http": "80", "https": "443"}[tg.scheme]
-		}
-		di = reverseproxy.DialInfo{Network: "tcp", Host: host, Port: port, Address: net.JoinHostPort(host, port)}
-	}
-	di.Upstream = nil // not ours to keep
-	tg.dial = di
-	tg.network, tg.addr = di.Network, di.Address
-	tg.address = di.Address
-	unix := strings.HasPrefix(di.Network, "unix")
-	if unix {
-		// net/http wants host and port; the dialer takes the path.
-		tg.address = "unix:0"
-	}
+	tg.dialed(req)
 	if tg.scheme == "https" {
-		tg.sni = t.serverName(req, di)
+		tg.sni = t.serverName(req, tg.host)
 		if t.TLS != nil && t.TLS.ClientCertificateAutomate != "" {
 			tg.certificate = managedCertificate(t.TLS.ClientCertificateAutomate)
 		}
 	}
 	// Only HTTP/1 can change protocols by Upgrade; h2c is by prior knowledge.
 	tg.h1 = upgrades(req.Header)
-	if !unix {
+	if !tg.unix() {
 		u, err := t.core.proxy(req)
 		if err != nil {
-			return tg, fmt.Errorf("finding forward proxy for '%s': %w", di.Address, err)
+			return fmt.Errorf("finding forward proxy for '%s': %w", tg.addr, err)
 		}
 		if u != nil && t.core.sniHasPlaceholder && tg.scheme == "https" {
 			// net/http does TLS inside the tunnel, with one name for all.
-			return tg, fmt.Errorf("dialing '%s' through forward proxy '%s': tls_server_name '%s' must not have placeholders then",
-				di.Address, u.Redacted(), t.TLS.ServerName)
+			return fmt.Errorf("dialing '%s' through forward proxy '%s': tls_server_name '%s' must not have placeholders then",
+				tg.addr, u.Redacted(), t.TLS.ServerName)
 		}
 		if u != nil {
 			tg.proxyURL, tg.proxy = u, u.String()
@@ -102,18 +101,31 @@ func (t *Transport) target(req *http.Request) (target, error) {
 	if t.ProxyProtocol != "" {
 		info, ok := caddyhttp.GetVar(req.Context(), proxyProtocolVar).(reverseproxy.ProxyProtocolInfo)
 		if !ok {
-			return tg, fmt.Errorf("getting PROXY protocol source for '%s': the request has none", di.Address)
+			return fmt.Errorf("getting PROXY protocol source for '%s': the request has none", tg.addr)
 		}
 		tg.source = info.AddrPort
 	}
-	return tg, nil
+	return nil
+}
+
+// dialed notes which address is dialed for req.
+func (tg *target) dialed(req *http.Request) {
+	if di, ok := reverseproxy.GetDialInfo(req.Context()); ok {
+		tg.network, tg.addr, tg.host, tg.port = di.Network, di.Address, di.Host, di.Port
+		return
+	}
+	tg.host, tg.port = req.URL.Hostname(), req.URL.Port()
+	if tg.port == "" {
+		tg.port = map[string]string{"http": "80", "https": "443"}[tg.scheme]
+	}
+	tg.network, tg.addr = "tcp", net.JoinHostPort(tg.host, tg.port)
 }
 
 // serverName returns the TLS server name for req: tls_server_name with its
 // placeholders replaced, else the host that is dialed. Spellings of one name
 // are one name.
-func (t *Transport) serverName(req *http.Request, di reverseproxy.DialInfo) string {
-	name := di.Host
+func (t *Transport) serverName(req *http.Request, host string) string {
+	name := host
 	if t.TLS != nil && t.TLS.ServerName != "" {
 		name = t.TLS.ServerName
 		if t.core.sniHasPlaceholder {
@@ -123,7 +135,7 @@ func (t *Transport) serverName(req *http.Request, di reverseproxy.DialInfo) stri
 			}
 			if name == "" || repl == nil {
 				// A health check has no request to take the name from.
-				name = di.Host
+				name = host
 			}
 		}
 	}

@@ -17,7 +17,9 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
-// exchange is one request on its way: at most two attempts at it.
+// exchange is one request on its way: at most two attempts at it. It is never copied,
+// and what it calls describes its results in it: the stack of a request of an HTTP/2 or
+// HTTP/3 client is new, and has to be grown for whatever lies on it.
 type exchange struct {
 	core *core
 	ctx  context.Context
@@ -29,9 +31,9 @@ type exchange struct {
 	told facts
 }
 
-// roundTrip sends req to tg.
-func (c *core) roundTrip(req *http.Request, tg target) (*http.Response, error) {
-	x := exchange{core: c, ctx: req.Context(), req: req, out: req, tg: tg}
+// roundTrip sends the request to its target.
+func (x *exchange) roundTrip() (*http.Response, error) {
+	req := x.req
 	if h, found := withoutH2CUpgrade(req.Header); found && x.tg.h1 {
 		x.edit().Header = h
 		x.tg.h1 = upgrades(h)
@@ -164,12 +166,18 @@ func (x *exchange) again(t *try, reason replay.Reason) bool {
 }
 
 // acquire gets a connection for an attempt.
-func (x *exchange) acquire(t *try, n connpool.Need) (err error) {
-	t.pool, t.lease, err = x.core.acquire(x.ctx, &x.tg, n)
-	if err == connpool.ErrUnusable {
-		err = dialError(err)
+func (x *exchange) acquire(t *try, n connpool.Need) error {
+	for {
+		t.pool = x.core.pool(&x.tg)
+		switch err := t.pool.acquire(x.ctx, n, &t.lease); err {
+		case connpool.ErrGone:
+			x.core.forget(t.pool)
+		case connpool.ErrUnusable:
+			return dialError(err)
+		default:
+			return err
+		}
 	}
-	return err
 }
 
 // attempt sends the request on the connection acquired, and says how that went.

@@ -332,14 +332,14 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.h3 {
 		return t.HTTPTransport.RoundTrip(req)
 	}
-	tg, err := t.target(req)
-	if err != nil {
+	x := exchange{core: t.core, ctx: req.Context(), req: req, out: req}
+	if err := t.target(req, &x.tg); err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
 		return nil, err
 	}
-	resp, err := t.core.roundTrip(req, tg)
+	resp, err := x.roundTrip()
 	if err != nil && t.answersWhenFull {
 		if full := refusal(req, err); full != nil {
 			return full, nil

@@ -214,7 +214,7 @@ func (p *Pool) introduceLocked(c *conn, now time.Time) bool {
 		if w.pin != nil {
 			p.ownLocked(c, w.need.Owner, w.pin, now)
 		}
-		g := grant{c: c, nth: c.requests + 1, first: c.requests == 0}
+		g := grant{c: c, nth: c.requests + 1, First: c.requests == 0}
 		p.leaseLocked(c, now, w.need)
 		p.leaveLocked(w)
 		w.grant <- g

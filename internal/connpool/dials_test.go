@@ -18,7 +18,7 @@ func TestHedgedDials(t *testing.T) {
 	}, func(t *testing.T, b *bench) {
 		ctx, cancel := context.WithCancel(t.Context())
 		for range 20 {
-			go b.Acquire(ctx, anything)
+			go acquire(ctx, b.Pool, anything)
 		}
 		var at []int64 // dials after so many seconds
 		for range 16 {
@@ -107,7 +107,7 @@ func TestFailedDialIsToldTo(t *testing.T) {
 				errs := make(chan error)
 				for range 10 {
 					go func() {
-						l, err := b.Acquire(t.Context(), anything)
+						l, err := acquire(t.Context(), b.Pool, anything)
 						if err == nil {
 							_, err = get(&l)
 						}
@@ -141,7 +141,7 @@ func TestFailedDialOfAGoneRequest(t *testing.T) {
 	}, func(t *testing.T, b *bench) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		go b.Acquire(ctx, anything)
+		go acquire(ctx, b.Pool, anything)
 		synctest.Wait()
 		if got := mustGet(t, b.Pool); got != "2" {
 			t.Errorf("answered by connection %s", got)
@@ -190,7 +190,7 @@ func TestSocketOfFailedDialIsClosedLate(t *testing.T) {
 			return errors.New("TLS handshake timeout")
 		}
 	}, func(t *testing.T, b *bench) {
-		if _, err := b.Acquire(t.Context(), anything); err == nil {
+		if _, err := acquire(t.Context(), b.Pool, anything); err == nil {
 			t.Error("a failed dial led to a connection")
 		}
 		time.Sleep(time.Minute)

@@ -63,9 +63,9 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 	}
 	lingers := c.lingers()
 	for w := range p.queue.All() {
-		g, ok := p.tryLocked(c, now, w.need)
+		var g grant
 		switch {
-		case ok:
+		case p.tryLocked(c, now, w.need, &g):
 			p.leaveLocked(w)
 			w.grant <- g
 		case c.idles():
@@ -80,15 +80,15 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 }
 
 // tryLocked leases c to a request that waits, if c is good enough for n.
-func (p *Pool) tryLocked(c *conn, now time.Time, n Need) (grant, bool) {
+func (p *Pool) tryLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	switch {
 	case n.Freshness == Fresh:
 	case c.idles():
-		return p.tryIdleLocked(c, now, n)
+		return p.tryIdleLocked(c, now, n, g)
 	case c.is(busy) && c.h2:
-		return p.tryStreamLocked(c, now, n)
+		return p.tryStreamLocked(c, now, n, g)
 	}
-	return grant{}, false
+	return false
 }
 
 // comingLocked returns how many connections are being dialed, or closed, which

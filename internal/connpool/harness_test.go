@@ -176,10 +176,16 @@ func answer(n int64, c net.Conn) {
 	}
 }
 
+// acquire gets a connection.
+func acquire(ctx context.Context, p *Pool, n Need) (l Lease, err error) {
+	err = p.Acquire(ctx, n, &l)
+	return l, err
+}
+
 // mustAcquire gets a connection.
 func mustAcquire(t *testing.T, p *Pool, n Need) Lease {
 	t.Helper()
-	l, err := p.Acquire(t.Context(), n)
+	l, err := acquire(t.Context(), p, n)
 	if err != nil {
 		t.Fatal(err)
 	}

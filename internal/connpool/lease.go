@@ -28,19 +28,14 @@ const resetsApart = 10 * time.Second
 // in exactly one of three ways: Done, if there is a response, Fail, if there is an
 // error, or Unused, if RoundTrip was not called.
 type Lease struct {
-	First  bool           // the connection has carried no request before
-	Reused bool           // it came out of the pool
-	Idle   time.Duration  // for how long it was idle
-	Limit  idletime.Limit // what its idle limit was, if reused
-	Waited time.Duration  // how long the request waited for it
+	grant
+	Waited time.Duration // how long the request waited for it
 
-	pool   *Pool
-	c      *conn
-	need   Need
-	nth    int // which request of its connection it is
-	start  time.Time
-	apart  *apart // nil: the request goes with its connection
-	unsent bool
+	pool     *Pool
+	bodyless bool
+	unsent   bool
+	start    time.Time
+	apart    *apart // nil: the request goes with its connection
 }
 
 // HTTP2 tells what the connection speaks.
@@ -93,7 +88,7 @@ func (l *Lease) Done(resp *http.Response) {
 	}
 	c.streams.NoteSettings()
 	c.streams.NoteLimit()
-	if l.need.Bodyless {
+	if l.bodyless {
 		c.learner.Responded(l.start, time.Since(l.start))
 	}
 	s := &stream{ReadCloser: resp.Body, c: c}
@@ -165,13 +160,13 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	l.heardOf(&f)
 	f.Lost = !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
 	met := l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows
-	f.Raced = met && f.Silent == "" && l.Limit.Value > 0 && l.Idle >= l.Limit.Value/2
+	f.Raced = met && f.Silent == "" && l.Limit > 0 && l.Idle >= l.Limit/2
 	if f.Raced {
 		c.learner.Raced(now)
 	}
 	f.doubtful, f.reset = s.Doubtful(), met && c.net.Ending().Reset()
 	l.pool.failed(c, now, l.Idle, f)
-	if f.Lost && l.Reused && l.Limit.Value > 0 {
+	if f.Lost && l.Reused && l.Limit > 0 {
 		c.learner.LostInSilence(now, l.start, l.Idle, l.Limit)
 	}
 	return f

@@ -218,7 +218,7 @@ func TestDeafConnectionIsNotHandedOut(t *testing.T) {
 		}
 		n.Drop()
 		time.Sleep(2500 * time.Millisecond)                         // a probe is due after a second, the next after another
-		if l, err := b.Acquire(t.Context(), anything); err == nil { // and no other can be dialed
+		if l, err := acquire(t.Context(), b.Pool, anything); err == nil { // and no other can be dialed
 			t.Errorf("h2 %v: it was handed out", h2)
 			l.Unused()
 		}

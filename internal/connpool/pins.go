@@ -52,11 +52,9 @@ func (p *Pool) setPinLocked(o *Owner, own *pin) {
 
 // acquireOwnLocked is acquire for a request whose owner is known. If it returns
 // nothing, the request is the founder, or nobody's in particular: n says which.
-func (p *Pool) acquireOwnLocked(now time.Time, n *Need) (grant, *waiter) {
-	if own := p.pins[n.Owner]; own != nil {
-		if g, ok := p.takeOwnLocked(own, now, *n); ok {
-			return g, nil
-		}
+func (p *Pool) acquireOwnLocked(now time.Time, n *Need, g *grant) *waiter {
+	if own := p.pins[n.Owner]; own != nil && p.takeOwnLocked(own, now, *n, g) {
+		return nil
 	}
 	own := p.pins[n.Owner] // it may have ended
 	switch {
@@ -65,39 +63,39 @@ func (p *Pool) acquireOwnLocked(now time.Time, n *Need) (grant, *waiter) {
 		w := &waiter{need: *n, pin: own, grant: make(chan grant, 1)}
 		own.waiters.push(w)
 		p.serveOwnLocked(own, now) // a stream may have become free before we waited
-		return grant{}, w
+		return w
 	case n.Bound:
 		n.Freshness = Fresh
 	default:
 		n.Owner = nil
 	}
-	return grant{}, nil
+	return nil
 }
 
 // takeOwnLocked leases the connection of own, if it can take a request. One that will
 // not be good enough for n is given up: there is only one.
-func (p *Pool) takeOwnLocked(own *pin, now time.Time, n Need) (g grant, ok bool) {
+func (p *Pool) takeOwnLocked(own *pin, now time.Time, n Need, g *grant) (ok bool) {
 	c := own.conn
 	switch {
 	case c == nil:
 	case c.idles():
 		lingers := c.lingers()
 		if n.Freshness != Fresh {
-			g, ok = p.tryIdleLocked(c, now, n)
+			ok = p.tryIdleLocked(c, now, n, g)
 		}
 		if !ok && !lingers {
 			p.closeLocked(c, ClosePinned)
 		}
 	case c.is(busy) && c.h2:
 		if n.Freshness != Fresh {
-			g, ok = p.tryStreamLocked(c, now, n)
+			ok = p.tryStreamLocked(c, now, n, g)
 		}
 		if _, quiet := c.streams.QuietSince(); !ok && c.is(busy) && (quiet || n.Freshness == Fresh) {
 			c.reason = ClosePinned
 			p.moveLocked(c, draining)
 		}
 	}
-	return g, ok
+	return ok
 }
 
 // own tells whether w waits for the connection of its owner.
@@ -106,8 +104,8 @@ func (w *waiter) own() bool { return w.pin != nil && w.place.In(&w.pin.waiters.L
 // serveOwnLocked hands the connection of own to those that wait for it.
 func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
 	for w := own.waiters.First(); w != nil; w = own.waiters.First() {
-		g, ok := p.takeOwnLocked(own, now, w.need)
-		if !ok {
+		var g grant
+		if !p.takeOwnLocked(own, now, w.need, &g) {
 			return // it is busy, or w is the founder of another one
 		}
 		own.waiters.remove(w)

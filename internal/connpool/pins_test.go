@@ -118,7 +118,7 @@ func TestFounderGivesUp(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			failed := make(chan error)
 			go func() {
-				_, err := b.Acquire(ctx, bound(alice))
+				_, err := acquire(ctx, b.Pool, bound(alice))
 				failed <- err
 			}()
 			synctest.Wait()
@@ -152,7 +152,7 @@ func TestOwnersDialFails(t *testing.T) {
 		alice, failed := new(Owner), make(chan error)
 		for range 3 {
 			go func() {
-				_, err := b.Acquire(t.Context(), bound(alice))
+				_, err := acquire(t.Context(), b.Pool, bound(alice))
 				failed <- err
 			}()
 		}

@@ -81,49 +81,52 @@ func (g *Group) NewPool(opt Options) *Pool {
 
 func (p *Pool) lock() { p.mu.Lock() }
 
-// Acquire returns a connection for one request. It waits for as long as dials take,
-// in a full pool for AcquireTimeout, and not longer than ctx allows.
-func (p *Pool) Acquire(ctx context.Context, n Need) (Lease, error) {
+// Acquire leases a connection for one request, and describes it in l, which is the
+// caller's, so that nothing of it is copied on the way. It waits for as long as dials
+// take, in a full pool for AcquireTimeout, and not longer than ctx allows.
+func (p *Pool) Acquire(ctx context.Context, n Need, l *Lease) error {
 	if ctx.Err() != nil {
-		return Lease{}, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	start := time.Now()
+	*l = Lease{pool: p, bodyless: n.Bodyless}
 	for again := false; ; again = true {
-		g, w := p.acquire(start, n, again)
+		w := p.acquire(start, n, again, &l.grant)
 		if w != nil {
-			g = p.await(ctx, start, w)
+			p.await(ctx, start, w, &l.grant)
 			p.waiting.Add(-1)
 		}
-		if g.look && !g.c.net.LooksAlive(g.c.h2) {
-			p.distrust(g.c)
+		if l.look && !l.c.net.LooksAlive(l.c.h2) {
+			p.distrust(l.c)
 			continue
 		}
-		if g.listen && g.c.deaf(g.idle) {
-			p.avoid(g.c)
+		if l.listen && l.c.deaf(l.Idle) {
+			p.avoid(l.c)
 			continue
 		}
-		l := Lease{pool: p, c: g.c, need: n, nth: g.nth, First: g.first, Reused: g.reused, Idle: g.idle, Limit: g.limit}
 		if w != nil {
 			l.Waited = time.Since(start)
 			p.events.Waited(l.Waited)
 		}
-		return l, g.err
+		return l.err
 	}
 }
 
-// acquire takes what is there, or else returns a waiter that is in the queue; again
+// acquire grants what is there, or else returns a waiter that is in the queue; again
 // says that the request has waited before.
-func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
+func (p *Pool) acquire(now time.Time, n Need, again bool, g *grant) *waiter {
 	growStack()
 	p.lock()
 	defer p.unlock()
+	*g = grant{}
 	if p.gone {
-		return grant{err: ErrGone}, nil
+		g.err = ErrGone
+		return nil
 	}
 	p.warm.Used(now, p.group.renewals.Load())
 	if n.Owner != nil {
-		if g, w := p.acquireOwnLocked(now, &n); w != nil || g.c != nil {
-			return g, w
+		if w := p.acquireOwnLocked(now, &n, g); w != nil || g.c != nil {
+			return w
 		}
 	}
 	if n.Freshness == FreshIfRoom {
@@ -132,21 +135,22 @@ func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
 			n.Freshness = Any
 		}
 	}
-	if g, ok := p.takeLocked(now, n); ok {
-		return g, nil
+	if p.takeLocked(now, n, g) {
+		return nil
 	}
 	// From here on, whoever frees a connection sees that someone waits. It may
 	// have happened since we looked, so look again.
 	p.waiting.Add(1)
-	if g, ok := p.takeLocked(now, n); ok {
+	if p.takeLocked(now, n, g) {
 		p.waiting.Add(-1)
-		return g, nil
+		return nil
 	}
 	if p.fullLocked() && !n.Probe {
 		if p.queue.Len() >= p.cfg.MaxPending {
 			p.waiting.Add(-1)
 			p.afterLocked(func() { p.events.Refused(ErrQueueFull) })
-			return grant{err: ErrQueueFull}, nil
+			g.err = ErrQueueFull
+			return nil
 		}
 		p.makeRoomLocked()
 	}
@@ -162,18 +166,18 @@ func (p *Pool) acquire(now time.Time, n Need, again bool) (grant, *waiter) {
 		p.queue.push(w)
 	}
 	p.startDialsLocked(now)
-	return grant{}, w
+	return w
 }
 
 // await waits for w to be granted something.
-func (p *Pool) await(ctx context.Context, start time.Time, w *waiter) grant {
+func (p *Pool) await(ctx context.Context, start time.Time, w *waiter, g *grant) {
 	timeout := time.NewTimer(p.cfg.AcquireTimeout - time.Since(start))
 	defer timeout.Stop()
 	for {
 		var err error
 		select {
-		case g := <-w.grant:
-			return g
+		case *g = <-w.grant:
+			return
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-timeout.C:
@@ -190,16 +194,17 @@ func (p *Pool) await(ctx context.Context, start time.Time, w *waiter) grant {
 				p.afterLocked(func() { p.events.Refused(ErrAcquireTimeout) })
 			}
 			p.unlock()
-			return grant{err: err}
+			g.err = err
+			return
 		}
 		p.unlock()
 		// It was granted something at this very moment.
-		g := <-w.grant
-		if err == ErrAcquireTimeout || g.err != nil {
-			return g
+		*g = <-w.grant
+		if err != ErrAcquireTimeout && g.err == nil {
+			p.giveBack(g.c)
+			*g = grant{err: err}
 		}
-		p.giveBack(g.c)
-		return grant{err: err}
+		return
 	}
 }
 
@@ -224,14 +229,14 @@ func (p *Pool) makeRoomLocked() {
 
 // takeLocked leases a connection that is there, if one is good enough for n: an
 // HTTP/2 connection in use, else the youngest idle one.
-func (p *Pool) takeLocked(now time.Time, n Need) (grant, bool) {
+func (p *Pool) takeLocked(now time.Time, n Need, g *grant) bool {
 	if n.Freshness == Fresh {
-		return grant{}, false
+		return false
 	}
 	for c := p.lists[listStreams].Last(); c != nil; {
 		before := c.place.Prev()
-		if g, ok := p.tryStreamLocked(c, now, n); ok {
-			return g, true
+		if p.tryStreamLocked(c, now, n, g) {
+			return true
 		}
 		c = before
 	}
@@ -243,60 +248,59 @@ func (p *Pool) takeLocked(now time.Time, n Need) (grant, bool) {
 		} else {
 			c, unused = unused, unused.place.Prev()
 		}
-		if g, ok := p.tryIdleLocked(c, now, n); ok {
-			return g, true
+		if p.tryIdleLocked(c, now, n, g) {
+			return true
 		}
 	}
-	return grant{}, false
+	return false
 }
 
 // tryStreamLocked leases a stream of the busy HTTP/2 connection c, if it has one to
 // give. One whose streams have all ended, though a client still reads, is as old
 // for its upstream as an idle one.
-func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need) (grant, bool) {
+func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	if p.drainLocked(c, now) || c.owner != n.Owner || !c.reserve() {
-		return grant{}, false
+		return false
 	}
 	c.askLimit(now)
-	g := grant{c: c, nth: c.requests + 1, reused: true, limit: c.limit}
+	var age time.Duration
 	if since, known := c.streams.QuietSince(); known {
-		g.idle = elapsed(since, now)
-		if !young(g.idle, &c.limit, n) {
-			return grant{}, false
+		if age = elapsed(since, now); !young(age, &c.limit, n) {
+			return false
 		}
-		g.look = g.idle >= lookAfter
 	}
-	g.listen = g.idle >= longIdle || c.quiet(now)
+	g.of(c, age)
+	g.listen = g.listen || c.quiet(now)
 	p.leaseLocked(c, now, n)
-	return g, true
+	return true
 }
 
 // tryIdleLocked leases the idle connection c if it is good enough for n, and
 // retires it if it is for nobody.
-func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need) (grant, bool) {
+func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	if !p.fitLocked(c, now) || c.suspect || c.owner != n.Owner {
-		return grant{}, false
+		return false
 	}
 	age := c.age(now)
 	if !young(age, &c.limit, n) {
 		c.sight(now, age)
-		return grant{}, false
+		return false
 	}
 	if c.untried && c.requests == 0 && !n.Replayable {
-		return grant{}, false
+		return false
 	}
 	if !c.h2 && !c.net.Waiting() {
-		return grant{}, false // something has arrived, net/http will see what
+		return false // something has arrived, net/http will see what
 	}
 	if !c.reserve() {
 		if !c.h2 || c.cc.Err() != nil {
 			p.closeLocked(c, CloseFailed)
 		}
-		return grant{}, false
+		return false
 	}
-	g := grant{c: c, nth: c.requests + 1, reused: true, first: c.requests == 0, idle: age, limit: c.limit, look: age >= lookAfter, listen: age >= longIdle}
+	g.of(c, age)
 	p.leaseLocked(c, now, n)
-	return g, true
+	return true
 }
 
 // leaseLocked hands c, with a reservation, to a request.
@@ -331,9 +335,9 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 //
 //go:noinline
 func growStack() {
-	var frame [2 << 10]byte
+	var frame [3 << 9]byte
 	touch(&frame)
 }
 
 //go:noinline
-func touch(frame *[2 << 10]byte) { frame[0] = 1 }
+func touch(frame *[3 << 9]byte) { frame[0] = 1 }

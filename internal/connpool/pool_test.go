@@ -53,7 +53,7 @@ func TestDoneRequestTakesNothing(t *testing.T) {
 		gone, cancel := context.WithCancel(t.Context())
 		l := mustAcquire(t, b.Pool, anything)
 		cancel()
-		if _, err := b.Acquire(gone, anything); !errors.Is(err, context.Canceled) {
+		if _, err := acquire(gone, b.Pool, anything); !errors.Is(err, context.Canceled) {
 			t.Errorf("error = %v", err)
 		}
 		req, _ := http.NewRequestWithContext(gone, "GET", "http://upstream.test/", nil)
@@ -72,7 +72,7 @@ func TestDoneRequestTakesNothing(t *testing.T) {
 func TestRefusedRequestClosesNothing(t *testing.T) {
 	inBubble(t, func(cfg *Config, _ *bench) { cfg.MaxConns, cfg.MaxPending = 1, 0 }, func(t *testing.T, b *bench) {
 		mustGet(t, b.Pool)
-		if _, err := b.Acquire(t.Context(), Need{Freshness: Fresh}); err != ErrQueueFull {
+		if _, err := acquire(t.Context(), b.Pool, Need{Freshness: Fresh}); err != ErrQueueFull {
 			t.Errorf("error = %v", err)
 		}
 		synctest.Wait()
@@ -186,7 +186,7 @@ func TestUnusableFromTheStart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(_ *Config, b *bench) { b.h2, b.serve = name == "GOAWAY", serve }, func(t *testing.T, b *bench) {
-				l, err := b.Acquire(t.Context(), Need{})
+				l, err := acquire(t.Context(), b.Pool, Need{})
 				if err == nil { // the end had not arrived yet
 					_, err = get(&l)
 				}

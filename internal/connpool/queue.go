@@ -34,15 +34,26 @@ const (
 
 // A grant is what a request gets: a connection with a reservation, or an error.
 type grant struct {
-	c      *conn
-	nth    int            // which request of c it is
-	reused bool           // it came out of the pool
-	first  bool           // it has carried no request
-	look   bool           // into its socket, before it is used
-	listen bool           // whether its path is alive, likewise
-	idle   time.Duration  // for how long it was idle
-	limit  idletime.Limit // what its limit was, if reused
-	err    error
+	First  bool // the connection has carried no request before
+	Reused bool // it came out of the pool
+	look   bool // into its socket, before it is used
+	listen bool // whether its path is alive, likewise
+
+	Idle        time.Duration   // for how long it was idle
+	Limit       time.Duration   // what its idle limit was, if reused
+	LimitSource idletime.Source // where that came from
+
+	c   *conn
+	nth int // which request of c it is
+	err error
+}
+
+// of makes c the connection, which was in the pool and has been idle for age.
+func (g *grant) of(c *conn, age time.Duration) {
+	*g = grant{
+		First: c.requests == 0, Reused: true, look: age >= lookAfter, listen: age >= longIdle,
+		Idle: age, Limit: c.limit.Value, LimitSource: c.limit.Source, c: c, nth: c.requests + 1,
+	}
 }
 
 // A waiter is a request that waits for a connection, in the order of arrival.

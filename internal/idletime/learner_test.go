@@ -88,7 +88,7 @@ func FuzzLearner(f *testing.F) {
 			case 6:
 				l.Responded(c.now, age)
 			case 7:
-				l.LostInSilence(c.now, c.now.Add(-age), age, l.Limit(c.now, Optional{}))
+				l.LostInSilence(c.now, c.now.Add(-age), age, l.Limit(c.now, Optional{}).Value)
 			case 8:
 				c.add(10 * age)
 			case 9:

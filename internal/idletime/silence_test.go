@@ -28,7 +28,7 @@ func TestLostInSilence(t *testing.T) {
 			c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
 			met := l.Limit(c.now, Optional{})
 			for _, idle := range tc.idle {
-				l.LostInSilence(c.now, c.now, idle, met)
+				l.LostInSilence(c.now, c.now, idle, met.Value)
 				c.add(time.Minute)
 			}
 			if got := l.Limit(c.now, Optional{}); got.Value != tc.want || got.Bound != tc.bound || got.Source != SourceConfigured {
@@ -49,7 +49,7 @@ func TestLostInSilence(t *testing.T) {
 func TestOnlyAnswersRefuteSilence(t *testing.T) {
 	for _, proof := range []Proof{LivePath, Answered} {
 		c, l := newClock(), newLearner(Config{MaxIdle: 2 * time.Minute, KeepAlive: time.Minute})
-		l.LostInSilence(c.now, c.now, 30*time.Second, l.Limit(c.now, Optional{}))
+		l.LostInSilence(c.now, c.now, 30*time.Second, l.Limit(c.now, Optional{}).Value)
 		c.add(time.Minute)
 		for i := range 10 {
 			l.SawOpen(Sighting{At: c.now, Idle: 50 * time.Second, Opened: c.now.Add(-time.Duration(i+1) * time.Minute), Proof: proof})
@@ -84,7 +84,7 @@ func TestOneOutageIsNoHabit(t *testing.T) {
 	sent := c.now
 	for i := range 6 {
 		c.add(5 * time.Second)
-		l.LostInSilence(c.now, sent.Add(time.Duration(i)*300*time.Millisecond), 10*time.Second, met)
+		l.LostInSilence(c.now, sent.Add(time.Duration(i)*300*time.Millisecond), 10*time.Second, met.Value)
 	}
 	if got := l.Limit(c.now, Optional{}); got.Value != met.Value {
 		t.Errorf("limit = %v, want %v", got, met)
