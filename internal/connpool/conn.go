@@ -144,39 +144,20 @@ func (c *conn) reserve() bool {
 
 // complete tells whether an HTTP/1 connection is done with its response.
 func (c *conn) complete() bool {
-	s := c.at()
-	return (s == busy || s == returning) && c.cc.Available() == 1
+	return c.is(busy) && c.cc.Available() == 1
 }
 
-// stateChanged is the state hook. net/http calls it with locks held and in the
-// way of requests, so it only notes things.
-//
-// Streams of an HTTP/2 connection may have become free. An HTTP/1 connection
-// whose response is complete is on its way back: it is not available yet, but
-// nobody needs to dial in the moment until then.
+// stateChanged is the state hook of an HTTP/2 connection, whose streams may have become
+// free. net/http calls it with locks held and in the way of requests, so it only notes
+// things.
 func (c *conn) stateChanged(*http.ClientConn) {
-	if c.h2 {
-		c.streams.Ended(false)
-		c.streams.NoteLimit()
-		c.serveWaiting()
-		return
-	}
-	if c.cc.Available() != 1 || !c.state.CompareAndSwap(uint32(busy), uint32(returning)) {
-		return
-	}
-	c.pool.returning.Add(1)
-	if c.cc.Available() == 1 {
-		return
-	}
-	// It was back already, and taken again, when its state changed.
-	if c.state.CompareAndSwap(uint32(returning), uint32(busy)) {
-		c.pool.returning.Add(-1)
-	}
-	c.serveWaiting() // somebody may have counted on it
+	c.streams.Ended(false)
+	c.streams.NoteLimit()
+	c.serveWaiting()
 }
 
-// serveWaiting runs when those that wait may be served: a stream of an HTTP/2
-// connection may have become free.
+// serveWaiting runs when those that wait may be served, since a stream may have become
+// free.
 func (c *conn) serveWaiting() {
 	if c.pool.waiting.Load() > 0 {
 		go c.pool.offer(c)

@@ -103,7 +103,31 @@ func (p *Pool) underWayLocked(now time.Time, u demand.Upstream) (n int) {
 
 // waitingLocked returns who waits.
 func (p *Pool) waitingLocked() demand.Waiting {
-	return demand.Waiting{Requests: p.queue.Len(), Founders: p.queue.founders, Returning: int(p.returning.Load())}
+	w := demand.Waiting{Requests: p.queue.Len(), Founders: p.queue.founders}
+	if w.Requests > 0 && !p.fullLocked() {
+		w.Returning = p.returningLocked(w.Requests)
+	}
+	return w
+}
+
+// mostReturning is how many connections are looked at to see which are returning. With
+// more of them under way, a dial too many matters little.
+const mostReturning = 256
+
+// returningLocked returns how many HTTP/1 connections, most at most, are about to be
+// idle: their responses are complete, though nobody has looked for surplus bytes yet.
+// Nobody needs to dial in the moment until then. Each of them is given back or closed.
+func (p *Pool) returningLocked(most int) (n int) {
+	left := mostReturning
+	for c := range p.lists[busy].All() {
+		if left--; left < 0 || n == most {
+			break
+		}
+		if !c.h2 && c.complete() {
+			n++
+		}
+	}
+	return n
 }
 
 // upstream returns what is known of the upstream's connections.
@@ -188,7 +212,9 @@ func (c *conn) adopt(d Dialed, now time.Time) {
 		c.learner.Connected(now, d.Connect)
 	}
 	c.streams.Init(c.cc, c.dialed, &m.Streams)
-	c.cc.SetStateHook(c.stateChanged)
+	if c.h2 {
+		c.cc.SetStateHook(c.stateChanged)
+	}
 	if c.h2 && c.net.ReadTwice() {
 		c.streams.NoteSettings()
 	}

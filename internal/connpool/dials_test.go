@@ -3,7 +3,9 @@ package connpool
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,6 +149,51 @@ func TestFailedDialOfAGoneRequest(t *testing.T) {
 			t.Errorf("answered by connection %s", got)
 		}
 	})
+}
+
+// A connection whose response is complete is not idle yet: nobody has looked for surplus
+// bytes. A request that comes in the moment until then waits for it.
+func TestNoDialWhileOneReturns(t *testing.T) {
+	for _, complete := range []bool{false, true} {
+		inBubble(t, nil, func(t *testing.T, b *bench) {
+			l := mustAcquire(t, b.Pool, anything)
+			req, _ := http.NewRequest("GET", "http://upstream.test/", nil)
+			resp, err := l.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Done(resp)
+			read := func() {
+				if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+					t.Error(err)
+				}
+			}
+			w := &waiter{need: anything, grant: make(chan grant, 1)}
+
+			b.lock() // keeps it from becoming idle
+			if complete {
+				read()
+			}
+			b.waiting.Add(1)
+			b.queue.push(w)
+			b.startDialsLocked(time.Now())
+			dials := b.lists[dialing].Len()
+			b.unlock()
+
+			if want := map[bool]int{false: 1, true: 0}[complete]; dials != want {
+				t.Errorf("response complete: %v: %d dials, want %d", complete, dials, want)
+			}
+			if !complete {
+				read()
+			}
+			g := <-w.grant
+			if b.waiting.Add(-1); complete && g.c != l.c {
+				t.Errorf("granted %+v, want the connection that returned", g)
+			}
+			b.giveBack(g.c)
+			synctest.Wait()
+		})
+	}
 }
 
 // Dials for MinIdle that fail are further and further apart, and end with the

@@ -213,7 +213,7 @@ func (p *Pool) trust(c *conn) {
 // carries tells whether c carries requests.
 func (c *conn) carries() bool {
 	s := c.at()
-	return s == busy || s == returning || s == draining
+	return s == busy || s == draining
 }
 
 // drainLocked has a busy HTTP/2 connection take no more requests that has received

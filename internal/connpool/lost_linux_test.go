@@ -217,7 +217,7 @@ func TestDeafConnectionIsNotHandedOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.Drop()
-		time.Sleep(2500 * time.Millisecond)                         // a probe is due after a second, the next after another
+		time.Sleep(2500 * time.Millisecond)                               // a probe is due after a second, the next after another
 		if l, err := acquire(t.Context(), b.Pool, anything); err == nil { // and no other can be dialed
 			t.Errorf("h2 %v: it was handed out", h2)
 			l.Unused()

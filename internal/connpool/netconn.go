@@ -124,7 +124,7 @@ func (c *conn) askWhyNoStreams() {
 // data. It runs on the goroutine that reads.
 func (c *conn) outOfData() {
 	switch {
-	case c.complete():
+	case c.is(busy):
 		c.pool.returned(c, c.net.WaitedAt())
 	case c.idles():
 		c.pool.trust(c)

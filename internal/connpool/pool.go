@@ -54,8 +54,6 @@ type Pool struct {
 	waiting atomic.Int32 // requests in the queue, or about to enter it
 	pinned  atomic.Int32 // len(pins)
 
-	returning atomic.Int32 // HTTP/1 connections about to be idle
-
 	mu      sync.Mutex
 	lists   [numLists]linked.List[conn]
 	queue   queue

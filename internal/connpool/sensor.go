@@ -135,7 +135,7 @@ func (p *Pool) removed(c *conn) {
 		if upstream {
 			p.learnLocked(c)
 		}
-	case busy, returning:
+	case busy:
 		reason = p.whyBusyEndedLocked(c, end, upstream)
 	case upgraded:
 		reason = CloseUpgraded

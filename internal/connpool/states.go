@@ -11,37 +11,32 @@ import (
 type state uint32
 
 const (
-	dialing   state = iota // not open yet
-	fresh                  // open, has carried no request
-	idle                   // carries no request, waits in the pool
-	busy                   // carries at least one request
-	returning              // HTTP/1: the response is complete, but not whether it was all
-	draining               // HTTP/2: carries requests and takes no more
-	sensor                 // set aside to see when the upstream closes it
-	upgraded               // left the pool with a 101 response
-	closing                // we are closing it
+	dialing  state = iota // not open yet
+	fresh                 // open, has carried no request
+	idle                  // carries no request, waits in the pool
+	busy                  // carries at least one request
+	draining              // HTTP/2: carries requests and takes no more
+	sensor                // set aside to see when the upstream closes it
+	upgraded              // left the pool with a 101 response
+	closing               // we are closing it
 	closed
 	numStates
 )
 
-var stateNames = [numStates]string{"dialing", "fresh", "idle", "busy", "returning", "draining", "sensor", "upgraded", "closing", "closed"}
+var stateNames = [numStates]string{"dialing", "fresh", "idle", "busy", "draining", "sensor", "upgraded", "closing", "closed"}
 
 func (s state) String() string { return stateNames[s] }
 
 // allowed is the life of a connection: where it can go from each state.
-//
-// A connection leaves busy and returns to it by the state hook of net/http, which
-// has no lock of ours: see [conn.stateChanged]. All other moves are moveLocked's.
 var allowed = [numStates][]state{
-	dialing:   {fresh, closed},
-	fresh:     {busy, closing, closed},
-	idle:      {busy, sensor, closing, closed},
-	busy:      {returning, idle, fresh, draining, upgraded, closing, closed},
-	returning: {busy, idle, fresh, upgraded, closing, closed},
-	draining:  {closing, closed},
-	sensor:    {closing, closed},
-	upgraded:  {closed},
-	closing:   {closed},
+	dialing:  {fresh, closed},
+	fresh:    {busy, closing, closed},
+	idle:     {busy, sensor, closing, closed},
+	busy:     {idle, fresh, draining, upgraded, closing, closed},
+	draining: {closing, closed},
+	sensor:   {closing, closed},
+	upgraded: {closed},
+	closing:  {closed},
 }
 
 // Strict makes a move that the table does not allow panic. Tests set it. Without
@@ -53,19 +48,17 @@ func moves(from, to state) bool {
 	return slices.Contains(allowed[from], to)
 }
 
-// moveLocked moves c to another state. It is the only function that does, but for
-// the state hook, and it alone maintains lists and what is counted by them.
+// moveLocked moves c to another state. It is the only function that does,
+// and it alone maintains lists and what is counted by them.
 func (p *Pool) moveLocked(c *conn, to state) {
-	from, ok := c.change(to)
-	if !ok {
+	from := c.at()
+	if !moves(from, to) {
 		if Strict {
 			panic(fmt.Sprintf("connpool: a connection moved from %v to %v", from, to))
 		}
 		return
 	}
-	if from == returning {
-		p.returning.Add(-1)
-	}
+	c.state.Store(uint32(to))
 	p.lists[c.listOf(from)].Remove(&c.place)
 	if to != closed {
 		p.lists[c.listOf(to)].Push(&c.place, c)
@@ -86,16 +79,6 @@ func (p *Pool) moveLocked(c *conn, to state) {
 	}
 }
 
-// change changes the state to another one, if the table allows it.
-func (c *conn) change(to state) (from state, ok bool) {
-	for from = c.at(); moves(from, to); from = c.at() {
-		if c.state.CompareAndSwap(uint32(from), uint32(to)) {
-			return from, true // or else the hook was quicker
-		}
-	}
-	return from, false
-}
-
 // Connections are kept in lists by state. Those of HTTP/2 that carry requests are
 // apart, since more requests may join them. So are pinned ones that carry none: they
 // are of use to their owner only, which needs no list to find them.
@@ -107,8 +90,6 @@ const (
 
 func (c *conn) listOf(s state) int {
 	switch {
-	case s == returning:
-		return int(busy)
 	case s == busy && c.h2 && c.owner == nil:
 		return listStreams
 	case c.owner != nil && (s == idle || s == fresh):
