@@ -149,7 +149,7 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.Done(resp)
+			l.Done(resp, time.Now())
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 		}, 0},

@@ -187,22 +187,22 @@ func (x *exchange) attempt(t *try) {
 	t.pool.requests.count(l.Reused)
 	t.doubted = t.pool.doubts(l)
 	t.known = replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: l.Reused || t.doubted, H2: l.HTTP2()}
-	began := time.Now()
 	t.resp, t.err = l.RoundTrip(x.out)
 	if t.err != nil {
 		x.failed(t)
 		return
 	}
+	now := time.Now()
 	t.known.Status = t.resp.StatusCode
-	t.pool.requests.firstByte.of(t.known.Status).Observe(time.Since(began).Seconds())
+	t.pool.requests.firstByte.of(t.known.Status).Observe(now.Sub(l.Sent()).Seconds())
 	if t.known.Status == http.StatusMisdirectedRequest {
 		t.known.BodyKept = x.body.Rewindable()
 	}
 	if !l.HTTP2() {
-		t.pool.up.versions.Answered(time.Now(), t.resp)
+		t.pool.up.versions.Answered(now, t.resp)
 	}
 	t.pool.answered(l)
-	l.Done(t.resp)
+	l.Done(t.resp, now)
 	pinChallenged(x.ctx, l, t.resp)
 }
 

@@ -162,7 +162,7 @@ func TestNoDialWhileOneReturns(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.Done(resp)
+			l.Done(resp, time.Now())
 			read := func() {
 				if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 					t.Error(err)

@@ -117,7 +117,7 @@ func (p *Pool) offer(c *conn) {
 // returned takes back an HTTP/1 connection whose response is complete. The
 // upstream's clock started when it had sent the response, which is not before it
 // had the request, and not before our last wait for data ended.
-func (p *Pool) returned(c *conn, waitedAt time.Time) {
+func (p *Pool) returned(c *conn, now, waitedAt time.Time) {
 	p.lock()
 	defer p.unlock()
 	if !c.complete() { // it was given back, and may have been taken again
@@ -127,7 +127,7 @@ func (p *Pool) returned(c *conn, waitedAt time.Time) {
 	if waitedAt.After(c.idleAt) {
 		c.idleAt = waitedAt
 	}
-	p.releaseLocked(c, time.Now())
+	p.releaseLocked(c, now)
 }
 
 // releaseLocked makes a connection available that carries no request any more.

@@ -202,7 +202,7 @@ func get(l *Lease) (string, error) {
 		l.Fail(err, false)
 		return "", err
 	}
-	l.Done(resp)
+	l.Done(resp, time.Now())
 	body, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	return string(body), err

@@ -44,6 +44,9 @@ func (l *Lease) HTTP2() bool { return l.c.h2 }
 // Age returns how long the connection has been open.
 func (l *Lease) Age() time.Duration { return time.Since(l.c.opened) }
 
+// Sent returns when the request was sent.
+func (l *Lease) Sent() time.Time { return l.start }
+
 // Connect returns how long it took to open the connection, TLS included.
 func (l *Lease) Connect() time.Duration { return l.c.opened.Sub(l.c.dialed) }
 
@@ -74,34 +77,34 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 // Unused ends the lease of a request that was not sent.
 func (l *Lease) Unused() { l.pool.giveBack(l.c) }
 
-// Done ends the lease as soon as the response is read to its end or its body is
-// closed. What the response says about its connection is noted.
-func (l *Lease) Done(resp *http.Response) {
+// Done ends the lease as soon as the response, whose head arrived at the time given, is
+// read to its end or its body is closed. What it says about its connection is noted.
+func (l *Lease) Done(resp *http.Response, now time.Time) {
 	c := l.c
 	c.heard.Store(true)
 	if l.Idle > 0 {
 		c.learner.SawOpen(c.seen(l.start, l.Idle, idletime.Answered))
 	}
 	if !c.h2 {
-		l.pool.answered(c, resp)
+		l.pool.answered(c, resp, now)
 		return
 	}
 	c.streams.NoteSettings()
 	c.streams.NoteLimit()
 	if l.bodyless {
-		c.learner.Responded(l.start, time.Since(l.start))
+		c.learner.Responded(l.start, now.Sub(l.start))
 	}
 	s := &stream{ReadCloser: resp.Body, c: c}
-	c.streams.Begin(&s.response)
+	c.streams.Begin(&s.response, now)
 	c.serveWaiting()
 	resp.Body = s
 }
 
 // answered notes what an HTTP/1 response says about its connection.
-func (p *Pool) answered(c *conn, resp *http.Response) {
+func (p *Pool) answered(c *conn, resp *http.Response, now time.Time) {
 	d, announced := idletime.AnnouncedTimeout(resp.Header)
 	if announced {
-		c.learner.Announced(time.Now(), d)
+		c.learner.Announced(now, d)
 	}
 	leaves := resp.StatusCode == http.StatusSwitchingProtocols
 	if !announced && !resp.Close && !leaves {
@@ -109,7 +112,6 @@ func (p *Pool) answered(c *conn, resp *http.Response) {
 	}
 	p.lock()
 	defer p.unlock()
-	now := time.Now()
 	if leaves {
 		if c.carries() {
 			p.moveLocked(c, upgraded)

@@ -153,7 +153,7 @@ func TestReturnedWhileGivenBack(t *testing.T) {
 		l.c.cc.Release()
 		b.unusedLocked(l.c, time.Now())
 		b.unlock()
-		b.returned(l.c, time.Now())
+		b.returned(l.c, time.Now(), time.Now())
 		next := <-waiting
 		if n := b.Snapshot().Connections; n["busy"] != 1 {
 			t.Errorf("the connection that carries a request counts as %v", n)
@@ -373,7 +373,7 @@ func TestAgeOfAConnectionThatIsStillRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Done(resp)
+		l.Done(resp, time.Now())
 		time.Sleep(57*time.Second - 1)
 		if got := mustGet(t, b.Pool); got != "1" {
 			t.Errorf("just below the limit answered by connection %s", got)

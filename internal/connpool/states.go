@@ -136,5 +136,5 @@ func (p *Pool) countedLocked() int {
 // elapsed is the larger of the monotonic and the wall clock's answer, since either
 // may have stood still (process or machine suspended).
 func elapsed(since, now time.Time) time.Duration {
-	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
+	return max(now.Sub(since), time.Duration(now.UnixNano()-since.UnixNano()))
 }

@@ -114,9 +114,9 @@ func (l *Learner) Observed() int {
 }
 
 // SawOpen records that a connection was seen open. What only silence shows
-// teaches nothing.
+// teaches nothing, and neither does an age at which nobody closes connections.
 func (l *Learner) SawOpen(s Sighting) {
-	if s.Proof == Silence || !l.watching.Load() {
+	if s.Proof == Silence || s.Idle < leastTimeout || !l.watching.Load() {
 		return
 	}
 	l.begin(s.At)

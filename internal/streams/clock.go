@@ -50,9 +50,9 @@ type Response struct {
 }
 
 // Begin says that a response has begun to arrive.
-func (s *Streams) Begin(r *Response) {
+func (s *Streams) Begin(r *Response, now time.Time) {
 	s.answered.Add(1)
-	r.began = time.Now()
+	r.began = now
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.arriving.Push(&r.place, r)

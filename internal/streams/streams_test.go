@@ -146,8 +146,8 @@ func TestResponses(t *testing.T) {
 	if s.Lasts(time.Now(), 0) {
 		t.Error("there is no response")
 	}
-	s.Begin(&old)
-	s.Begin(&young)
+	s.Begin(&old, time.Now())
+	s.Begin(&young, time.Now())
 	young.began = young.began.Add(time.Minute)
 	later := old.began.Add(time.Second)
 	if n := s.Arriving(); n != 2 || !s.Lasts(later, time.Second) || s.Lasts(later, time.Second+1) {

@@ -61,6 +61,7 @@ type Conn struct {
 
 // byReader is owned by whoever reads, which net/http makes one goroutine at a time.
 type byReader struct {
+	enteredAt  time.Time // when this Read began
 	waitedAt   time.Time // end of the last Read that had to wait
 	measuredAt time.Time // when a response time was last measured
 }
@@ -126,12 +127,16 @@ func (n *Conn) Waits() { n.reading.Store(true) }
 // Waiting tells whether net/http waits for data, as far as is known.
 func (n *Conn) Waiting() bool { return n.reading.Load() }
 
+// EnteredAt returns when the Read under way began. It is for the goroutine that reads.
+func (n *Conn) EnteredAt() time.Time { return n.enteredAt }
+
 // WaitedAt returns when the last Read ended that had to wait for data. It is for the
 // goroutine that reads.
 func (n *Conn) WaitedAt() time.Time { return n.waitedAt }
 
 // Enter begins a Read.
 func (n *Conn) Enter() {
+	n.enteredAt = time.Now()
 	n.reading.Store(true)
 	if n.entries.Load() > 0 {
 		n.entries.Add(1)
@@ -148,7 +153,6 @@ func (n *Conn) Watchable() bool { return n.socket.OK() }
 // response time, once a second at most, or less than zero.
 func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err error) {
 	took = -1
-	before := time.Now()
 	if watched {
 		count, err = n.readWatched(p)
 	} else {
@@ -156,7 +160,7 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err
 	}
 	n.reading.Store(false)
 	now := time.Now()
-	if now.Sub(before) >= waited {
+	if now.Sub(n.enteredAt) >= waited {
 		n.waitedAt = now
 	}
 	if count > 0 {
@@ -176,7 +180,7 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err
 // what arrives then would be nowhere to be seen, and be taken for the answer to a
 // request that is sent just then.
 func (n *Conn) readWatched(p []byte) (int, error) {
-	n.renewTimeout(time.Now())
+	n.renewTimeout(n.enteredAt)
 	count, err := n.socket.Read(p)
 	if broken, ok := err.(*os.SyscallError); ok {
 		err = &net.OpError{Op: "read", Net: n.LocalAddr().Network(), Source: n.LocalAddr(), Addr: n.RemoteAddr(), Err: broken}
