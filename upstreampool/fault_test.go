@@ -265,8 +265,12 @@ func TestTenThousandWaiters(t *testing.T) {
 	}
 	release()
 	wg.Wait()
-	if ok.Load() != n-refused.Load() || other.Load() != 0 || most.Load() > maxConns {
-		t.Errorf("%d answered, %d refused, %d failed otherwise; %d connections at most", ok.Load(), refused.Load(), other.Load(), most.Load())
+	late := int64(0) // what the pool has closed may still be open for the server
+	for _, closes := range onlyPool(t, tr).snapshot().Closes {
+		late += int64(closes)
+	}
+	if ok.Load() != n-refused.Load() || other.Load() != 0 || most.Load() > maxConns+late {
+		t.Errorf("%d answered, %d refused, %d failed otherwise; %d connections at most, and %d closed", ok.Load(), refused.Load(), other.Load(), most.Load(), late)
 	}
 	s.Close()
 	settled(t, before+1+maxConns, tr) // the server's own goroutines end later
