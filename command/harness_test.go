@@ -29,6 +29,7 @@ import (
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/golden"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/parallel"
 )
 
 // asCaddy in the environment makes the test binary the caddy command.
@@ -39,6 +40,7 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
+	parallel.AtLeast(6) // servers that wait for their timeouts
 	needs.Main(m)
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,9 +21,14 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/memory"
+	"github.com/caddy-connreuse/connreuse/internal/test/parallel"
 )
 
-func init() { Strict = true }
+func TestMain(m *testing.M) {
+	Strict = true
+	parallel.AtLeast(16) // those about lost packets wait only
+	os.Exit(m.Run())
+}
 
 // A bench is a pool in a synctest bubble, whose connections end in a function.
 type bench struct {
