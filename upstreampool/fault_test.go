@@ -267,7 +267,7 @@ func TestTenThousandWaiters(t *testing.T) {
 	wg.Wait()
 	late := int64(0) // what the pool has closed may still be open for the server
 	for _, closes := range onlyPool(t, tr).snapshot().Closes {
-		late += int64(closes)
+		late += closes
 	}
 	if ok.Load() != n-refused.Load() || other.Load() != 0 || most.Load() > maxConns+late {
 		t.Errorf("%d answered, %d refused, %d failed otherwise; %d connections at most, and %d closed", ok.Load(), refused.Load(), other.Load(), most.Load(), late)
