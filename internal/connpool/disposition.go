@@ -7,7 +7,7 @@ import (
 )
 
 // fitLocked asks the first questions about c, which carries no request: is it worn,
-// suspect, or over its limit? If so, c is taken out of use.
+// suspicious, or over its limit? If so, c is taken out of use.
 func (p *Pool) fitLocked(c *conn, now time.Time) bool {
 	if reason, worn := c.worn(now); worn {
 		p.closeLocked(c, reason)

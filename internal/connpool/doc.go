@@ -10,6 +10,8 @@
 //   - conn.go, netconn.go: a connection from above and from below
 //   - lease.go: one request on a connection
 //   - pool.go, queue.go: how a request gets a connection
+//   - config.go: settings, what is told to whoever counts, why connections are closed
+//   - snapshot.go: what a pool holds, for those who look
 //   - events.go: what is done once a pool is unlocked
 //   - dials.go: connections are opened, and those that wait are told how that went
 //   - warm.go: connections that are opened before anybody needs them
@@ -21,9 +23,10 @@
 //   - silence.go, apart.go: paths that drop everything, and what is given up for that
 //   - serial.go: upstreams that serve one connection at a time
 //
-// What needs no lock stands elsewhere: package wire looks at a connection from below,
-// streams counts those of HTTP/2, demand says how many connections there should be,
-// idletime for how long they may be idle. Package memory has what outlives them.
+// What knows nothing of a pool stands elsewhere. Package wire looks at a connection from
+// below. Package streams counts the streams of one of HTTP/2. Package demand says how
+// many connections there should be, idletime for how long they may be idle. Package
+// memory has what outlives them.
 //
 // The words have one meaning each:
 //
@@ -37,6 +40,8 @@
 //   - worn: a connection that has carried all its requests, or for too long.
 //   - suspect: an idle connection that is not handed out, because its socket did
 //     not look alive, until it waits for data again.
+//   - suspicious: a connection that has been idle for so long that what ended
+//     another one may have ended it. It is closed.
 //   - owner: a client connection, as far as a pool knows it.
 //   - pinned: a connection that carries the requests of one owner only.
 //   - founder: the request that the pinned connection of its owner is dialed for.
@@ -45,7 +50,9 @@
 //   - hedge: a further dial, because those under way take long.
 //
 // Lock order: a Pool's lock, then that of a learner, those of net/http, that of the
-// idle list of all pools, or that of an owner. Nothing logs, counts for metrics, closes a
-// connection or makes a system call with a Pool's lock held: what has to be done
-// is noted, and done by unlock.
+// idle list of all pools, or that of an owner. The lock of the streams of a connection
+// is taken after a Pool's and before those of net/http.
+//
+// Nothing logs, counts for metrics, closes a connection or makes a system call with a
+// Pool's lock held: what has to be done is noted, and done by unlock.
 package connpool

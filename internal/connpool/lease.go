@@ -19,7 +19,7 @@ import (
 // takes a round trip. Later failures are about the request.
 const raceShows = time.Second
 
-// resetsApart is how often a reset makes all idle connections suspect at most. Once is
+// resetsApart is how often a reset makes all idle connections suspicious at most. Once is
 // enough when an upstream has started anew. Some upstreams reset connections because of
 // a request, and clients could keep a pool empty by sending it.
 const resetsApart = 10 * time.Second

@@ -66,7 +66,7 @@ type Pool struct {
 	timer   *time.Timer
 	timerAt time.Time // zero: not armed
 	lookAt  time.Time // when to look at the sensor again
-	resetAt time.Time // when a reset last made idle connections suspect
+	resetAt time.Time // when a reset last made idle connections suspicious
 
 	listenAt time.Time // when to listen to those that wait for a response; zero: none does
 	gone     bool

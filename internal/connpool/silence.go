@@ -112,7 +112,7 @@ func (p *Pool) listen() (all []heard) {
 
 // judgeLocked does what is due about connections that were listened to, unless one has
 // been heard, or was taken by another request, since. At the first
-// that is lost, others are suspect. What has been silent for too long is given up.
+// that is lost, others are suspicious. What has been silent for too long is given up.
 func (p *Pool) judgeLocked(all []heard, now time.Time) {
 	for _, h := range all {
 		c, s := h.conn, h.silence

@@ -1,6 +1,8 @@
 // Package memory is what is known about one upstream apart from its connections: its
-// keep-alive timeouts, its protocol, how many streams it allows, and since when what is
-// idle may be dead. It outlives the connections, and pools may share it.
+// keep-alive timeouts, its protocol, how many streams it allows, and which idle
+// connections are suspicious. It outlives the connections, and pools may share it.
+//
+// It ends with the process. Package remember has what outlives that.
 package memory
 
 import (
@@ -26,7 +28,7 @@ type Upstream struct {
 	Streams streams.Known
 
 	protocol atomic.Int32              // of the last connection that could choose
-	suspects atomic.Pointer[time.Time] // connections that are idle since then, or for longer
+	suspects atomic.Pointer[time.Time] // what is idle since then, or for longer, is suspicious
 }
 
 // Protocol returns what the last connection spoke that could choose.
@@ -49,14 +51,14 @@ func (u *Upstream) Learner(h2 bool) *idletime.Learner {
 	return u.H1
 }
 
-// Suspect makes connections suspect that have been idle since before a time.
+// Suspect makes connections suspicious that have been idle since a time, or for longer.
 func (u *Upstream) Suspect(before time.Time) {
 	if old := u.suspects.Load(); old == nil || old.Before(before) {
 		u.suspects.Store(&before)
 	}
 }
 
-// Suspicious tells whether a connection that is idle since then is suspect.
+// Suspicious tells whether a connection that is idle since then is suspicious.
 func (u *Upstream) Suspicious(since time.Time) bool {
 	before := u.suspects.Load()
 	return before != nil && !since.After(*before)
