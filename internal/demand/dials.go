@@ -1,7 +1,9 @@
-// Package demand says how many connections a pool should have, and when to ask again:
-// how many dials should be under way for requests that wait, how many idle connections
-// are worth keeping, and when to dial for those that are kept warm. It holds no
-// connection and no lock. Time is passed in.
+// Package demand says how many connections a pool should have, and when to ask again.
+// [Dials] says how many dials should be under way for requests that wait, [Idle] how many
+// idle connections are worth keeping, and [Warm] when to dial for those that are kept
+// warm.
+//
+// It holds no connection and no lock: whoever asks has one. Time is passed in.
 package demand
 
 import (

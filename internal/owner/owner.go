@@ -1,5 +1,5 @@
-// Package owner says for whom something is kept that nobody else may have: for a
-// client connection, whose end is told to whoever keeps it.
+// Package owner has client connections as owners of what is kept for them alone. The
+// end of an [Owner] is told to each [Keeper] that keeps something for it.
 package owner
 
 import (
@@ -17,8 +17,8 @@ type Owner struct {
 
 // A Keeper keeps something for owners.
 type Keeper interface {
-	// Disown tells that an owner has ended that it has told of. It may have let go
-	// of what it kept by then.
+	// Disown tells a keeper that an owner has ended, after KeptBy. It may have let
+	// go of what it kept by then.
 	Disown(*Owner)
 }
 

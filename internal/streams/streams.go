@@ -1,11 +1,11 @@
-// Package streams finds out about the streams of an HTTP/2 connection what net/http
-// does not tell: whether the SETTINGS have arrived, how many more requests it takes,
-// whether a GOAWAY was received, and when the last stream ended.
+// Package streams finds out about an HTTP/2 connection what net/http does not tell:
+// whether its SETTINGS have arrived, how many more requests it takes, whether a GOAWAY was
+// received, and when the last stream ended.
 //
-// The pool does its own counting. Reservations of net/http deadlock when there are
-// more than the SETTINGS that arrive later allow: each request waits for the number of
-// streams and reservations to fall below the limit, and the reservations are those of
-// the requests that wait.
+// It does without the reservations of net/http. These deadlock when there are more than
+// the SETTINGS that arrive later allow. Each request waits for the number of streams and
+// reservations to fall below the limit. But the reservations are those of the requests
+// that wait.
 package streams
 
 import (

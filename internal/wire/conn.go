@@ -1,9 +1,9 @@
 // Package wire is a connection to an upstream as it looks from below, between the
-// socket and TLS or HTTP: what was read and sent, whether net/http waits for data, how
-// the connection ended, and whether the upstream owes an acknowledgement.
+// socket and TLS or HTTP. It knows what was read and sent, whether net/http waits for
+// data, how the connection ended, and whether the upstream owes an acknowledgement.
 //
-// Requests, states and pools are none of its business. Whoever embeds a [Conn] has the
-// methods Read and Close that net/http calls, and decides what follows from them.
+// States and pools are none of its business. Whoever embeds a [Conn] adds the methods
+// Read and Close that net/http calls, and decides what follows from what they find.
 package wire
 
 import (
@@ -19,12 +19,12 @@ import (
 const (
 	// waited is how long a Read must take to have waited for data. A shorter
 	// one may have found data that had been there for any time, and must not
-	// move the idle clock; taking a real wait for none only makes a connection
+	// move the idle clock. Taking a real wait for none only makes a connection
 	// look older than it is.
 	waited = 250 * time.Microsecond
 
 	// tlsNoise is the size of the largest TLS record that is certainly no part
-	// of a request or response: a TLS 1.3 or AEAD alert has 24 or 31 bytes, the
+	// of a request or response. A TLS 1.3 or AEAD alert has 24 or 31 bytes, the
 	// shortest message of HTTP/1 more than 40.
 	tlsNoise = 32
 
@@ -59,7 +59,7 @@ type Conn struct {
 	byReader
 }
 
-// byReader is owned by whoever reads, which net/http makes one goroutine at a time.
+// byReader belongs to whoever reads, which net/http makes one goroutine at a time.
 type byReader struct {
 	enteredAt  time.Time // when this Read began
 	waitedAt   time.Time // end of the last Read that had to wait
