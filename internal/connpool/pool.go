@@ -88,8 +88,8 @@ func (p *Pool) Acquire(ctx context.Context, n Need, l *Lease) error {
 	}
 	start := time.Now()
 	*l = Lease{pool: p, bodyless: n.Bodyless}
-	for again := false; ; again = true {
-		w := p.acquire(start, n, again, &l.grant)
+	for now, again := start, false; ; now, again = time.Now(), true {
+		w := p.acquire(now, n, again, &l.grant)
 		if w != nil {
 			p.await(ctx, start, w, &l.grant)
 			p.waiting.Add(-1)
