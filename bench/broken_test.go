@@ -58,8 +58,8 @@ var breakages = []breakage{
 		programs: map[string]string{"chromium": "chromium", "firefox-esr": "firefox-esr", "certutil": "libnss3-tools"},
 	},
 	{
-		name: "one dial for all", file: "internal/connpool/dials.go",
-		changes:   []string{"clock.hedges++", "clock.hedges = 0"},
+		name: "one dial for all", file: "internal/demand/dials.go",
+		changes:   []string{"d.hedges++", "d.hedges = 0"},
 		benchmark: "sick", claim: "sick/silent",
 		programs: map[string]string{"haproxy": "haproxy", "nginx": "nginx-light"},
 	},

@@ -141,6 +141,11 @@ func (f Figures) Compare(what, with string) Result {
 	}
 }
 
+// warmUp is the part of a load that comes before it and is not measured. A server rests
+// while the others are loaded, and connections that rest are closed, each by its own
+// rules: what is measured is a server that has not rested.
+const warmUp = 10 // a tenth
+
 // Measure loads all servers in turn, in an order that rotates from round to round and
 // turns around every other time. Flags are h2load's.
 func (b *Bench) Measure(ctx context.Context, rounds, requests int, flags ...string) (Figures, error) {
@@ -155,6 +160,9 @@ func (b *Bench) Measure(ctx context.Context, rounds, requests int, flags ...stri
 			slices.Reverse(order)
 		}
 		for _, name := range order {
+			if _, err := b.load(name, requests/warmUp, flags...); err != nil {
+				return f, err
+			}
 			before, err := CPUTime(b.pid)
 			if err != nil {
 				return f, err
