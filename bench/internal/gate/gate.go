@@ -104,7 +104,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			name  string
 			flags []string
 		}{{"h2", []string{"-c", "16", "-m", "8"}}, {"h1", []string{"--h1", "-c", "32"}}} {
-			figures, err := b.Measure(ctx, rounds, requests, protocol.flags...)
+			figures, err := b.Measure(ctx, rounds, sidebyside.Pressure{Requests: requests, Flags: protocol.flags})
 			if err != nil {
 				return err
 			}

@@ -40,7 +40,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			{"steady", fmt.Sprintf("%d requests on 16 connections", requests), requests, []string{"-c", "16", "-m", "8"}},
 			{"connections", fmt.Sprintf("one request on each of %d connections", connections), connections, []string{"-c", strconv.Itoa(connections), "-m", "1"}},
 		} {
-			figures, err := b.Measure(ctx, rounds, load.requests, load.flags...)
+			figures, err := b.Measure(ctx, rounds, sidebyside.Pressure{Requests: load.requests, Flags: load.flags})
 			if err != nil {
 				return err
 			}

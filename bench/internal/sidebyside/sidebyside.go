@@ -141,14 +141,18 @@ func (f Figures) Compare(what, with string) Result {
 	}
 }
 
-// warmUp is the part of a load that comes before it and is not measured. A server rests
-// while the others are loaded, and connections that rest are closed, each by its own
-// rules: what is measured is a server that has not rested.
-const warmUp = 10 // a tenth
+// A Pressure is what h2load puts on a server.
+type Pressure struct {
+	// WarmUp is how many requests come before and are not measured. A server rests
+	// while the others are loaded, and its connections to upstreams may be closed then.
+	WarmUp   int
+	Requests int
+	Flags    []string // h2load's
+}
 
 // Measure loads all servers in turn, in an order that rotates from round to round and
-// turns around every other time. Flags are h2load's.
-func (b *Bench) Measure(ctx context.Context, rounds, requests int, flags ...string) (Figures, error) {
+// turns around every other time.
+func (b *Bench) Measure(ctx context.Context, rounds int, p Pressure) (Figures, error) {
 	f := Figures{rates: make(map[string][]float64), cpu: make(map[string][]float64)}
 	order := slices.Clone(b.names)
 	for round := range rounds {
@@ -160,14 +164,16 @@ func (b *Bench) Measure(ctx context.Context, rounds, requests int, flags ...stri
 			slices.Reverse(order)
 		}
 		for _, name := range order {
-			if _, err := b.load(name, requests/warmUp, flags...); err != nil {
-				return f, err
+			if p.WarmUp > 0 {
+				if _, err := b.load(name, p.WarmUp, p.Flags...); err != nil {
+					return f, err
+				}
 			}
 			before, err := CPUTime(b.pid)
 			if err != nil {
 				return f, err
 			}
-			rate, err := b.load(name, requests, flags...)
+			rate, err := b.load(name, p.Requests, p.Flags...)
 			if err != nil {
 				return f, err
 			}

@@ -69,7 +69,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			{"h2", "TLS, HTTP/2, 128 concurrent requests", []string{"-c", "16", "-m", "8"}},
 			{"h1", "TLS, HTTP/1.1, 64 connections", []string{"--h1", "-c", "64"}},
 		} {
-			figures, err := b.Measure(ctx, rounds, requests, load.flags...)
+			figures, err := b.Measure(ctx, rounds, sidebyside.Pressure{WarmUp: requests / 10, Requests: requests, Flags: load.flags})
 			if err != nil {
 				return err
 			}
