@@ -117,7 +117,7 @@ func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
 // looks.
 func (p *Pool) ownLocked(c *conn, o *Owner, own *pin, now time.Time) {
 	p.lists[c.listOf(c.at())].Remove(&c.place)
-	own.conn, c.owner, c.pinnedAt = c, o, now
+	own.conn, c.owner, c.pinnedAt = c, o, &now
 	p.lists[c.listOf(c.at())].Push(&c.place, c)
 }
 
@@ -206,5 +206,5 @@ func (c *conn) pinDueLocked(limit, now time.Time) time.Time {
 // outlived tells whether c is pinned for nothing: its owner is gone, or has not sent
 // credentials in time.
 func (c *conn) outlived(now time.Time) bool {
-	return c.owner != nil && (c.owner.Ended() || !c.bound && elapsed(c.pinnedAt, now) >= provesItself)
+	return c.owner != nil && (c.owner.Ended() || !c.bound && elapsed(*c.pinnedAt, now) >= provesItself)
 }

@@ -63,7 +63,7 @@ type Conn struct {
 type byReader struct {
 	enteredAt  time.Time // when this Read began
 	waitedAt   time.Time // end of the last Read that had to wait
-	measuredAt time.Time // when a response time was last measured
+	measuredAt int64     // when a response time was last measured, as in atomics; 0: never
 }
 
 // Options are what a Conn is told when it is made.
@@ -166,10 +166,11 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err
 	if count > 0 {
 		n.got.Add(int64(count))
 		n.last.Store(int64(count))
-		n.readAt.Store(sinceStart(now))
-		if n.timing.Swap(false) && now.Sub(n.measuredAt) >= measureEvery {
-			n.measuredAt = now
-			took = now.Sub(started) - time.Duration(n.written.Load())
+		at := sinceStart(now)
+		n.readAt.Store(at)
+		if n.timing.Swap(false) && (n.measuredAt == 0 || at-n.measuredAt >= int64(measureEvery)) {
+			n.measuredAt = at
+			took = time.Duration(at - n.written.Load())
 		}
 	}
 	return count, took, err
