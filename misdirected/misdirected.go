@@ -13,6 +13,7 @@
 //   - refuse.go answers a refusal, altsvc.go takes HTTP/3 away where it would
 //     lead clients into refusals
 //   - gateways.go has the sources of trusted addresses
+//   - stack.go makes room for the handlers behind
 //   - options.go and caddyfile.go read the configuration
 //   - metrics.go and recent.go say what happened
 //
@@ -184,6 +185,9 @@ func (h *Handler) Guard() *authority.Guard { return h.guard }
 // stack, for that stays in use while the next handler runs: each HTTP/2 request
 // begins with a small one, and to grow it costs more than the decision.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if r.ProtoMajor > 1 && h.server.Snapshot().Proxies() {
+		growStack(false)
+	}
 	if refused, err := h.judge(w, r); refused {
 		return err
 	}

@@ -71,6 +71,7 @@ type Snapshot struct {
 	hosts         *hosts
 	refusals      *refusals
 	strictSNIHost bool
+	proxies       bool // a route has a reverse_proxy
 	fallbacks     bool // TLS policies differ in nothing but fallback_sni
 	// changing tells of each error route whether it may change a refusal.
 	changing []bool
@@ -87,6 +88,7 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
 		changing:      changing(srv),
 	}
+	_, s.proxies = guards.modules["http.handlers.reverse_proxy"]
 	s.policies.bySNI.share()
 	s.routes.byHost.share()
 	s.refusals = newRefusals(s)
@@ -225,6 +227,9 @@ func (s *Snapshot) judged(sni, host string) (guarded, accepted bool) {
 	})
 	return guarded, accepted
 }
+
+// Proxies tells whether a route of the server has a reverse_proxy.
+func (s *Snapshot) Proxies() bool { return s.proxies }
 
 // Advertised tells whether a client may be told, by that rule, that host belongs on a
 // connection with that SNI. It is always [Snapshot.Accepted] there, the certificate
