@@ -70,6 +70,11 @@ func (r Result) Row(load, what, with string) []string {
 	return []string{load, fmt.Sprintf("%.0f", r.Rates[with]), fmt.Sprintf("%.0f", r.Rates[what]), r.Ratio.String(), r.CPU.String()}
 }
 
+// Site is what a Caddyfile makes of a site with these handlers.
+func Site(handlers []any) []any {
+	return []any{map[string]any{"handler": "subroute", "routes": []any{map[string]any{"handle": handlers}}}}
+}
+
 // A Bench is a running Caddy.
 type Bench struct {
 	pid   int
@@ -103,7 +108,7 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 				server[key] = value
 			}
 		}
-		server["routes"] = []any{map[string]any{"match": []any{map[string]any{"host": []string{Host}}}, "handle": handlers, "terminal": true}}
+		server["routes"] = []any{map[string]any{"match": []any{map[string]any{"host": []string{Host}}}, "handle": Site(handlers), "terminal": true}}
 		config[name] = server
 	}
 	slices.Sort(b.names)

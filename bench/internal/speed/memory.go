@@ -116,6 +116,8 @@ func measureMemory(ctx context.Context, r *report.Result, sides []*side, admin s
 	}
 	r.Tables = append(r.Tables, table)
 	r.AtMost("speed/streaming", "KiB that a streaming request takes more with `upstreampool` than with "+stock, kib[ours].streaming-kib[stock].streaming, 8)
+	r.AtMost("speed/streaming-gated", "KiB that a streaming request takes more with "+gated+", which grows its stack early, than with `upstreampool` alone",
+		kib[gated].streaming-kib[ours].streaming, 2)
 	r.AtMost("speed/idle", "KiB that an idle connection takes more with `upstreampool` than with "+stock, kib[ours].idle-kib[stock].idle, 4)
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 const (
 	ours  = "upstreampool"
 	stock = "transport http with 2000 idle"
+	gated = "misdirected and upstreampool"
 )
 
 // mostP99 is that of ours, of stock's: from round to round the ratio varies by a third.
@@ -29,6 +30,7 @@ const mostIdle = 2000
 // A side is one transport.
 type side struct {
 	name, protocol string
+	gate           bool
 	quick, slow    string // addresses of Caddy in front of nginx, and of upstream
 	upstream       *upstream
 }
@@ -54,7 +56,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		return nil, err
 	}
 	defer stop()
-	sides := []*side{{name: ours, protocol: "upstreampool"}, {name: stock, protocol: "http"}}
+	sides := []*side{{name: ours, protocol: "upstreampool"}, {name: stock, protocol: "http"}, {name: gated, protocol: "upstreampool", gate: true}}
 	for _, s := range sides {
 		if s.upstream, err = newUpstream(); err != nil {
 			return nil, err
@@ -66,7 +68,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		return nil, err
 	}
 	defer caddy.Stop()
-	if err := measureLoad(ctx, result, o, sides, admin, rounds, requests); err != nil {
+	if err := measureLoad(ctx, result, o, sides[:2], admin, rounds, requests); err != nil {
 		return nil, err
 	}
 	return result, measureMemory(ctx, result, sides, admin, min(rounds, 5))
@@ -84,14 +86,18 @@ func start(sides []*side, nginx string) (admin string, caddy *sidebyside.Caddy, 
 			if kind == "slow" {
 				to = s.upstream.Addr().String()
 			}
-			config[kind+"-"+s.protocol] = map[string]any{
+			handlers := []any{map[string]any{
+				"handler":        "reverse_proxy",
+				"upstreams":      []any{map[string]any{"dial": to}},
+				"transport":      map[string]any{"protocol": s.protocol, "keep_alive": map[string]any{"max_idle_conns_per_host": mostIdle}},
+				"flush_interval": -1,
+			}}
+			if s.gate {
+				handlers = append([]any{map[string]any{"handler": "misdirected"}}, handlers...)
+			}
+			config[kind+" "+s.name] = map[string]any{
 				"listen": []string{*at}, "automatic_https": map[string]any{"disable_redirects": true}, "tls_connection_policies": []any{map[string]any{}},
-				"routes": []any{map[string]any{"match": []any{map[string]any{"host": []string{sidebyside.Host}}}, "handle": []any{map[string]any{
-					"handler":        "reverse_proxy",
-					"upstreams":      []any{map[string]any{"dial": to}},
-					"transport":      map[string]any{"protocol": s.protocol, "keep_alive": map[string]any{"max_idle_conns_per_host": mostIdle}},
-					"flush_interval": -1,
-				}}}},
+				"routes": []any{map[string]any{"match": []any{map[string]any{"host": []string{sidebyside.Host}}}, "handle": sidebyside.Site(handlers)}},
 			}
 		}
 	}
