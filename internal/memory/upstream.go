@@ -53,8 +53,10 @@ func (u *Upstream) Learner(h2 bool) *idletime.Learner {
 
 // Suspect makes connections suspicious that have been idle since a time, or for longer.
 func (u *Upstream) Suspect(before time.Time) {
-	if old := u.suspects.Load(); old == nil || old.Before(before) {
-		u.suspects.Store(&before)
+	for old := u.suspects.Load(); old == nil || old.Before(before); old = u.suspects.Load() {
+		if u.suspects.CompareAndSwap(old, &before) {
+			return
+		}
 	}
 }
 
