@@ -59,7 +59,7 @@ func (*capture) Provision(ctx caddy.Context) (err error) {
 // loads them in turn. Many short rounds give better ratios on a busy machine than
 // few long ones.
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
-	rounds, requests := 60, 10_000
+	rounds, requests := 120, 10_000
 	if o.Quick {
 		rounds, requests = 10, 3000
 	}
