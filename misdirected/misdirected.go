@@ -13,7 +13,6 @@
 //   - refuse.go answers a refusal, altsvc.go takes HTTP/3 away where it would
 //     lead clients into refusals
 //   - gateways.go has the sources of trusted addresses
-//   - stack.go makes room for the handlers behind
 //   - options.go and caddyfile.go read the configuration
 //   - metrics.go and recent.go say what happened
 //
@@ -31,6 +30,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-connreuse/connreuse/internal/authority"
+	"github.com/caddy-connreuse/connreuse/internal/stack"
 )
 
 func init() {
@@ -186,7 +186,7 @@ func (h *Handler) Guard() *authority.Guard { return h.guard }
 // begins with a small one, and to grow it costs more than the decision.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if r.ProtoMajor > 1 && h.server.Snapshot().Proxies() {
-		growStack(false)
+		stack.GrowForProxying()
 	}
 	if refused, err := h.judge(w, r); refused {
 		return err

@@ -5,13 +5,13 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/stack"
 )
 
 func init() { caddy.RegisterModule(grow{}) }
 
-// grow grows the stack of a request's goroutine at once, to what a proxied request
-// takes in the end, and calls the next handler. Every HTTP/2 stream has a goroutine of
-// its own, whose stack would grow step by step.
+// grow does what misdirected does for the stack of a request, and calls the next handler.
 type grow struct{}
 
 func (grow) CaddyModule() caddy.ModuleInfo {
@@ -19,19 +19,6 @@ func (grow) CaddyModule() caddy.ModuleInfo {
 }
 
 func (grow) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	growStack(false)
+	stack.GrowForProxying()
 	return next.ServeHTTP(w, r)
 }
-
-const enough = 13 << 10
-
-//go:noinline
-func growStack(fill bool) {
-	if fill {
-		var frame [enough]byte
-		touch(&frame)
-	}
-}
-
-//go:noinline
-func touch(frame *[enough]byte) { frame[0] = 1 }

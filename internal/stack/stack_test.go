@@ -1,4 +1,4 @@
-package misdirected
+package stack
 
 import (
 	"testing"
@@ -9,7 +9,7 @@ import (
 
 // A stack that was grown early does not grow again for as much as a proxied request
 // takes, and one that was not does.
-func TestGrowStack(t *testing.T) {
+func TestGrowForProxying(t *testing.T) {
 	if race.Enabled || testing.CoverMode() != "" {
 		t.Skip("frames are larger than usual")
 	}
@@ -18,12 +18,12 @@ func TestGrowStack(t *testing.T) {
 		early func()
 		moves bool
 	}{
-		{"grown early", func() { growStack(false) }, false},
+		{"grown early", GrowForProxying, false},
 		{"as it is", func() {}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			moved := make(chan bool)
-			go func() { moved <- moves(test.early, func() { take(roomForProxying/takes - 2) }) }()
+			go func() { moved <- moves(test.early, func() { take(proxying/takes - 2) }) }()
 			if <-moved != test.moves {
 				t.Errorf("it grows later on: %v, want %v", !test.moves, test.moves)
 			}
@@ -33,10 +33,10 @@ func TestGrowStack(t *testing.T) {
 
 // To grow the stack costs next to nothing where it is large already, as on the
 // connections of HTTP/1.
-func BenchmarkGrowStack(b *testing.B) {
+func BenchmarkGrowForProxying(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		growStack(false)
+		GrowForProxying()
 	}
 }
 
