@@ -55,9 +55,16 @@ func TestPinnedAreBounded(t *testing.T) {
 // Neither the sensor nor what is kept warm is pinned, and neither is ever taken by an
 // owner: its connection is opened for it.
 func TestPinnedIsNoSensor(t *testing.T) {
-	inBubble(t, func(cfg *Config, _ *bench) { cfg.MinIdle = 1 }, func(t *testing.T, b *bench) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		cfg.MinIdle = 1
+		b.dialing = func(n int64) error { // the first request waits, and gets what is there first
+			time.Sleep(time.Duration(n) * time.Millisecond)
+			return nil
+		}
+	}, func(t *testing.T, b *bench) {
 		alice := new(Owner)
 		expect(t, "nobody's", on(t, b, anything), "1")
+		time.Sleep(time.Second) // what is kept warm is there, too
 		expect(t, "alice's", on(t, b, bound(alice)), "3")
 		time.Sleep(61 * time.Second)
 		st := b.Snapshot().Connections
