@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -157,12 +156,10 @@ func TestNoDialWhileOneReturns(t *testing.T) {
 	for _, complete := range []bool{false, true} {
 		inBubble(t, nil, func(t *testing.T, b *bench) {
 			l := mustAcquire(t, b.Pool, anything)
-			req, _ := http.NewRequest("GET", "http://upstream.test/", nil)
-			resp, err := l.RoundTrip(req)
+			resp, err := begin(&l)
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.Done(resp, time.Now())
 			read := func() {
 				if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 					t.Error(err)

@@ -200,15 +200,24 @@ func mustAcquire(t *testing.T, p *Pool, n Need) Lease {
 
 var anything = Need{Replayable: true, Bodyless: true}
 
-// get sends a GET on a lease and reads the response.
-func get(l *Lease) (string, error) {
+// begin sends a GET on a lease and returns the response, whose body is to be read.
+func begin(l *Lease) (*http.Response, error) {
 	req, _ := http.NewRequest("GET", "http://upstream.test/", nil)
 	resp, err := l.RoundTrip(req)
 	if err != nil {
 		l.Fail(err, false)
-		return "", err
+		return nil, err
 	}
 	l.Done(resp, time.Now())
+	return resp, nil
+}
+
+// get sends a GET on a lease and reads the response.
+func get(l *Lease) (string, error) {
+	resp, err := begin(l)
+	if err != nil {
+		return "", err
+	}
 	body, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	return string(body), err

@@ -368,12 +368,10 @@ func TestStreamLimitOfNewConnections(t *testing.T) {
 func TestAgeOfAConnectionThatIsStillRead(t *testing.T) {
 	inBubble(t, withH2, func(t *testing.T, b *bench) {
 		l := mustAcquire(t, b.Pool, anything)
-		req, _ := http.NewRequest("GET", "http://upstream.test/", nil)
-		resp, err := l.RoundTrip(req)
+		resp, err := begin(&l)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Done(resp, time.Now())
 		time.Sleep(57*time.Second - 1)
 		if got := mustGet(t, b.Pool); got != "1" {
 			t.Errorf("just below the limit answered by connection %s", got)

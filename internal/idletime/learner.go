@@ -160,9 +160,9 @@ func (l *Learner) sawOpen(s Sighting) (ofCap bool) {
 // LostInSilence records that a request got no answer that was sent at that time, on a
 // connection that had been idle, and was used by that limit: what it sent was not
 // acknowledged. The path has lost the connection without a word. That caps the limit,
-// but is no timeout to be learned. Below half of the limit one loss is more likely an outage, in which
-// idle ages mean nothing, so it takes several. They leave open how much earlier the
-// path forgets connections: half of the least is safe.
+// but is no timeout to be learned. Below half of the limit one loss is more likely an
+// outage, in which idle ages mean nothing, so it takes several. They leave open how much
+// earlier the path forgets connections: half of the least is safe.
 func (l *Learner) LostInSilence(now, sent time.Time, idle, limit time.Duration) {
 	l.begin(now)
 	defer l.end()
