@@ -1,7 +1,6 @@
 package upstreampool
 
 import (
-	"context"
 	"strings"
 	"time"
 
@@ -67,11 +66,7 @@ func (f facts) duration(d time.Duration) any {
 // tell makes f the facts of a client's request. reverse_proxy may try several
 // upstreams for one: the last try counts. Functions are asked in the order in which
 // they were added, and after what was set, so all further tries set theirs.
-func (f facts) tell(ctx context.Context) {
-	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok || isHealthCheck(ctx) {
-		return
-	}
+func (f facts) tell(repl *caddy.Replacer) {
 	if _, again := repl.Get(factsPrefix + "connection"); again {
 		for _, name := range factNames {
 			v, _ := f.value(name)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
@@ -49,7 +50,9 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 		Bound:      authenticates(req.Header),
 	}
 	resp, err := x.run()
-	x.told.tell(x.ctx)
+	if repl, ok := x.ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && !x.need.Probe {
+		x.told.tell(repl)
+	}
 	if err != nil {
 		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.Consumed() && !leave(x.ctx, x.body) {
 			// reverse_proxy would send what is left of the body elsewhere.

@@ -46,7 +46,7 @@ type Conn struct {
 	settled atomic.Int64 // when the upstream was last seen to have all that was sent, likewise
 	taken   atomic.Int64 // when a request last took it as it was idle, likewise
 	written atomic.Int64 // end of the last Write, likewise
-	timing  atomic.Bool  // the next byte ends a response time
+	timing  atomic.Bool  // the next byte ends a response time that is to be measured
 	entries atomic.Int32 // of Read since HTTP began, and one more; zero: it has not
 	shut    atomic.Bool
 	tls     bool
@@ -56,14 +56,14 @@ type Conn struct {
 	socket socket.Peeker
 	tcp    socket.TCP
 	watch  socket.Watch
+	timed  int64 // when timing last began, as in atomics, or 0; it belongs to whoever calls Take
 	byReader
 }
 
 // byReader belongs to whoever reads, which net/http makes one goroutine at a time.
 type byReader struct {
-	enteredAt  time.Time // when this Read began
-	waitedAt   time.Time // end of the last Read that had to wait
-	measuredAt int64     // when a response time was last measured, as in atomics; 0: never
+	enteredAt time.Time // when this Read began
+	waitedAt  time.Time // end of the last Read that had to wait
 }
 
 // Options are what a Conn is told when it is made.
@@ -102,14 +102,18 @@ func (n *Conn) carriesHTTP(bytes int64) bool {
 }
 
 // Take prepares for the next request: counters start again, and so does the read
-// timeout, which has been running since the connection became idle. timing says that
+// timeout, which has been running since the connection became idle. timed says that
 // the next byte ends a response time.
-func (n *Conn) Take(now time.Time, timing bool) {
+func (n *Conn) Take(now time.Time, timed bool) {
 	n.renewTimeout(now)
-	n.taken.Store(sinceStart(now))
+	at := sinceStart(now)
+	n.taken.Store(at)
 	n.sent.Store(false)
 	n.got.Store(0)
-	n.timing.Store(timing)
+	if timed = timed && (n.timed == 0 || at-n.timed >= int64(measureEvery)); timed {
+		n.timed = at
+	}
+	n.timing.Store(timed)
 }
 
 // TakenAt returns when a request last took the connection as it was idle.
@@ -168,8 +172,8 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err
 		n.last.Store(int64(count))
 		at := sinceStart(now)
 		n.readAt.Store(at)
-		if n.timing.Swap(false) && (n.measuredAt == 0 || at-n.measuredAt >= int64(measureEvery)) {
-			n.measuredAt = at
+		if n.timing.Load() {
+			n.timing.Store(false)
 			took = time.Duration(at - n.written.Load())
 		}
 	}
@@ -198,8 +202,9 @@ func (n *Conn) renewTimeout(now time.Time) {
 }
 
 func (n *Conn) Write(p []byte) (int, error) {
-	// The response may be here before we are told that the request is gone.
-	n.written.Store(int64(time.Since(started)))
+	if n.timing.Load() { // the response may be here before we are told that the request is gone
+		n.written.Store(int64(time.Since(started)))
+	}
 	count, err := n.Conn.Write(p)
 	if n.carriesHTTP(int64(count)) {
 		n.sent.Store(true)
