@@ -28,7 +28,7 @@ const (
 	// shortest message of HTTP/1 more than 40.
 	tlsNoise = 32
 
-	// measureEvery is how often a connection measures a response time.
+	// measureEvery is how often a connection begins to measure a response time.
 	measureEvery = time.Second
 )
 
