@@ -1,7 +1,6 @@
 package connpool
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,18 +10,9 @@ import (
 // of the sensor.
 var holding = [...]int{int(fresh), int(idle), int(sensor), int(busy), listStreams, listPinned}
 
-// remote returns the address that c is connected to. There is none over a Unix
-// socket.
-func (c *conn) remote() netip.Addr {
-	if a, ok := c.net.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr()
-	}
-	return netip.Addr{}
-}
-
 // Remote returns the address that the connection goes to. There is none over a
 // Unix socket.
-func (l *Lease) Remote() netip.Addr { return l.c.remote() }
+func (l *Lease) Remote() netip.Addr { return l.c.net.Remote() }
 
 // Remotes returns the addresses that connections go to, and of each whether a
 // response has come from there. What takes no further requests does not count.
@@ -31,7 +21,7 @@ func (p *Pool) Remotes() map[netip.Addr]bool {
 	defer p.unlock()
 	heard := make(map[netip.Addr]bool)
 	for c := range p.inLists(holding[:]) {
-		if a := c.remote(); a.IsValid() && !c.left {
+		if a := c.net.Remote(); a.IsValid() && !c.left {
 			heard[a] = heard[a] || c.heard.Load()
 		}
 	}
@@ -45,7 +35,7 @@ func (p *Pool) Leave(addrs []netip.Addr) (left int) {
 	defer p.unlock()
 	now := time.Now()
 	for c := range p.inLists(holding[:]) {
-		if !c.left && slices.Contains(addrs, c.remote()) {
+		if !c.left && slices.Contains(addrs, c.net.Remote()) {
 			c.left = true
 			left++
 			if !c.carries() {

@@ -1,6 +1,7 @@
 package connpool
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"net/http"
@@ -61,11 +62,8 @@ func (p *Pool) startDialsLocked(now time.Time) {
 func (p *Pool) dialLocked(now time.Time) {
 	c := &conn{pool: p, dialed: now, life: p.cfg.life()}
 	c.net.owner = c
-	for w := range p.queue.All() {
-		if !w.dialed {
-			w.dialed, c.dialedFor = true, w
-			break
-		}
+	if w := p.queue.Find(func(w *waiter) bool { return !w.dialed }); w != nil {
+		w.dialed, c.dialedFor = true, w
 	}
 	p.lists[dialing].Push(&c.place, c)
 	go func() {
@@ -75,13 +73,17 @@ func (p *Pool) dialLocked(now time.Time) {
 }
 
 // underWayLocked returns how many dials those that wait can hope for. One that has
-// taken long, and whose request is gone, is none. An open HTTP/2 connection without
-// SETTINGS is one, since it takes no more than one request so far; not for a founder.
+// taken long, and whose request is gone, is none: the timer runs when that is so. An open
+// HTTP/2 connection without SETTINGS is one, since it takes no more than one request so
+// far; not for a founder.
 func (p *Pool) underWayLocked(now time.Time, u demand.Upstream) (n int) {
 	patience := u.Patience()
 	for c := range p.lists[dialing].All() {
-		if w := c.dialedFor; w != nil && w.place.Listed() || now.Sub(c.dialed) < patience {
+		if w, late := c.dialedFor, c.dialed.Add(patience); w != nil && w.place.Listed() {
 			n++
+		} else if now.Before(late) {
+			n++
+			p.armLocked(late)
 		}
 	}
 	if p.queue.Len() == 0 || !u.Shares {
@@ -170,10 +172,9 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	w := c.dialedFor
 	if err != nil {
 		p.moveLocked(c, closed)
-		p.dialFailedLocked(now, w, err)
+		p.dialFailedLocked(now, c, err)
 		return
 	}
 	c.adopt(d, now)
@@ -194,6 +195,7 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 			p.serveLocked(c, now) // its SETTINGS may be here already
 		}
 	} else {
+		w := c.dialedFor
 		c.untried = w != nil && w.need.Probe && w.need.Freshness == Fresh && w.need.Replayable
 		p.keepFreshLocked(c, now)
 	}
@@ -265,23 +267,29 @@ func (p *Pool) keepFreshLocked(c *conn, now time.Time) {
 	}
 }
 
-// dialFailedLocked tells a waiter that a dial failed: the one that it was dialed
-// for, if there are fewer dials than waiters now. The others get another dial. All
-// are told when no dial is left and the last two failed alike.
-func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
+// dialFailedLocked tells a waiter that a dial failed: the one that it was dialed for, if
+// there are fewer dials than waiters now. The others get another dial, and are told when
+// two that began since they wait failed alike, one after the other. As long as in a full
+// pool, they hope for connections that are busy instead.
+func (p *Pool) dialFailedLocked(now time.Time, c *conn, err error) {
 	p.afterLocked(func() { p.events.DialFailed(err) })
 	p.warm.BackOff(now)
-	alike := p.dials.Failed(err)
-	left := p.lists[dialing].Len()
-	if w != nil && w.place.Listed() && left < p.queue.Len() {
-		p.leaveLocked(w)
-		w.grant <- grant{err: err}
-	} else if w != nil {
+	since := p.dials.Failed(c.dialed, err)
+	if late := now.Add(-p.cfg.AcquireTimeout); late.Before(since) && p.busyServesLocked(now) {
+		since = late
+	}
+	hopeless := func(w *waiter) bool { return !w.since.After(since) }
+	w := c.dialedFor
+	if w != nil {
 		w.dialed = false
 	}
-	for w := p.queue.First(); w != nil && left == 0 && alike; w = p.queue.First() {
-		p.leaveLocked(w)
-		w.grant <- grant{err: err}
+	if p.underWayLocked(now, p.upstream()) >= p.queue.Len() {
+		w = nil
+	}
+	for w = cmp.Or(w, p.queue.Find(hopeless)); w != nil; w = p.queue.Find(hopeless) {
+		if p.leaveLocked(w) {
+			w.grant <- grant{err: err}
+		}
 	}
 	p.startDialsLocked(now)
 	if p.missingLocked(now) > 0 {
@@ -290,11 +298,22 @@ func (p *Pool) dialFailedLocked(now time.Time, w *waiter, err error) {
 	p.tidyLocked(now)
 }
 
+// busyServesLocked tells whether a busy connection may be of use to others when its
+// requests have ended.
+func (p *Pool) busyServesLocked(now time.Time) bool {
+	for c := range p.inLists(carrying[:2]) {
+		if _, worn := c.worn(now); !worn && c.owner == nil && c.reason == "" {
+			return true
+		}
+	}
+	return false
+}
+
 // uselessLocked tells a waiter that a connection came to nothing before it was used:
 // that is as good as a failed dial.
 func (p *Pool) uselessLocked(c *conn, now time.Time) {
-	if w := c.dialedFor; w != nil {
+	if c.dialedFor != nil {
+		p.dialFailedLocked(now, c, ErrUnusable)
 		c.dialedFor = nil
-		p.dialFailedLocked(now, w, ErrUnusable)
 	}
 }

@@ -3,11 +3,16 @@ package connpool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // A dial that hangs is one dial's matter: others follow, twice as long apart each
@@ -124,6 +129,191 @@ func TestFailedDialIsToldTo(t *testing.T) {
 				if failed != tc.failed || b.dials.Load() != tc.dials {
 					t.Errorf("%d requests failed after %d dials, want %d after %d", failed, b.dials.Load(), tc.failed, tc.dials)
 				}
+			})
+		})
+	}
+}
+
+// Requests that wait while dials fail get what comes first: a connection that was busy, or
+// the error. That is the one of their own dial, or of two in a row that they have seen
+// begin. With a busy connection, it is not the latter for as long as one would wait in a
+// full pool.
+func TestFailedDialsWhileOneIsBusy(t *testing.T) {
+	const ms, never = time.Millisecond, time.Hour
+	full := func(cfg *Config, b *bench) { cfg.MaxConns = 2 }
+	tenStreams := func(_ *Config, b *bench) {
+		b.h2 = true
+		b.serve = frames(func(n int64, f *peer) {
+			for stream := nextRequest(f); stream != 0; stream = nextRequest(f) {
+				respond(f, stream, fmt.Sprint(n))
+			}
+		}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 10})
+	}
+	somebody := new(Owner)
+	for _, tc := range []struct {
+		name   string
+		change func(cfg *Config, b *bench)
+		holder Need          // of the connection that is busy
+		busy   time.Duration // for so long
+		fails  time.Duration // every further dial, after so long
+		waiter Need          // of each of ten that wait
+		served int           // of these
+		last   time.Duration // when the last one was served or told
+	}{
+		{"a full pool: one dial at a time", full, anything, 1000 * ms, 300 * ms, anything, 7, 1000 * ms},
+		{"so with requests that cannot be replayed", full, anything, 1000 * ms, 300 * ms, Need{}, 7, 1000 * ms},
+		{"dials that fail at once", full, anything, 1000 * ms, 10 * ms, anything, 0, 100 * ms},
+		{"a connection without an end", full, anything, never, 2000 * ms, anything, 0, 6000 * ms},
+		{"HTTP/2: one dial, later two", tenStreams, anything, 900 * ms, 400 * ms, anything, 7, 900 * ms},
+		{"streams without an end", tenStreams, anything, never, 2000 * ms, anything, 0, 5750 * ms},
+		{"a request that needs a new connection", tenStreams, anything, 100 * ms, 2000 * ms, Need{Freshness: Fresh}, 0, 2250 * ms},
+		{"a connection for one request", func(cfg *Config, b *bench) { full(cfg, b); cfg.MaxRequests = 1 },
+			anything, 1000 * ms, 300 * ms, anything, 0, 600 * ms},
+		{"one that is another's", full, Need{Owner: somebody, Bound: true, Freshness: Fresh}, 1000 * ms, 300 * ms, anything, 0, 600 * ms},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, func(cfg *Config, b *bench) {
+				tc.change(cfg, b)
+				b.dialing = func(n int64) error {
+					if n > 1 {
+						time.Sleep(tc.fails)
+						return errors.New("refused")
+					}
+					return nil
+				}
+			}, func(t *testing.T, b *bench) {
+				held := []Lease{mustAcquire(t, b.Pool, tc.holder)}
+				for synctest.Wait(); b.h2 && len(held) < 10; {
+					held = append(held, mustAcquire(t, b.Pool, tc.holder))
+				}
+				release := func() {
+					for _, l := range held {
+						l.Unused()
+					}
+				}
+				start := time.Now()
+				var served atomic.Int64
+				var waiters sync.WaitGroup
+				for range 10 {
+					waiters.Go(func() {
+						if l, err := acquire(t.Context(), b.Pool, tc.waiter); err == nil {
+							served.Add(1)
+							if _, err := get(&l); err != nil {
+								t.Error(err)
+							}
+						}
+					})
+				}
+				ends := time.AfterFunc(tc.busy, release)
+				waiters.Wait()
+				if last := time.Since(start); int(served.Load()) != tc.served || last != tc.last {
+					t.Errorf("%d were served, and the last one knew after %v; want %d and %v", served.Load(), last, tc.served, tc.last)
+				}
+				if ends.Stop() {
+					release()
+				}
+				somebody.End()
+			})
+		})
+	}
+}
+
+// Dials hang that were begun for requests which found a busy connection first, and then
+// fail together. Who waits at that moment hears of none: it saw no dial begin.
+func TestOldDialsFailNobodyNew(t *testing.T) {
+	inBubble(t, func(_ *Config, b *bench) {
+		start := time.Now()
+		b.dialing = func(n int64) error {
+			if n == 1 {
+				return nil
+			}
+			const once = 10 * time.Second // DNS tells all that it does not answer
+			time.Sleep(once - time.Since(start)%once + time.Duration(n)*time.Millisecond)
+			return errors.New("timeout")
+		}
+	}, func(t *testing.T, b *bench) {
+		held := mustAcquire(t, b.Pool, anything)
+		release := func() {
+			if _, err := get(&held); err != nil {
+				t.Error(err)
+			}
+		}
+		for range 2 {
+			time.Sleep(4700 * time.Millisecond)
+			next := make(chan Lease)
+			go func() { next <- mustAcquire(t, b.Pool, anything) }()
+			synctest.Wait()
+			release()
+			held = <-next
+		}
+		time.AfterFunc(time.Second, release)
+		if got := mustGet(t, b.Pool); got != "1" || b.dials.Load() != 4 {
+			t.Errorf("answered by connection %s after %d dials, want 1, and 4: two failed", got, b.dials.Load())
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// Where dials take long to fail, none is worth more than two of them.
+func TestDialsThatFailSlowly(t *testing.T) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		withH2(cfg, b)
+		b.dialing = func(int64) error { time.Sleep(10 * time.Second); return errors.New("timeout") }
+	}, func(t *testing.T, b *bench) {
+		start := time.Now()
+		var told sync.WaitGroup
+		for range 20 {
+			told.Go(func() {
+				if _, err := acquire(t.Context(), b.Pool, anything); err == nil {
+					t.Error("it got a connection")
+				}
+			})
+		}
+		told.Wait()
+		if d := time.Since(start); d != 11*time.Second {
+			t.Errorf("the last one was told after %v, want 11 s: a second dial begins after one", d)
+		}
+	})
+}
+
+// A dial hangs whose request is gone. That neither delays the next request by more than it
+// usually takes to open a connection, nor keeps the error from it.
+func TestNextRequestBesideAHangingDial(t *testing.T) {
+	refused := errors.New("refused")
+	for _, tc := range []struct {
+		name  string
+		after time.Duration // the dial began
+		err   error         // of the next one
+		took  time.Duration
+		dials int64
+	}{
+		{"it may be of use yet", 400 * time.Millisecond, nil, 600 * time.Millisecond, 2},
+		{"it has taken long", 2 * time.Second, nil, 0, 2},
+		{"it is no hope for others", 2 * time.Second, refused, 0, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, func(_ *Config, b *bench) {
+				b.dialing = func(n int64) error {
+					if n > 1 {
+						return tc.err
+					}
+					time.Sleep(10 * time.Second)
+					return errors.New("timeout")
+				}
+			}, func(t *testing.T, b *bench) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				defer cancel()
+				_, _ = acquire(ctx, b.Pool, anything)
+				time.Sleep(tc.after - time.Millisecond)
+				start := time.Now()
+				l, err := acquire(t.Context(), b.Pool, anything)
+				if took := time.Since(start); !errors.Is(err, tc.err) || took != tc.took || b.dials.Load() != tc.dials {
+					t.Errorf("%v after %v and %d dials; want %v after %v and %d", err, took, b.dials.Load(), tc.err, tc.took, tc.dials)
+				}
+				if err == nil {
+					l.Unused()
+				}
+				time.Sleep(time.Minute)
 			})
 		})
 	}

@@ -153,7 +153,7 @@ func (p *Pool) acquire(now time.Time, n Need, again bool, g *grant) *waiter {
 		p.makeRoomLocked()
 	}
 	p.clearForDialLocked(now)
-	w := &waiter{need: n, grant: make(chan grant, 1)}
+	w := &waiter{need: n, since: now, grant: make(chan grant, 1)}
 	if n.Owner != nil {
 		w.pin = new(pin)
 		p.setPinLocked(n.Owner, w.pin)

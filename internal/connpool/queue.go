@@ -61,7 +61,8 @@ type waiter struct {
 	need   Need
 	pin    *pin       // that it is the founder of, or waits for
 	grant  chan grant // buffered: granting never blocks
-	dialed bool       // a dial was started for it
+	since  time.Time
+	dialed bool // a dial was started for it
 	place  linked.Node[waiter]
 }
 

@@ -91,21 +91,30 @@ func TestFailedAlike(t *testing.T) {
 	}
 	var d Dials
 	for i, step := range []struct {
-		err   error // nil: success
-		alike bool
+		began time.Duration
+		err   error         // nil: success
+		since time.Duration // both had not begun before; 0: they did not fail alike
 	}{
-		{dial(1, refused), false},
-		{dial(2, refused), true},
-		{dial(3, errors.New("no route to host")), false},
-		{dial(4, refused), false},
-		{nil, false},
-		{dial(5, refused), false},
-		{dial(6, refused), true},
+		{1 * s, dial(1, refused), 0},
+		{2 * s, dial(2, refused), 1 * s},
+		{3 * s, dial(3, errors.New("no route to host")), 0},
+		{4 * s, dial(4, refused), 0},
+		{6 * s, dial(5, refused), 4 * s},
+		{5 * s, dial(6, refused), 5 * s},
+		{7 * s, nil, 0},
+		{8 * s, dial(7, refused), 0},
+		{9 * s, dial(8, refused), 8 * s},
 	} {
 		if step.err == nil {
 			d.Succeeded()
-		} else if got := d.Failed(step.err); got != step.alike {
-			t.Errorf("dial %d: alike = %v", i+1, got)
+			continue
+		}
+		var want time.Time
+		if step.since > 0 {
+			want = moment(step.since)
+		}
+		if got := d.Failed(moment(step.began), step.err); !got.Equal(want) {
+			t.Errorf("dial %d: failed alike since %v, want %v", i+1, got, want)
 		}
 	}
 }

@@ -50,7 +50,8 @@ type Dials struct {
 	next     time.Time // zero: nobody waits for a dial
 	patience time.Duration
 	hedges   int
-	failed   string // why the last dial failed
+	failed   string    // why the last dial failed
+	began    time.Time // when that one began
 }
 
 // Want returns how many dials should be under way for those that wait, and of these how
@@ -87,12 +88,19 @@ func (d *Dials) Want(now time.Time, w Waiting, u Upstream) (need, want int) {
 // Next returns when another dial may be wanted; zero: not before more requests wait.
 func (d *Dials) Next() time.Time { return d.next }
 
-// Failed notes that a dial failed, and tells whether the last one failed alike.
-func (d *Dials) Failed(err error) (alike bool) {
+// Failed notes that a dial failed, and when it began. If the last one failed alike, it
+// returns when the first of the two began: who waits since then has seen both fail. Zero:
+// nobody has.
+func (d *Dials) Failed(began time.Time, err error) (since time.Time) {
 	why := cause(err)
-	alike = d.failed == why
-	d.failed = why
-	return alike
+	if d.failed == why {
+		since = began
+		if d.began.Before(began) {
+			since = d.began
+		}
+	}
+	d.failed, d.began = why, began
+	return since
 }
 
 // Succeeded notes that a dial led to a connection for a request.

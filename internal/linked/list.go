@@ -44,6 +44,16 @@ func (l *List[T]) First() *T { return l.first.element() }
 // Last returns the last element; nil: there is none.
 func (l *List[T]) Last() *T { return l.last.element() }
 
+// Find returns the first element that is so; nil: none is.
+func (l *List[T]) Find(so func(*T) bool) *T {
+	for of := range l.All() {
+		if so(of) {
+			return of
+		}
+	}
+	return nil
+}
+
 // Push adds an element as the last one. Its node k is in no list.
 func (l *List[T]) Push(k *Node[T], of *T) {
 	*k = Node[T]{of: of, prev: l.last, in: l}

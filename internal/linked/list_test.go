@@ -27,6 +27,24 @@ func names(t *testing.T, l *List[item]) (all []string) {
 	return all
 }
 
+// What is looked for is found where it is first.
+func TestFind(t *testing.T) {
+	var l List[item]
+	for _, name := range []string{"a", "b", "b", "c"} {
+		e := &item{name: name}
+		l.Push(&e.node, e)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		found := l.Find(func(e *item) bool { return e.name == name })
+		if found == nil || found.name != name || found.node.Prev() != nil && found.node.Prev().name == name {
+			t.Errorf("%s: found %+v", name, found)
+		}
+	}
+	if found := l.Find(func(*item) bool { return false }); found != nil {
+		t.Errorf("found %+v, though none is so", found)
+	}
+}
+
 // A list keeps its order, whatever enters, leaves or is touched.
 func TestOrder(t *testing.T) {
 	a, b, c := &item{name: "a"}, &item{name: "b"}, &item{name: "c"}

@@ -9,6 +9,7 @@ package wire
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
@@ -91,6 +92,15 @@ func (n *Conn) Wrap(c net.Conn, opt Options) {
 
 // Begin says that what is read from now on is HTTP.
 func (n *Conn) Begin() { n.entries.CompareAndSwap(0, 1) }
+
+// Remote returns the address that the connection goes to. There is none over a Unix
+// socket.
+func (n *Conn) Remote() netip.Addr {
+	if a, ok := n.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}
 
 // TLS tells whether there is TLS between HTTP and this connection.
 func (n *Conn) TLS() bool { return n.tls }
