@@ -79,6 +79,8 @@ type asked struct {
 	forward bool
 	// http10 may come without a host.
 	http10 bool
+	// supposed is what the client is supposed to show where only the rules are asked.
+	supposed authority.Proof
 	// anonymous: the connection shows no client certificate, or one that no CA has
 	// signed where the host's TLS policy trusts none without.
 	anonymous bool
@@ -101,11 +103,12 @@ func read(s *authority.Snapshot, server *authority.Server, r *http.Request) aske
 	}
 	if a.sni.kind == valid && r.Host == a.sni.sent {
 		a.host = a.sni
+		a.odd = a.sni.sent != a.sni.canonical && s.DiscernsCase()
 	} else {
 		a.host = parseHost(r.Host)
 		a.odd = a.host.kind == valid && misrouted(s, a.host)
 	}
-	a.anonymous = anonymous(s, a.host, len(r.TLS.PeerCertificates) > 0, len(r.TLS.VerifiedChains) > 0)
+	a.anonymous = anonymous(s, a.host, a.shows())
 	if r.ProtoMajor > 1 { // net/http has compared the fields of HTTP/1 itself
 		for _, field := range r.Header["Host"] {
 			other := parseHost(field)
@@ -132,12 +135,19 @@ func forward(r *http.Request) bool {
 // that only the rules are asked about is none.
 func (a asked) early() bool { return a.r != nil && a.r.TLS != nil && !a.r.TLS.HandshakeComplete }
 
+// misrouted tells whether Caddy may take a host, as it was sent, for another one than
+// its canonical name.
 func misrouted(s *authority.Snapshot, host name) bool {
-	if host.sent == host.canonical || strings.EqualFold(host.sent, host.canonical) {
+	if host.sent == host.canonical {
 		return false
 	}
-	routed := hostname.Routed(host.sent)
-	return routed != host.canonical && !s.SameRoutes(routed, host.canonical)
+	if len(host.sent) == len(host.canonical) && strings.EqualFold(host.sent, host.canonical) {
+		return s.DiscernsCase()
+	}
+	if routed := hostname.Routed(host.sent); routed != host.canonical {
+		return s.DiscernsSpelling() || !s.SameRoutes(routed, host.canonical)
+	}
+	return s.DiscernsCase() && !strings.Contains(host.sent, host.canonical)
 }
 
 // nobody is the other end of a connection that explain makes up: an address that
@@ -156,21 +166,30 @@ func suppose(s *authority.Snapshot, sni, host string) asked {
 		Header: make(http.Header), Host: host, RemoteAddr: nobody,
 		TLS: &tls.ConnectionState{ServerName: sni, HandshakeComplete: true},
 	})
-	a.anonymous = supposedAnonymous(s, a.sni, a.host)
+	a.suppose(s)
 	return a
 }
 
 // anonymous tells whether what a connection shows is no client certificate for a
-// host; signed: by a CA that the connection's own policy trusts.
-func anonymous(s *authority.Snapshot, host name, shown, signed bool) bool {
-	return !shown || !signed && host.kind == valid && s.VerifiesClientCert(host.canonical)
+// host.
+func anonymous(s *authority.Snapshot, host name, shown authority.Proof) bool {
+	return shown == authority.NoCert || shown == authority.AnyCert && host.kind == valid && s.VerifiesClientCert(host.canonical)
 }
 
-// supposedAnonymous is [anonymous] for a connection with that SNI, whose client shows
-// what its policy requires.
-func supposedAnonymous(s *authority.Snapshot, sni, host name) bool {
-	return sni.kind == invalid ||
-		anonymous(s, host, s.RequiresClientCert(sni.canonical), s.VerifiesClientCert(sni.canonical))
+// shows returns what the connection shows of its client.
+func (a asked) shows() authority.Proof {
+	if a.r == nil || a.r.TLS == nil || a.supposed != authority.NoCert {
+		return a.supposed
+	}
+	return authority.ProofOf(a.r.TLS)
+}
+
+// suppose lets the client show what the policy for its SNI requires.
+func (a *asked) suppose(s *authority.Snapshot) {
+	if a.sni.kind != invalid {
+		a.supposed = s.Requires(a.r, a.sni.canonical)
+	}
+	a.anonymous = anonymous(s, a.host, a.supposed)
 }
 
 // decidedOn is the name of the host in words for an operator: the canonical one,

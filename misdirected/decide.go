@@ -187,9 +187,14 @@ func (g *gate) byForm(s *authority.Snapshot, a asked) Reason {
 // missing_sni is meant to let it in. Nor are they for a host that has no TLS policy,
 // or one that drops its connections: a catch-all may serve it that asks others for
 // their certificates. Where policies ask some clients of the host only, by their
-// addresses, early data does not do: nobody has validated its address.
+// addresses, a client must show what it would have to show on a connection of its own
+// for the host. Early data does not do there: nobody has validated its address.
 func (g *gate) byClientCert(s *authority.Snapshot, a asked) Reason {
-	if host := a.host.canonical; a.anonymous && (s.Barred(host) || a.early() && s.AsksClientCert(host)) {
+	host := a.host.canonical
+	switch {
+	case a.anonymous && (s.Barred(host) || a.early() && s.AsksClientCert(host)):
+		return NoClientCert
+	case s.Owes(a.r, host, a.shows()):
 		return NoClientCert
 	}
 	return undecided
@@ -273,6 +278,6 @@ func (g *gate) accepts(s *authority.Snapshot, sni, host string) bool {
 	if sni == "" {
 		a.sni = name{}
 	}
-	a.anonymous = supposedAnonymous(s, a.sni, a.host)
+	a.suppose(s)
 	return peer.decide(s, a).Status() == 0
 }

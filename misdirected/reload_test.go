@@ -22,7 +22,7 @@ func (slowManager) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "tls.get_certificate.test_slow", New: func() caddy.Module { return new(slowManager) }}
 }
 
-var asking, released = make(chan struct{}), make(chan struct{})
+var asking, released chan struct{}
 
 func (slowManager) GetCertificate(context.Context, *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	asking <- struct{}{}
@@ -38,6 +38,19 @@ func (slowManager) GetCertificate(context.Context, *tls.ClientHelloInfo) (*tls.C
 //
 // Checklist: M28.
 func TestConnectionOfAnOlderConfigReachesNoClientCertificateSite(t *testing.T) {
+	for name, match := range map[string]string{
+		"by name":       `{"sni":["vault.reload.test"]}`,
+		"by expression": `{"sni_regexp":{"pattern":"^vault"}}`,
+		"by address":    `{"sni":["vault.reload.test"],"remote_ip":{"ranges":["127.0.0.0/8"]}}`,
+	} {
+		t.Run(name, func(t *testing.T) { reloadUnderAHandshake(t, match) })
+	}
+}
+
+// reloadUnderAHandshake lets a policy with that matcher require certificates while a
+// client is about to connect.
+func reloadUnderAHandshake(t *testing.T, match string) {
+	asking, released = make(chan struct{}), make(chan struct{})
 	port := testcaddy.FreePort(t)
 	routes := `"routes":[{"match":[{"host":["vault.reload.test"]}],"terminal":true,"handle":[{"handler":"misdirected"},` + witnessing("SECRET") + `]}]`
 	run(t, `"tls":{"automation":{"policies":[{"subjects":["vault.reload.test"],"get_certificate":[{"via":"test_slow"}]}]}}`, port,
@@ -47,7 +60,7 @@ func TestConnectionOfAnOlderConfigReachesNoClientCertificateSite(t *testing.T) {
 	<-asking
 
 	run(t, testcaddy.TLSApp(t, `{}`, []string{"vault.reload.test"}), port,
-		`"tls_connection_policies":[{"match":{"sni":["vault.reload.test"]},"client_authentication":{"mode":"require"}},{}],`+routes)
+		`"tls_connection_policies":[{"match":`+match+`,"client_authentication":{"mode":"require"}},{}],`+routes)
 	close(released)
 	old := <-ready
 	for range 2 {

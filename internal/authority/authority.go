@@ -36,6 +36,8 @@
 //     policies, that can match a name.
 //   - its TLS connection policy (policies.go, compare.go). vault.example.com has one of its
 //     own, as its connections are asked for a client certificate.
+//   - what its client has to show (proof.go), and whether its spelling counts
+//     (spelling.go).
 //   - the certificate that is presented for it (certificates.go), read from
 //     Caddy's cache at most once a second for each name.
 //   - the guards it passes (guards.go): the misdirected handlers that can run
@@ -71,8 +73,12 @@ type Snapshot struct {
 	hosts         *hosts
 	refusals      *refusals
 	strictSNIHost bool
-	proxies       bool // a route has a reverse_proxy
-	fallbacks     bool // TLS policies differ in nothing but fallback_sni
+	selection     selection // nil if names alone select a policy
+	// walled: some connections are asked for a client certificate and others are not,
+	// or in another way, or some are dropped.
+	walled    bool
+	proxies   bool // a route has a reverse_proxy
+	fallbacks bool // TLS policies differ in nothing but fallback_sni
 	// changing tells of each error route whether it may change a refusal.
 	changing []bool
 }
@@ -93,6 +99,8 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 	s.routes.byHost.share()
 	s.refusals = newRefusals(s)
 	s.fallbacks = ps.fallbacksDiffer()
+	s.selection = selectionOf(srv, ps)
+	s.walled = ps.drops || ps.clientAuthDiffers()
 	return s
 }
 

@@ -2,8 +2,10 @@ package authority
 
 import (
 	"encoding/json"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 )
 
 // A TLS policy may look at more than the server name. Then a name can have one policy
@@ -47,6 +49,35 @@ func looksOf(matchers caddy.ModuleMap, besideSNI bool) (most looks) {
 		most = max(most, look)
 	}
 	return most
+}
+
+// looking tells whether some policy looks at more than a list of names, and all of
+// them at nothing else than what Caddy's own matchers look at.
+func looking(from caddytls.ConnectionPolicies) (more bool) {
+	for _, policy := range from {
+		if !known(policy.MatchersRaw) {
+			return false
+		}
+		_, bySNI := policy.MatchersRaw["sni"]
+		more = more || len(policy.MatchersRaw) > 1 || len(policy.MatchersRaw) == 1 && !bySNI
+	}
+	return more
+}
+
+func known(matchers caddy.ModuleMap) bool {
+	for name, raw := range matchers {
+		switch name {
+		case "sni", "sni_regexp", "remote_ip", "local_ip":
+		case "not":
+			var sets []caddy.ModuleMap
+			if err := json.Unmarshal(raw, &sets); err != nil || slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool { return !known(set) }) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // compare follows the policies for two server names. One: a client that gets a

@@ -49,6 +49,8 @@ type guards struct {
 	patterns table
 	// modules has the bits of the modules of handlers in contents.
 	modules map[caddy.ModuleID]uint64
+	// spelled is what all matchers and handlers tell apart.
+	spelled spelled
 	// placed are the guards in routes that TLS requests can reach, each once.
 	placed []*Guard
 	// anywhere are guards in handlers that show no routes: they may run for every
@@ -64,7 +66,7 @@ func newGuards(srv *caddyhttp.Server, registered []*Guard) *guards {
 	if srv.Errors != nil {
 		gs.errors = t.top(srv.Errors.Routes)
 	}
-	gs.placed, gs.patterns = t.guards, t.patterns
+	gs.placed, gs.patterns, gs.spelled = t.guards, t.patterns, t.spelled
 	for _, g := range registered {
 		if _, ok := t.seen[g]; !ok {
 			gs.anywhere = append(gs.anywhere, g)

@@ -29,6 +29,11 @@ type policies struct {
 	// simple: policies match by the SNI alone, and none drops connections. So each
 	// name has one policy, or none.
 	simple bool
+	// drops: a policy drops connections.
+	drops bool
+	// looking: some policy looks at more than a list of names, and all that policies
+	// look at is known here.
+	looking bool
 	// unmatched are the wildcards with client authentication in SNI lists that
 	// Caddy can never match.
 	unmatched []string
@@ -59,7 +64,7 @@ type policy struct {
 // copyPolicies must be called before the policies are provisioned, since that
 // clears matchers, CAs and verifiers.
 func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
-	ps := &policies{simple: true}
+	ps := &policies{simple: true, looking: looking(from)}
 	numbers := make(map[string]int)
 	number := func(v any) (int, error) {
 		text, err := json.Marshal(v)
@@ -77,6 +82,7 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	for i, original := range from {
 		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true)}
 		_, bySNI := original.MatchersRaw["sni"]
+		ps.drops = ps.drops || p.drop
 		ps.simple = ps.simple && !p.drop && (len(original.MatchersRaw) == 0 || bySNI && len(original.MatchersRaw) == 1)
 		settings := *original
 		settings.MatchersRaw, settings.DefaultSNI = nil, ""

@@ -27,7 +27,8 @@ type tree struct {
 	guards []*Guard
 	seen   map[*Guard]bool
 	// plain are the named routes that plain HTTP gets to, so far.
-	plain map[string]bool
+	plain   map[string]bool
+	spelled spelled
 }
 
 type group struct {
@@ -72,6 +73,7 @@ func (t *tree) read(rs *routes, list caddyhttp.RouteList, top bool) {
 			continue
 		}
 		cond.addNamesTo(&t.patterns)
+		t.spelled.byMatchers(route.MatcherSets, false)
 		s := rs.add(i, route, &cond)
 		if top {
 			s.describe(&cond)
@@ -125,6 +127,7 @@ func (t *tree) steps(handler caddyhttp.MiddlewareHandler) []step {
 		itself.routes = t.invoked(h.Name)
 	default:
 		itself.answers = slices.Contains(answering, moduleID(handler))
+		t.spelled.byHandler(handler)
 		steps := []step{itself}
 		for _, list := range routesIn(handler) {
 			steps = append(steps, step{routes: t.below(list), aside: true})
@@ -188,8 +191,9 @@ func scopeBit(s Scope) uint8 {
 	}
 }
 
-func moduleID(handler caddyhttp.MiddlewareHandler) caddy.ModuleID {
-	if m, ok := handler.(caddy.Module); ok {
+// moduleID is the ID of a handler or a matcher.
+func moduleID(module any) caddy.ModuleID {
+	if m, ok := module.(caddy.Module); ok {
 		return m.CaddyModule().ID
 	}
 	return ""

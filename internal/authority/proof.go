@@ -1,0 +1,114 @@
+package authority
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/hostname"
+)
+
+// A Proof is what a connection shows of its client.
+type Proof uint8
+
+// The proofs, from the weakest to the strongest.
+const (
+	NoCert     Proof = iota // no client certificate
+	AnyCert                 // one that no trusted CA has signed
+	SignedCert              // one that a CA has signed which the connection's policy trusts
+)
+
+// ProofOf returns what a connection shows.
+func ProofOf(state *tls.ConnectionState) Proof {
+	switch {
+	case len(state.PeerCertificates) == 0:
+		return NoCert
+	case len(state.VerifiedChains) == 0:
+		return AnyCert
+	}
+	return SignedCert
+}
+
+// A selection finds the TLS configuration of a connection by the client's hello.
+type selection func(*tls.ClientHelloInfo) (*tls.Config, error)
+
+// selectionOf returns how a server's provisioned policies select, nil where the list of
+// names says it all.
+func selectionOf(srv *caddyhttp.Server, ps *policies) selection {
+	if !ps.asksAnybody || !ps.looking {
+		return nil
+	}
+	return srv.TLSConnPolicies.TLSConfig(caddy.Context{}).GetConfigForClient
+}
+
+// Owes tells whether a connection that shows this much would show more if it were a
+// proper one for host, from where the request came from. Policies may ask some clients of
+// a host only, by their addresses, or by a regular expression for the name. So Caddy's own
+// selection is asked. Where nothing but the name counts, the answer is no:
+// [Snapshot.Barred] knows that.
+//
+// A connection that began under an older configuration may show less, and so may one
+// whose SNI is spelled in another way than an expression has it.
+func (s *Snapshot) Owes(r *http.Request, host string, shown Proof) bool {
+	return s.selection != nil && r != nil && shown < SignedCert && shown < s.owed(r, host)
+}
+
+// owed returns what a client has to show who connects for host from where a request
+// came from.
+func (s *Snapshot) owed(r *http.Request, host string) Proof {
+	if !s.AsksClientCert(host) {
+		return NoCert
+	}
+	name := host
+	if hostname.IsIP(host) && r.TLS.ServerName != host {
+		name = "" // clients send none (RFC 6066 section 3)
+	}
+	config, err := s.selection(&tls.ClientHelloInfo{ServerName: name, Conn: ends{request: r}})
+	switch {
+	case err != nil || config.ClientAuth == tls.RequireAndVerifyClientCert:
+		return SignedCert // from there, no connection for host comes about without it, if at all
+	case config.ClientAuth == tls.RequireAnyClientCert:
+		return AnyCert
+	}
+	return NoCert
+}
+
+// Requires returns what a client has shown on a connection with that SNI, "" if it has
+// none, as far as the policy for it requires that. The request says where the client
+// is; it may be nil.
+func (s *Snapshot) Requires(r *http.Request, sni string) Proof {
+	switch {
+	case s.VerifiesClientCert(sni):
+		return SignedCert
+	case s.RequiresClientCert(sni):
+		return AnyCert
+	}
+	if s.selection == nil || r == nil {
+		return NoCert
+	}
+	return s.owed(r, sni)
+}
+
+// ends are the two ends of a request's connection, for matchers on them.
+type ends struct {
+	net.Conn
+	request *http.Request
+}
+
+func (e ends) RemoteAddr() net.Addr { return address(e.request.RemoteAddr) }
+
+func (e ends) LocalAddr() net.Addr {
+	if local, ok := e.request.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		return local
+	}
+	return address("240.0.0.1:443") // of a request that only the rules are asked about
+}
+
+// An address is one as text.
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }

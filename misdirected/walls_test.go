@@ -1,0 +1,125 @@
+package misdirected
+
+import (
+	"cmp"
+	"crypto/tls"
+	"net"
+	"testing"
+
+	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+)
+
+// allBut is a server on which connections for all names but shop.wire.test require a
+// client certificate. Its one site has something for all hosts but shop.wire.test, by
+// that matcher.
+func allBut(matcher string) string {
+	return `"tls_connection_policies":[{"match":{"sni":["shop.wire.test"]}},{"client_authentication":{"mode":"require"}}],
+		"routes":[{"handle":[{"handler":"misdirected"},{"handler":"map","source":"{http.request.host}","destinations":["{site}"],"mappings":[{"input":"shop.wire.test","outputs":["shop"]}],"defaults":["secret"]},
+			{"handler":"subroute","routes":[{"match":[` + matcher + `],"terminal":true,"handle":[` + witnessing("SECRET") + `]},{"handle":[` + witnessing("shop") + `]}]}]}]`
+}
+
+// A matcher that says for which host something is not takes a host that is spelled in
+// another way for another host. Where client certificates keep hosts apart, such a
+// request gets 400.
+//
+// Checklist: M12, M15.
+func TestSpellingLeadsAroundNoClientCertificate(t *testing.T) {
+	for name, matcher := range map[string]string{
+		"not host":        `{"not":[{"host":["shop.wire.test"]}]}`,
+		"expression":      `{"expression":"{http.request.host} != 'shop.wire.test'"}`,
+		"not expression":  `{"not":[{"expression":"{http.request.host} == 'shop.wire.test'"}]}`,
+		"vars":            `{"not":[{"vars":{"{http.request.host}":["shop.wire.test"]}}]}`,
+		"a mapped host":   `{"vars":{"{site}":["secret"]}}`,
+		"not header Host": `{"not":[{"header":{"Host":["shop.wire.test","shop.wire.test:443"]}}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			port := testcaddy.FreePort(t)
+			run(t, testcaddy.TLSApp(t, `{}`, wireNames), port, allBut(matcher))
+			for _, protocol := range []string{"h1", "h2", "h3"} {
+				for _, asked := range []struct{ sni, host string }{
+					{"shop.wire.test", "shop.wire.test."}, {"shop.wire.test", "shop.wire.test.:443"}, {"shop.wire.test", "SHOP.wire.test."},
+					{"shop.wire.test", "SHOP.wire.test"}, {"SHOP.wire.test", "SHOP.wire.test"}, {"shop.wire.test", "Shop.wire.test:443"},
+				} {
+					status, _, body, err := dial(t, protocol, nil, port, clientTLS(asked.sni)).do("GET", asked.host, "")
+					if err != nil || body == "SECRET" || status != 400 && status != 200 {
+						t.Errorf("%s, SNI %s, host %s: %d %s (%v)", protocol, asked.sni, asked.host, status, body, err)
+					}
+				}
+				for _, host := range []string{"shop.wire.test", "shop.wire.test:443"} {
+					if status, _, body, err := dial(t, protocol, nil, port, clientTLS("shop.wire.test")).do("GET", host, ""); err != nil || status != 200 || body != "shop" {
+						t.Errorf("%s, host %s: %d %s (%v)", protocol, host, status, body, err)
+					}
+				}
+			}
+			witnessed()
+		})
+	}
+}
+
+// A TLS policy may ask some clients for a certificate only, or go by an expression for
+// the name. Whoever would have to show a certificate on a connection of his own for the
+// host must show it on any other.
+//
+// Checklist: M15.
+func TestPoliciesThatLookAtMoreThanNamesAreKept(t *testing.T) {
+	gate := `{"handler":"misdirected","missing_sni":"accept","share":[["shop.wire.test","vault.wire.test"]]}`
+	routes := `"routes":[{"match":[{"host":["vault.wire.test"]}],"handle":[` + gate + `,` + witnessing("SECRET") + `]},{"handle":[` + gate + `,` + witnessing("shop") + `]}]`
+	cert, err := testcert.SelfSigned("client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, match := range map[string]string{
+		"sni_regexp":        `{"sni_regexp":{"pattern":"^vault[.]"}}`,
+		"not sni":           `{"not":[{"sni":["shop.wire.test",""]}]}`,
+		"remote_ip":         `{"sni":["vault.wire.test"],"remote_ip":{"not_ranges":["127.0.0.50"]}}`,
+		"not remote_ip":     `{"sni":["vault.wire.test"],"not":[{"remote_ip":{"ranges":["127.0.0.50"]}}]}`,
+		"local_ip":          `{"sni":["vault.wire.test"],"local_ip":{"ranges":["127.0.0.1"]}}`,
+		"sni and an IP set": `{"sni":["vault.wire.test"],"local_ip":{"ranges":["127.0.0.0/8"]},"remote_ip":{"ranges":["127.0.0.0/8"],"not_ranges":["127.0.0.50"]}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			port := testcaddy.FreePort(t)
+			run(t, testcaddy.TLSApp(t, `{}`, wireNames), port,
+				`"tls_connection_policies":[{"match":`+match+`,"client_authentication":{"mode":"require"}},{"default_sni":"shop.wire.test"}],`+routes)
+			anybody, exempt := net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 50)
+			for _, protocol := range []string{"h1", "h2", "h3"} {
+				ask := func(from net.IP, sni, host string, certificates ...tls.Certificate) string {
+					t.Helper()
+					config := clientTLS(sni)
+					config.Certificates = certificates
+					_, _, body, err := dial(t, protocol, from, port, config).do("GET", host, "")
+					if err != nil {
+						t.Fatal(err)
+					}
+					return cmp.Or(map[string]string{"SECRET": "vault", "shop": "shop"}[body], "refused")
+				}
+				for _, sni := range []string{"shop.wire.test", "", "VAULT.wire.test"} {
+					if sni == "VAULT.wire.test" && name != "sni_regexp" {
+						continue // such a connection shows a certificate
+					}
+					for _, host := range []string{"vault.wire.test", "VAULT.wire.test:443"} {
+						if got := ask(anybody, sni, host); got != "refused" {
+							t.Errorf("%s, SNI %q, host %s: %s", protocol, sni, host, got)
+						}
+					}
+				}
+				if got := ask(anybody, "vault.wire.test", "vault.wire.test", cert); got != "vault" {
+					t.Errorf("%s with a certificate: %s", protocol, got)
+				}
+				if got := ask(anybody, "shop.wire.test", "shop.wire.test"); got != "shop" {
+					t.Errorf("%s to the open site: %s", protocol, got)
+				}
+				want := map[string]string{"remote_ip": "vault", "not remote_ip": "vault", "sni and an IP set": "vault"}[name]
+				if want == "" {
+					continue
+				}
+				for _, sni := range []string{"vault.wire.test", "shop.wire.test", ""} {
+					if got := ask(exempt, sni, "vault.wire.test"); got != want {
+						t.Errorf("%s from an address that is not asked, SNI %q: %s, want %s", protocol, sni, got, want)
+					}
+				}
+			}
+			witnessed()
+		})
+	}
+}
