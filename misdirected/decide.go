@@ -192,7 +192,7 @@ func (g *gate) byForm(s *authority.Snapshot, a asked) Reason {
 func (g *gate) byClientCert(s *authority.Snapshot, a asked) Reason {
 	host := a.host.canonical
 	switch {
-	case a.anonymous && (s.Barred(host) || a.early() && s.AsksClientCert(host)):
+	case a.anonymous && (s.Barred(host) || a.early() && s.AsksByAddress(host)):
 		return NoClientCert
 	case s.Owes(a.r, host, a.shows()):
 		return NoClientCert

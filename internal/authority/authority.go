@@ -128,6 +128,12 @@ func (s *Snapshot) AsksClientCert(host string) bool {
 	return s.policies.clientAuth(host)
 }
 
+// AsksByAddress tells whether it depends on the address of a client whether a proper
+// connection for host is asked for a client certificate, or may.
+func (s *Snapshot) AsksByAddress(host string) bool {
+	return s.policies.asksByAddress(host)
+}
+
 // SameClientAuth tells whether a connection with that SNI is asked for a client
 // certificate in the same way as a proper connection for host.
 func (s *Snapshot) SameClientAuth(sni, host string) bool {

@@ -64,6 +64,23 @@ func looking(from caddytls.ConnectionPolicies) (more bool) {
 	return more
 }
 
+// byAddress tells whether matchers look at the client's address, or may.
+func byAddress(matchers caddy.ModuleMap) bool {
+	for name, raw := range matchers {
+		switch name {
+		case "sni", "sni_regexp":
+		case "not":
+			var sets []caddy.ModuleMap
+			if err := json.Unmarshal(raw, &sets); err != nil || slices.ContainsFunc(sets, byAddress) {
+				return true
+			}
+		default:
+			return true
+		}
+	}
+	return false
+}
+
 func known(matchers caddy.ModuleMap) bool {
 	for name, raw := range matchers {
 		switch name {

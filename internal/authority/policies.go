@@ -59,6 +59,7 @@ type policy struct {
 	patterns  []string // the SNI list
 	drop      bool     // no request ever comes over such a connection
 	looks     looks    // of the matchers, apart from the SNI list
+	byAddress bool     // they look at the client's address, or may
 }
 
 // copyPolicies must be called before the policies are provisioned, since that
@@ -80,7 +81,7 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	}
 
 	for i, original := range from {
-		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true)}
+		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true), byAddress: byAddress(original.MatchersRaw)}
 		_, bySNI := original.MatchersRaw["sni"]
 		ps.drops = ps.drops || p.drop
 		ps.simple = ps.simple && !p.drop && (len(original.MatchersRaw) == 0 || bySNI && len(original.MatchersRaw) == 1)
@@ -357,6 +358,25 @@ func (ps *policies) dropped(host string) bool {
 // about, and is asked for no certificate, or in the same way as this one.
 func (ps *policies) keepsClientAuth(sni, host string) bool {
 	return !ps.dropped(host) && (!ps.clientAuth(host) || ps.same((*policy).byClientAuth, sni, host))
+}
+
+// asksByAddress tells whether it depends on the client's address what a proper
+// connection for host is asked for, or may.
+func (ps *policies) asksByAddress(host string) bool {
+	if ps.simple || !ps.clientAuth(host) {
+		return false
+	}
+	if hostname.IsIP(host) {
+		host = ""
+	}
+	var c cursor
+	ps.find(&c, host)
+	for r, ok := c.next(); ok; r, ok = c.next() {
+		if ps.list[r.index].byAddress {
+			return true
+		}
+	}
+	return false
 }
 
 // clientAuthDiffers tells whether some connections are asked for a client

@@ -12,11 +12,14 @@ type Random struct {
 	Names []string
 	// Patterns are what may stand in host matchers and TLS policies.
 	Patterns []string
+	// Looks are matchers for TLS policies, each with a comma in front, besides the list
+	// of names or in its place. Most policies have none.
+	Looks []string
 }
 
 // NewRandom returns one for these names and wildcards.
 func NewRandom(seed uint64, names, wildcards []string) *Random {
-	return &Random{rand.New(rand.NewPCG(seed, seed+1)), names, append(append([]string(nil), wildcards...), names...)}
+	return &Random{rand.New(rand.NewPCG(seed, seed+1)), names, append(append([]string(nil), wildcards...), names...), nil}
 }
 
 // Pick returns one of these.
@@ -58,9 +61,19 @@ func (r *Random) Blocks(handlers, others string) string {
 func (r *Random) Policies(settings ...string) string {
 	var policies []string
 	for range r.IntN(4) {
-		policies = append(policies, `{"match":{"sni":`+r.Some(append(r.Patterns, r.Pick(r.Patterns...)), 3)+`}`+
+		policies = append(policies, `{"match":{`+r.match()+`}`+
 			r.Pick(append(settings, "", `,"client_authentication":{"mode":"require"}`, `,"client_authentication":{"mode":"request"}`, `,"alpn":["h2","http/1.1","h3"]`)...)+`}`)
 	}
 	policies = append(policies, r.Pick(`{}`, `{}`, `{"client_authentication":{"mode":"require"}}`))
 	return `"tls_connection_policies":[` + strings.Join(policies, ",") + `]`
+}
+
+// match is what a TLS policy goes by.
+func (r *Random) match() string {
+	match := `,"sni":` + r.Some(append(r.Patterns, r.Pick(r.Patterns...)), 3)
+	if len(r.Looks) > 0 && r.IntN(3) == 0 {
+		look := r.Pick(r.Looks...)
+		match = r.Pick(look, look+match)
+	}
+	return match[1:]
 }
