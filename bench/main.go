@@ -2,10 +2,10 @@
 //
 //	go -C bench run . [-quick] [-write] [<benchmark>...]
 //
-// Without names it runs all benchmarks. It names the claims that do not hold, and
-// fails then. With -write, and Go of the version that go.mod names as toolchain, it
+// Without names it runs all benchmarks, also those after one that could not run. It
+// names the claims that do not hold, and fails then. With -write, and Go of the version that go.mod names as toolchain, it
 // puts the results into docs/results, and writes
-// docs/results.md and the table in README.md anew from all that are there; it must
+// docs/results.md and what README.md says of results anew from all that are there; it must
 // run in this folder then, as above. The folder is a module of its own, so that
 // plots are no part of the module that is measured.
 package main
@@ -63,6 +63,9 @@ var headlines = []string{
 	"boundary/nginx", "boundary/control", "identity/h1-8", "browsers/421s-with-origin", "throughput/h2-512",
 }
 
+// book is where results are kept.
+var book = report.Book{Root: "..", Names: names(), Headlines: headlines}
+
 func main() {
 	if sidebyside.RunsAsCaddy() {
 		return
@@ -98,8 +101,7 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 	if err := builtAsReleases(write, quick); err != nil {
 		return err
 	}
-	book := report.Book{Root: "..", Names: names(), Headlines: headlines}
-	var broken []error
+	var failed []error // also claims that do not hold
 	for _, b := range benchmarks {
 		if len(chosen) > 0 && !slices.Contains(chosen, b.Name) {
 			continue
@@ -107,22 +109,26 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 		started := time.Now()
 		result, err := b.Run(ctx, report.Options{Quick: quick, Progress: os.Stderr})
 		if err != nil {
-			return fmt.Errorf("%s: %w", b.Name, err)
+			failed = append(failed, fmt.Errorf("%s: %w", b.Name, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		result.Name, result.Quick = b.Name, quick
 		result.Started, result.Seconds = started, time.Since(started).Seconds()
 		result.Versions = append([]string{sidebyside.Versions()}, result.Versions...)
 		result.Markdown(os.Stdout, "results")
 		for _, c := range result.Broken() {
-			broken = append(broken, fmt.Errorf("%s does not hold: %s: %s, not %s", c.Name, c.Text, c.Value, c.Limit))
+			failed = append(failed, fmt.Errorf("%s does not hold: %s: %s, not %s", c.Name, c.Text, c.Value, c.Limit))
 		}
 		if write {
 			if err := book.Write(result); err != nil {
-				return err
+				return errors.Join(append(failed, err)...)
 			}
 		}
 	}
-	return errors.Join(broken...)
+	return errors.Join(failed...)
 }
 
 // builtAsReleases refuses to write full results that another Go gave than the one that

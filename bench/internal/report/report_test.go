@@ -13,7 +13,7 @@ func TestBook(t *testing.T) {
 	if err := os.WriteFile(readme, []byte("before\n"+tableBegins+"old\n"+tableEnds+"after\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	book := Book{Root: root, Names: []string{"first", "second", "never"}, Headlines: []string{"second/b", "first/a"}}
+	book := Book{Root: root, Names: []string{"first", "second", "never"}, Headlines: []string{"second/b", "never/d", "first/a"}}
 	second := &Result{Name: "second", Title: "Two", Plots: []Plot{
 		{Name: "lines", Series: []Series{{"line", [][2]float64{{1, 2}, {2, 3}}}}},
 		{Name: "bars", Bars: true, Labels: []string{"x", "y"}, Series: []Series{{"bar", [][2]float64{{0, 2}, {1, 3}}}}},
@@ -31,7 +31,12 @@ func TestBook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"before\n", "| b is large | 2 | at least 3 | **NO** | `go -C bench run . second` |\n", "| failures | 0 of 100 |", "after\n"} {
+	for i, want := range []string{
+		"before\n", "| b is large | 2 | at least 3 | **NO** | `go -C bench run . second` |\n",
+		"| `never/d` | not measured |  | **NO** | `go -C bench run . never` |\n", "| failures | 0 of 100 |",
+		"Of 3 claims of all sections, these do not hold:\n\n* `second/b`: b is large: 2, not at least 3\n\n",
+		"Not measured in full: never.\n", tableEnds + "after\n",
+	} {
 		_, rest, ok := strings.Cut(string(text), want)
 		if !ok {
 			t.Fatalf("part %d of the README is not there in order: %q in\n%s", i, want, text)

@@ -13,11 +13,11 @@ import (
 )
 
 // A Book is where results are kept: a folder for them, a page with all of them, and
-// a table of the headlines in the README.
+// a table of the headlines in the README, with all claims that do not hold.
 type Book struct {
 	Root      string   // of the repository
 	Names     []string // of benchmarks, in the order of the page
-	Headlines []string // names of claims; those of quick runs are left out
+	Headlines []string // names of claims; what a quick run says of them does not count
 }
 
 // The headline table stands between these lines of the README.
@@ -45,9 +45,18 @@ func (b Book) Write(r *Result) error {
 			return err
 		}
 	}
-	results, err := b.read(folder)
+	pages, err := b.Pages()
+	for file, text := range pages {
+		err = errors.Join(err, os.WriteFile(file, text, 0o644))
+	}
+	return err
+}
+
+// Pages returns what the results make of docs/results.md and of README.md, by file.
+func (b Book) Pages() (map[string][]byte, error) {
+	results, err := b.read(filepath.Join(b.Root, "docs", "results"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var page bytes.Buffer
 	fmt.Fprint(&page, "# Results\n\nWritten by `go -C bench run . -write`; each section says when, with which versions, and whether it was a quick run.\n"+
@@ -55,10 +64,20 @@ func (b Book) Write(r *Result) error {
 	for _, one := range results {
 		one.Markdown(&page, "results")
 	}
-	if err := os.WriteFile(filepath.Join(b.Root, "docs", "results.md"), page.Bytes(), 0o644); err != nil {
-		return err
+	file := filepath.Join(b.Root, "README.md")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
 	}
-	return b.writeHeadlines(results)
+	before, rest, ok := strings.Cut(string(text), tableBegins)
+	_, after, ends := strings.Cut(rest, tableEnds)
+	if !ok || !ends {
+		return nil, fmt.Errorf("writing the headlines: %s has no lines %q and %q", file, tableBegins, tableEnds)
+	}
+	return map[string][]byte{
+		filepath.Join(b.Root, "docs", "results.md"): page.Bytes(),
+		file: []byte(before + tableBegins + b.headlines(results) + tableEnds + after),
+	}, nil
 }
 
 // read returns the newest result of each benchmark.
@@ -80,27 +99,46 @@ func (b Book) read(folder string) (results []*Result, err error) {
 	return results, nil
 }
 
-func (b Book) writeHeadlines(results []*Result) error {
-	file := filepath.Join(b.Root, "README.md")
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
+// headlines are the table of the headlines, and all claims that do not hold.
+func (b Book) headlines(results []*Result) string {
+	full := slices.DeleteFunc(slices.Clone(results), func(r *Result) bool { return r.Quick })
+	var text bytes.Buffer
+	table := Table{Columns: slices.Delete(slices.Clone(claimColumns), nameColumn, nameColumn+1)}
+	for _, name := range b.Headlines {
+		row := slices.Delete(headline(full, name), nameColumn, nameColumn+1)
+		table.Rows = append(table.Rows, row)
 	}
-	before, rest, ok := strings.Cut(string(text), tableBegins)
-	_, after, ends := strings.Cut(rest, tableEnds)
-	if !ok || !ends {
-		return fmt.Errorf("writing the headlines: %s has no lines %q and %q", file, tableBegins, tableEnds)
-	}
-	var rows [][]string
-	for _, headline := range b.Headlines {
-		for _, r := range results {
-			if i := slices.IndexFunc(r.Claims, func(c Claim) bool { return c.Name == headline }); i >= 0 && !r.Quick {
-				row := r.claimRows(r.Claims[i : i+1])[0]
-				rows = append(rows, slices.Delete(row, nameColumn, nameColumn+1))
-			}
+	table.markdown(&text)
+
+	claims := 0
+	var broken, measured []string
+	for _, r := range full {
+		measured = append(measured, r.Name)
+		claims += len(r.Claims)
+		for _, c := range r.Broken() {
+			broken = append(broken, fmt.Sprintf("* `%s`: %s: %s, not %s\n", c.Name, c.Text, c.Value, c.Limit))
 		}
 	}
-	var table bytes.Buffer
-	Table{Columns: slices.Delete(slices.Clone(claimColumns), nameColumn, nameColumn+1), Rows: rows}.markdown(&table)
-	return os.WriteFile(file, []byte(before+tableBegins+table.String()+tableEnds+after), 0o644)
+	if len(broken) == 0 {
+		fmt.Fprintf(&text, "All %d claims of all sections hold.\n\n", claims)
+	} else {
+		fmt.Fprintf(&text, "Of %d claims of all sections, these do not hold:\n\n%s\n", claims, strings.Join(broken, ""))
+	}
+	missing := slices.DeleteFunc(slices.Clone(b.Names), func(name string) bool { return slices.Contains(measured, name) })
+	if len(missing) > 0 {
+		fmt.Fprintf(&text, "Not measured in full: %s.\n\n", strings.Join(missing, ", "))
+	}
+	return text.String()
+}
+
+// headline is the row of a claim, also of one that was not measured.
+func headline(results []*Result, name string) []string {
+	for _, r := range results {
+		if i := slices.IndexFunc(r.Claims, func(c Claim) bool { return c.Name == name }); i >= 0 {
+			return r.claimRows(r.Claims[i : i+1])[0]
+		}
+	}
+	section, _, _ := strings.Cut(name, "/")
+	missing := Result{Name: section}
+	return missing.claimRows([]Claim{{Name: name, Text: "`" + name + "`", Value: "not measured"}})[0]
 }
