@@ -22,8 +22,8 @@ import (
 
 const text = `Requests are sent when the connection before them has been idle for as long as the upstream keeps one
 open: from %[1]d ms before it closes to %[2]d ms after. They go from a client of HTTP/1.1 (or HTTP/3, where it says so) to
-Caddy, from there through a proxy that delays everything by the same time each way, to a real server, which closes idle
-connections after %[3]v. Caddy's ` + "`reverse_proxy`" + ` has ` + "`transport http`" + ` or ` + "`transport upstreampool`" + `, both without any setting but
+Caddy. From there they go through a proxy that delays everything by the same time each way, to a real server, which closes
+idle connections after %[3]v. Caddy's ` + "`reverse_proxy`" + ` has ` + "`transport http`" + ` or ` + "`transport upstreampool`" + `, both without any setting but
 what TLS or h2c needs. Bodies have up to 64 KiB. Methods and transports take turns on the same path at the same
 time; a request fails if its response is missing, incomplete or not 2xx.
 
@@ -57,15 +57,27 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			return nil, err
 		}
 	}
-	// Kinds are the inner loop: those that speak TLS and cost most of the CPU time
-	// then run beside others.
-	sweeps := make([]*sweep, len(pl.kinds))
-	var failed error
-	var crashed []string
+	sweeps, crashed, err := pl.sweepAll(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	r := pl.report(slices.DeleteFunc(sweeps, func(s *sweep) bool { return s == nil }))
+	if len(crashed) > 0 {
+		r.Text += fmt.Sprintf("\n\nNot measured, since the server crashed in each of %d tries: %s.", mostTries, strings.Join(crashed, ", "))
+	}
+	return r, nil
+}
+
+// sweepAll sweeps each kind at each delay, some of them at the same time. It returns a
+// sweep for each kind, nil where there is none, and whose servers crashed again and again.
+func (pl plan) sweepAll(ctx context.Context, o report.Options) (sweeps []*sweep, crashed []string, failed error) {
+	sweeps = make([]*sweep, len(pl.kinds))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	free := make(chan struct{}, pl.parallel)
 	for _, delayed := range pl.delays {
+		// Kinds are the inner loop: those that speak TLS and cost most of the CPU time
+		// then run beside others.
 		for i, kind := range pl.kinds {
 			free <- struct{}{}
 			wg.Go(func() {
@@ -93,14 +105,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		}
 	}
 	wg.Wait()
-	if failed != nil {
-		return nil, failed
-	}
-	r := pl.report(slices.DeleteFunc(sweeps, func(s *sweep) bool { return s == nil }))
-	if len(crashed) > 0 {
-		r.Text += fmt.Sprintf("\n\nNot measured, since the server crashed in each of %d tries: %s.", mostTries, strings.Join(crashed, ", "))
-	}
-	return r, nil
+	return sweeps, crashed, failed
 }
 
 func (pl plan) report(sweeps []*sweep) *report.Result {

@@ -65,12 +65,25 @@ func startProxy(ctx context.Context, dir string, s *servers.Server) (*proxy, err
 			QUICConfig:      &quic.Config{KeepAlivePeriod: 10 * time.Second},
 		}},
 	}
+	var err error
+	if p.caddy, err = startCaddy(ports, p.log, s); err != nil {
+		return nil, err
+	}
+	if err := p.answers(ctx); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// startCaddy starts Caddy with the addresses of its admin API, of HTTP and of HTTPS.
+func startCaddy(addrs [3]string, log string, s *servers.Server) (*sidebyside.Caddy, error) {
 	var routes []any
 	for _, side := range sides {
 		transport := s.Transport()
 		transport["protocol"] = side
 		routes = append(routes, map[string]any{
-			"match": []any{map[string]any{"host": []string{sidebyside.Host}, "header": map[string]any{sideField: []string{side}}}},
+			"match": []any{map[string]any{"header": map[string]any{sideField: []string{side}}}},
 			"handle": []any{map[string]any{
 				"handler":   "reverse_proxy",
 				"upstreams": []any{map[string]any{"dial": "{http.request.header." + upstreamField + "}"}},
@@ -78,28 +91,29 @@ func startProxy(ctx context.Context, dir string, s *servers.Server) (*proxy, err
 			}},
 		})
 	}
-	var err error
-	p.caddy, err = sidebyside.StartCaddy(map[string]any{
-		"admin": map[string]any{"listen": ports[0]},
+	site := []any{sidebyside.Site(routes, sidebyside.Host)}
+	return sidebyside.StartCaddy(map[string]any{
+		"admin": map[string]any{"listen": addrs[0]},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{
 			"level":   "DEBUG",
 			"include": []string{"http.log.error", "http.reverse_proxy.transport.upstreampool"},
-			"writer":  map[string]any{"output": "file", "filename": p.log, "roll": false},
+			"writer":  map[string]any{"output": "file", "filename": log, "roll": false},
 		}}},
 	}, map[string]any{
 		"plain": map[string]any{
-			"listen": []string{ports[1]}, "protocols": []string{"h1"},
-			"automatic_https": map[string]any{"disable": true}, "routes": routes,
+			"listen": []string{addrs[1]}, "protocols": []string{"h1"},
+			"automatic_https": map[string]any{"disable": true}, "routes": site,
 		},
 		"secure": map[string]any{
-			"listen": []string{ports[2]}, "protocols": []string{"h1", "h2", "h3"},
-			"automatic_https": map[string]any{"disable_redirects": true}, "routes": routes,
+			"listen": []string{addrs[2]}, "protocols": []string{"h1", "h2", "h3"},
+			"automatic_https": map[string]any{"disable_redirects": true}, "routes": site,
 			"tls_connection_policies": []any{map[string]any{}},
 		},
 	})
-	if err != nil {
-		return nil, err
-	}
+}
+
+// answers waits until Caddy does, over HTTP and over HTTP/3.
+func (p *proxy) answers(ctx context.Context) error {
 	for _, client := range []string{"GET", viaHTTP3} {
 		deadline := time.Now().Add(time.Minute)
 		for {
@@ -112,13 +126,12 @@ func startProxy(ctx context.Context, dir string, s *servers.Server) (*proxy, err
 				break
 			}
 			if ctx.Err() != nil || time.Now().After(deadline) {
-				p.stop()
-				return nil, fmt.Errorf("waiting for Caddy: %w", err)
+				return fmt.Errorf("waiting for Caddy: %w", err)
 			}
 			time.Sleep(100 * time.Millisecond) // polls another process
 		}
 	}
-	return p, nil
+	return nil
 }
 
 func (p *proxy) stop() {

@@ -138,21 +138,7 @@ func (pl plan) run(ctx context.Context, kind servers.Kind, delayed time.Duration
 	if err := r.watch(ctx); err != nil {
 		cancel(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		wg.Wait()
-		close(done)
-	}()
-	for working := true; working; {
-		select {
-		case <-done:
-			working = false
-		case <-time.After(time.Second):
-		}
-		if err := server.Ended(); err != nil {
-			cancel(crash{err})
-		}
-	}
+	guard(&wg, server, cancel)
 	if err = context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -161,6 +147,25 @@ func (pl plan) run(ctx context.Context, kind servers.Kind, delayed time.Duration
 		return nil, err
 	}
 	return r.sweep, r.countTwice(server)
+}
+
+// guard waits for those who work, and cancels their work when the server ends.
+func guard(working *sync.WaitGroup, server *servers.Server, cancel context.CancelCauseFunc) {
+	done := make(chan struct{})
+	go func() {
+		working.Wait()
+		close(done)
+	}()
+	for busy := true; busy; {
+		select {
+		case <-done:
+			busy = false
+		case <-time.After(time.Second):
+		}
+		if err := server.Ended(); err != nil {
+			cancel(crash{err})
+		}
+	}
 }
 
 // A runner fills in a sweep.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/logged"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
@@ -37,41 +39,80 @@ type first struct {
 	bytes   int // of these frames, their headers included
 }
 
+// A set is the origins of a number of sites, on a server with the wrapper and on one
+// without.
+type set struct {
+	size   int       // sites beside the one that is connected to
+	addrs  [2]string // without and with the wrapper
+	told   first     // on each connection
+	times  [2][]float64
+	ratios []float64
+}
+
 // originSets opens connections to servers with many sites, with the wrapper and
 // without, in turn.
 func originSets(ctx context.Context, result *report.Result, o report.Options, connections int) error {
-	sizes := []int{10, 100, 1000, 10_000}
 	dir, err := os.MkdirTemp("", "connreuse-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	var sets []*set
 	servers := make(map[string]any)
-	addrs := make(map[int][2]string) // without and with the wrapper
-	for _, size := range sizes {
-		var names []string
-		for n := range size + 1 { // the name connected to is never told
-			names = append(names, strconv.Itoa(n)+wildcard[1:])
+	for _, size := range []int{10, 100, 1000, 10_000} {
+		s := &set{size: size}
+		if err := s.addServers(servers); err != nil {
+			return err
 		}
-		var pair [2]string
-		for i := range pair {
-			port, err := port.Free()
-			if err != nil {
-				return err
-			}
-			pair[i] = fmt.Sprintf("127.0.0.1:%d", port)
-			server := map[string]any{
-				"listen":          []string{pair[i]},
-				"automatic_https": map[string]any{"disable": true}, "tls_connection_policies": []any{map[string]any{}},
-				"routes": []any{map[string]any{"match": []any{map[string]any{"host": names}}, "handle": []any{map[string]any{"handler": "static_response", "body": "ok"}}}},
-			}
-			if i == 1 {
-				server["listener_wrappers"] = []any{map[string]any{"wrapper": "origin", "origins": []string{"sites"}, "max_origins": maxOrigins}}
-			}
-			servers[fmt.Sprintf("%d-%d", size, i)] = server
-		}
-		addrs[size] = pair
+		sets = append(sets, s)
 	}
+	file, err := writeConfig(dir, servers)
+	if err != nil {
+		return err
+	}
+	c, err := logged.Start(ctx, file, dir, sets[0].addrs[0], asked)
+	if err != nil {
+		return err
+	}
+	defer c.Stop()
+	for n := range connections {
+		for _, s := range sets {
+			if err := s.sample(ctx, n); err != nil {
+				return fmt.Errorf("%d names: %w", s.size, err)
+			}
+		}
+	}
+	addSets(result, o, sets, connections)
+	return nil
+}
+
+// addServers adds both servers of the set.
+func (s *set) addServers(servers map[string]any) error {
+	var names []string
+	for n := range s.size + 1 { // the name connected to is never told
+		names = append(names, strconv.Itoa(n)+wildcard[1:])
+	}
+	for i := range s.addrs {
+		port, err := port.Free()
+		if err != nil {
+			return err
+		}
+		s.addrs[i] = fmt.Sprintf("127.0.0.1:%d", port)
+		server := map[string]any{
+			"listen":          []string{s.addrs[i]},
+			"automatic_https": map[string]any{"disable": true}, "tls_connection_policies": []any{map[string]any{}},
+			"routes": []any{sidebyside.Site(sidebyside.Routes(map[string]any{"handler": "static_response", "body": "ok"}), names...)},
+		}
+		if i == 1 {
+			server["listener_wrappers"] = []any{map[string]any{"wrapper": "origin", "origins": []string{"sites"}, "max_origins": maxOrigins}}
+		}
+		servers[fmt.Sprintf("%d-%d", s.size, i)] = server
+	}
+	return nil
+}
+
+// writeConfig writes the configuration of a Caddy with these servers.
+func writeConfig(dir string, servers map[string]any) (file string, err error) {
 	config, err := json.Marshal(map[string]any{
 		"admin":   map[string]any{"disabled": true},
 		"storage": map[string]any{"module": "file_system", "root": dir},
@@ -86,47 +127,39 @@ func originSets(ctx context.Context, result *report.Result, o report.Options, co
 		},
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
-	file := filepath.Join(dir, "caddy.json")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		return err
-	}
-	c, err := logged.Start(ctx, file, dir, addrs[sizes[0]][0], asked)
-	if err != nil {
-		return err
-	}
-	defer c.Stop()
+	file = filepath.Join(dir, "caddy.json")
+	return file, os.WriteFile(file, config, 0o600)
+}
 
-	told, ratios, times := make(map[int]first), make(map[int][]float64), make(map[int][2][]float64)
-	for n := range connections {
-		for _, size := range sizes {
-			var both [2]first
-			for i := range both {
-				i = (i + n) % 2 // each comes first every other time
-				if both[i], err = connect(ctx, addrs[size][i]); err != nil {
-					return fmt.Errorf("%d names: %w", size, err)
-				}
-			}
-			if both[0].frames != 0 {
-				return fmt.Errorf("%d names: ORIGIN frames without the wrapper", size)
-			}
-			if n == 0 { // the set is built for the first connection
-				told[size] = both[1]
-				continue
-			}
-			if both[1].bytes != told[size].bytes {
-				return fmt.Errorf("%d names: %d bytes of ORIGIN frames, before %d", size, both[1].bytes, told[size].bytes)
-			}
-			sample := times[size]
-			for i := range both {
-				sample[i] = append(sample[i], both[i].took.Seconds()*1000)
-			}
-			times[size] = sample
-			ratios[size] = append(ratios[size], both[1].took.Seconds()/both[0].took.Seconds())
+// sample opens the n-th connection to each of both servers.
+func (s *set) sample(ctx context.Context, n int) (err error) {
+	var both [2]first
+	for i := range both {
+		i = (i + n) % 2 // each comes first every other time
+		if both[i], err = connect(ctx, s.addrs[i]); err != nil {
+			return err
 		}
 	}
+	switch {
+	case both[0].frames != 0:
+		return errors.New("ORIGIN frames without the wrapper")
+	case n == 0: // the set is built for the first connection
+		s.told = both[1]
+		return nil
+	case both[1].bytes != s.told.bytes:
+		return fmt.Errorf("%d bytes of ORIGIN frames, before %d", both[1].bytes, s.told.bytes)
+	}
+	for i := range both {
+		s.times[i] = append(s.times[i], both[i].took.Seconds()*1000)
+	}
+	s.ratios = append(s.ratios, both[1].took.Seconds()/both[0].took.Seconds())
+	return nil
+}
 
+// addSets adds table, plot and claims.
+func addSets(result *report.Result, o report.Options, sets []*set, connections int) {
 	table := report.Table{
 		Title: fmt.Sprintf("Sites under one wildcard certificate, `max_origins %d`, and ms from dialling to the first response header on a new connection "+
 			"(medians of %d connections, in turn with a server without the wrapper):", maxOrigins, connections-1),
@@ -134,21 +167,24 @@ func originSets(ctx context.Context, result *report.Result, o report.Options, co
 	}
 	plot := report.Plot{Name: "origin-sets", Title: "New connection: time to the first response against sites, 1000 of them told at most", X: "sites", Y: "ms", LogX: true,
 		Series: []report.Series{{Name: "without the wrapper"}, {Name: "with"}}}
-	for _, size := range sizes {
+	for _, s := range sets {
 		var medians [2]float64
 		for i := range medians {
-			medians[i] = report.Median(times[size][i])
-			plot.Series[i].Points = append(plot.Series[i].Points, [2]float64{float64(size), medians[i]})
+			medians[i] = report.Median(s.times[i])
+			plot.Series[i].Points = append(plot.Series[i].Points, [2]float64{float64(s.size), medians[i]})
 		}
 		table.Rows = append(table.Rows, []string{
-			strconv.Itoa(size), strconv.Itoa(told[size].origins), strconv.Itoa(told[size].frames), strconv.Itoa(told[size].bytes),
-			fmt.Sprintf("%.2f", medians[0]), fmt.Sprintf("%.2f", medians[1]), fmt.Sprintf("%.3f", report.Median(ratios[size])),
+			strconv.Itoa(s.size), strconv.Itoa(s.told.origins), strconv.Itoa(s.told.frames), strconv.Itoa(s.told.bytes),
+			fmt.Sprintf("%.2f", medians[0]), fmt.Sprintf("%.2f", medians[1]), fmt.Sprintf("%.3f", report.Median(s.ratios)),
 		})
+		switch s.size {
+		case 10_000:
+			result.AtMost("coalescing/origin-cap", "origins that a connection is told of, of 10 000 sites", float64(s.told.origins), maxOrigins)
+		case maxOrigins:
+			result.AtMost("coalescing/first-response", "time to the first response on a new connection with 1000 origins, of that without the wrapper", report.Median(s.ratios), o.LooseMost(mostFirst))
+		}
 	}
 	result.Tables, result.Plots = append(result.Tables, table), append(result.Plots, plot)
-	result.AtMost("coalescing/origin-cap", "origins that a connection is told of, of 10 000 sites", float64(told[10_000].origins), maxOrigins)
-	result.AtMost("coalescing/first-response", "time to the first response on a new connection with 1000 origins, of that without the wrapper", report.Median(ratios[1000]), o.LooseMost(mostFirst))
-	return nil
 }
 
 // connect opens a connection, asks for / and reads up to the first response

@@ -156,7 +156,8 @@ func (r *run) start() error {
 		"admin":   map[string]any{"listen": r.admin},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "PANIC"}}},
 	}, map[string]any{"plain": map[string]any{
-		"listen": []string{r.plain}, "protocols": []string{"h1"}, "automatic_https": map[string]any{"disable": true}, "routes": routes,
+		"listen": []string{r.plain}, "protocols": []string{"h1"}, "automatic_https": map[string]any{"disable": true},
+		"routes": []any{sidebyside.Site(routes, sidebyside.Host)},
 	}})
 	if err == nil {
 		err = r.caddy.Listens(r.plain)
@@ -262,6 +263,7 @@ func (r *run) post(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	req.Host = sidebyside.Host
 	resp, err := r.client.Do(req)
 	if err != nil {
 		return err

@@ -69,13 +69,41 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			"%d rounds of %d requests by h2load, in turn. And the decision's look-ups, among few sites and among many.", rounds, requests),
 		Versions: []string{sidebyside.H2load()},
 	}
+	if err := measureLookups(result, o, min(rounds, 30)); err != nil {
+		return nil, err
+	}
+	throughput := sidebyside.Table("misdirected", "bench_next")
+	err := sidebyside.Run(map[string]map[string]any{
+		"bench_next":  {"handle": []any{map[string]any{"handler": "bench_next"}}},
+		"misdirected": {"handle": []any{map[string]any{"handler": "misdirected"}}},
+	}, func(b *sidebyside.Bench) error {
+		for _, protocol := range []struct {
+			name  string
+			flags []string
+		}{{"h2", []string{"-c", "16", "-m", "8"}}, {"h1", []string{"--h1", "-c", "32"}}} {
+			figures, err := b.Measure(ctx, rounds, sidebyside.Pressure{Requests: requests, Flags: protocol.flags})
+			if err != nil {
+				return err
+			}
+			r := figures.Compare("misdirected", "bench_next")
+			result.AtLeast("gate/"+protocol.name, "throughput over "+protocol.name+" with the gate, of that without", r.Ratio.Median, o.Loose(leastThroughput))
+			throughput.Rows = append(throughput.Rows, r.Row(protocol.name, "misdirected", "bench_next"))
+		}
+		return nil
+	})
+	result.Tables = append(result.Tables, throughput)
+	return result, err
+}
+
+// measureLookups adds table, plot and claim on look-ups.
+func measureLookups(result *report.Result, o report.Options, rounds int) error {
 	sizes := []int{10, 100_000}
 	if o.Quick {
 		sizes[1] = 10_000
 	}
-	perName, random, err := lookups(sizes, min(rounds, 30))
+	perName, random, err := lookups(sizes, rounds)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	result.AtMost("gate/lookup", fmt.Sprintf("looking up the same 10 names takes as long among %d sites as among %d", sizes[1], sizes[0]),
 		perName[1]/perName[0], o.LooseMost(mostLookup))
@@ -93,29 +121,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		plot.Series = append(plot.Series, report.Series{Name: row.names, Points: points})
 	}
 	result.Tables, result.Plots = append(result.Tables, table), append(result.Plots, plot)
-
-	servers := map[string]map[string]any{
-		"bench_next":  {"handle": []any{map[string]any{"handler": "bench_next"}}},
-		"misdirected": {"handle": []any{map[string]any{"handler": "misdirected"}}},
-	}
-	throughput := sidebyside.Table("misdirected", "bench_next")
-	err = sidebyside.Run(servers, func(b *sidebyside.Bench) error {
-		for _, protocol := range []struct {
-			name  string
-			flags []string
-		}{{"h2", []string{"-c", "16", "-m", "8"}}, {"h1", []string{"--h1", "-c", "32"}}} {
-			figures, err := b.Measure(ctx, rounds, sidebyside.Pressure{Requests: requests, Flags: protocol.flags})
-			if err != nil {
-				return err
-			}
-			r := figures.Compare("misdirected", "bench_next")
-			result.AtLeast("gate/"+protocol.name, "throughput over "+protocol.name+" with the gate, of that without", r.Ratio.Median, o.Loose(leastThroughput))
-			throughput.Rows = append(throughput.Rows, r.Row(protocol.name, "misdirected", "bench_next"))
-		}
-		return nil
-	})
-	result.Tables = append(result.Tables, throughput)
-	return result, err
+	return nil
 }
 
 // lookups returns the median nanoseconds of a decision's lookups among so many

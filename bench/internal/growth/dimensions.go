@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
@@ -46,9 +47,9 @@ func guarded(with bool, handlers ...any) []any {
 	return handlers
 }
 
-// site is a route for a host.
+// site is one of so many.
 func site(n int, handlers []any) object {
-	return object{"match": []any{object{"host": []string{host(n)}}}, "handle": handlers, "terminal": true}
+	return sidebyside.Site(sidebyside.Routes(handlers...), host(n))
 }
 
 // server has TLS on, HTTP/3 included.
@@ -76,11 +77,11 @@ var dimensions = []dimension{
 		for i := range n {
 			blocks = append(blocks, object{
 				"match": []any{object{"path": []string{fmt.Sprintf("/block-%d/*", i)}}}, "group": "blocks",
-				"handle": []any{object{"handler": "subroute", "routes": []any{object{"handle": guarded(with, answer)}}}},
+				"handle": []any{object{"handler": "subroute", "routes": sidebyside.Routes(guarded(with, answer)...)}},
 			})
 		}
-		blocks = append(blocks, object{"handle": guarded(with, answer)})
-		return server(with, addr, []any{object{}}, []any{site(0, []any{object{"handler": "subroute", "routes": blocks}})})
+		blocks = append(blocks, sidebyside.Routes(guarded(with, answer)...)...)
+		return server(with, addr, []any{object{}}, []any{sidebyside.Site(blocks, asked)})
 	}},
 	{name: "policies", what: "TLS policies, each of one site", servers: func(n int, with bool, addr string) map[string]any {
 		var policies, routes []any
@@ -95,8 +96,9 @@ var dimensions = []dimension{
 	{name: "names", what: "made-up hosts and server names, each asked for once", servers: proxying("{http.request.header.Upstream}", "{http.request.host}"), use: askNames},
 }
 
-// proxying is a server with one site for all hosts, in front of an upstream by a field
-// of the request, and with a server name for the upstream that clients choose.
+// proxying is a server with one site for the host that is asked first and one for all
+// others. Both are in front of an upstream by a field of the request, with a server name
+// for it that clients choose.
 func proxying(dial, serverName string) func(n int, with bool, addr string) map[string]any {
 	return func(_ int, with bool, addr string) map[string]any {
 		transport := object{"protocol": "http"}
@@ -107,10 +109,9 @@ func proxying(dial, serverName string) func(n int, with bool, addr string) map[s
 			transport["tls"] = object{"insecure_skip_verify": true, "server_name": serverName}
 		}
 		proxy := object{"handler": "reverse_proxy", "upstreams": []any{object{"dial": dial}}, "transport": transport}
-		routes := []any{
-			object{"match": []any{object{"host": []string{asked}, "path": []string{"/first"}}}, "handle": guarded(with, answer), "terminal": true},
-			object{"match": []any{object{"host": []string{"*." + domain}}}, "handle": guarded(with, proxy), "terminal": true},
-		}
+		first := object{"match": []any{object{"path": []string{"/first"}}}, "handle": guarded(with, answer)}
+		proxied := sidebyside.Routes(guarded(with, proxy)...)
+		routes := []any{sidebyside.Site(append([]any{first}, proxied...), asked), sidebyside.Site(proxied, "*."+domain)}
 		return server(with, addr, []any{object{}}, routes)
 	}
 }

@@ -28,6 +28,9 @@ func (c cost) values() []float64 { return []float64{c.start, c.cpu, c.memory} }
 // floor is what differences of costs are not told apart from, for each value.
 var floor = []float64{0.1, 0.1, 2}
 
+// mostInUse is how many rounds there are at most where each item is asked for.
+const mostInUse = 3
+
 var units = []string{"start", "CPU", "memory"}
 
 // A dimension is one way to grow.
@@ -49,10 +52,10 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	largest, quarter := sizes[len(sizes)-1], sizes[len(sizes)-2]
 	result := &report.Result{
 		Title: "The cost of growth",
-		Text: fmt.Sprintf("Caddy is started with more and more of one thing, guarded, with ORIGIN frames and `upstreampool`, and as stock without them: seconds until the "+
-			"first answer, seconds of CPU time and MiB of live memory after that (medians of %d rounds, of 3 where each item is asked for, in turn). Growth is what each "+
-			"item costs at %d, of what it costs at %d, beyond the cost of the smallest size: 1 is in proportion. Claims are on ours, divided by stock's growth "+
-			"where that is above 1.", rounds, largest, quarter),
+		Text: fmt.Sprintf("Caddy is started with more and more of one thing, guarded, with ORIGIN frames and `upstreampool`, and as stock without them. Shown are seconds "+
+			"until the first answer, and seconds of CPU time and MiB of live memory after that. They are medians of rounds in turn: %d, or %d where each item is asked for. "+
+			"Growth is what each item costs at %d, of what it costs at %d, beyond the cost of the smallest size: 1 is in proportion. Claims are on ours, divided by stock's "+
+			"growth where that is above 1.", rounds, min(rounds, mostInUse), largest, quarter),
 	}
 	table := report.Table{Title: "With our modules / stock:", Columns: []string{"of these"}}
 	for _, n := range sizes {
@@ -108,7 +111,7 @@ func (d *dimension) claims(r *report.Result, o report.Options, sizes []int, foun
 func (d *dimension) measure(ctx context.Context, o report.Options, sizes []int, rounds int) (map[bool][]cost, error) {
 	fmt.Fprintf(o.Progress, "growth: %s\n", d.name)
 	if d.use != nil {
-		rounds = min(rounds, 3)
+		rounds = min(rounds, mostInUse)
 	}
 	found := make(map[bool][]cost)
 	for _, n := range sizes {
@@ -179,17 +182,20 @@ func (d *dimension) once(ctx context.Context, n int, with bool) (c cost, err err
 			return c, err
 		}
 	}
-	usage, err := sidebyside.ReadUsage(admin, false)
-	if err != nil {
+	if err := c.read(admin, caddy.Pid()); err != nil {
 		return c, err
 	}
-	ticks, err := sidebyside.CPUTime(caddy.Pid())
-	if err != nil {
-		return c, err
-	}
-	if usage, err = sidebyside.ReadUsage(admin, true); err != nil {
-		return c, err
-	}
-	c.cpu, c.memory = float64(ticks)/100, usage.Memory/(1<<20) // a tick is 10 ms
 	return c, caddy.Ended()
+}
+
+// read adds what a Caddy has used until now: CPU time before the collection of garbage
+// that live memory takes.
+func (c *cost) read(admin string, pid int) error {
+	ticks, err := sidebyside.CPUTime(pid)
+	if err != nil {
+		return err
+	}
+	usage, err := sidebyside.ReadUsage(admin, true)
+	c.cpu, c.memory = float64(ticks)/100, usage.Memory/(1<<20) // a tick is 10 ms
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 	"github.com/caddy-connreuse/connreuse/origin"
@@ -26,45 +27,7 @@ func advertised(ctx context.Context) (told, refused int, err error) {
 		return 0, 0, err
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", port)
-	site := func(options map[string]any, hosts ...string) any {
-		gate := map[string]any{"handler": "misdirected"}
-		for name, value := range options {
-			gate[name] = value
-		}
-		return map[string]any{
-			"match":  []any{map[string]any{"host": hosts}},
-			"handle": []any{gate, map[string]any{"handler": "static_response"}}, "terminal": true,
-		}
-	}
-	certificate, sameSite := map[string]any{"scope": "certificate"}, map[string]any{"scope": "site"}
-	stop, err := run(map[string]any{
-		"http": map[string]any{"servers": map[string]any{"identity": map[string]any{
-			"listen": []string{address}, "automatic_https": map[string]any{"disable_redirects": true}, "strict_sni_host": false,
-			"listener_wrappers": []any{map[string]any{"wrapper": "origin", "origins": []string{"sites"}}},
-			"tls_connection_policies": []any{
-				map[string]any{"match": map[string]any{"sni": []string{"f.identity.test"}}, "client_authentication": map[string]any{"mode": "request"}},
-				map[string]any{"match": map[string]any{"sni": []string{"g.identity.test"}}, "protocol_min": "tls1.3"},
-				map[string]any{},
-			},
-			"routes": []any{
-				site(nil, "a.identity.test"),
-				site(certificate, "b.identity.test"),
-				site(certificate, "c.identity.test"),
-				site(sameSite, "d.identity.test", "e.identity.test"),
-				site(certificate, "f.identity.test"),
-				site(certificate, "g.identity.test"),
-				site(certificate, "elsewhere.test"), // with a certificate of its own
-				site(nil, "*.identity.test"),
-			},
-		}}},
-		"tls": map[string]any{"automation": map[string]any{"policies": []any{map[string]any{
-			"issuers": []any{map[string]any{"module": "internal"}},
-			"storage": map[string]any{"module": "file_system", "root": dir},
-		}}}},
-		"pki": map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{
-			"install_trust": false, "storage": map[string]any{"module": "file_system", "root": dir},
-		}}},
-	})
+	stop, err := run(eightSites(address, dir))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -78,6 +41,47 @@ func advertised(ctx context.Context) (told, refused int, err error) {
 	}
 	one, two, err := askAll(ctx, address, "elsewhere.test")
 	return told + one, refused + two, err
+}
+
+// eightSites are the apps of a server of eight sites, of several scopes, TLS policies
+// and certificates, which are kept in a folder.
+func eightSites(address, dir string) map[string]any {
+	site := func(scope string, hosts ...string) any {
+		gate := map[string]any{"handler": "misdirected"}
+		if scope != "" {
+			gate["scope"] = scope
+		}
+		return sidebyside.Site(sidebyside.Routes(gate, map[string]any{"handler": "static_response"}), hosts...)
+	}
+	policy := func(host, setting string, value any) any {
+		return map[string]any{"match": map[string]any{"sni": []string{host}}, setting: value}
+	}
+	storage := map[string]any{"module": "file_system", "root": dir}
+	return map[string]any{
+		"http": map[string]any{"servers": map[string]any{"identity": map[string]any{
+			"listen": []string{address}, "automatic_https": map[string]any{"disable_redirects": true}, "strict_sni_host": false,
+			"listener_wrappers": []any{map[string]any{"wrapper": "origin", "origins": []string{"sites"}}},
+			"tls_connection_policies": []any{
+				policy("f.identity.test", "client_authentication", map[string]any{"mode": "request"}),
+				policy("g.identity.test", "protocol_min", "tls1.3"),
+				map[string]any{},
+			},
+			"routes": []any{
+				site("", "a.identity.test"),
+				site("certificate", "b.identity.test"),
+				site("certificate", "c.identity.test"),
+				site("site", "d.identity.test", "e.identity.test"),
+				site("certificate", "f.identity.test"),
+				site("certificate", "g.identity.test"),
+				site("certificate", "elsewhere.test"), // with a certificate of its own
+				site("", "*.identity.test"),
+			},
+		}}},
+		"tls": map[string]any{"automation": map[string]any{"policies": []any{map[string]any{
+			"issuers": []any{map[string]any{"module": "internal"}}, "storage": storage,
+		}}}},
+		"pki": map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false, "storage": storage}}},
+	}
 }
 
 // askAll opens a connection with a server name and asks there for all that it is

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
@@ -37,12 +38,8 @@ func strangers(ctx context.Context) (advertised, of int, err error) {
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", free)
 	answer := map[string]any{"handler": "static_response"}
-	site := func(scope, host string) map[string]any {
-		route := map[string]any{"handle": []any{map[string]any{"handler": "misdirected", "scope": scope}, answer}}
-		if host != "" {
-			route["match"], route["terminal"] = []any{map[string]any{"host": []string{host}}}, true
-		}
-		return route
+	site := func(scope string, hosts ...string) any {
+		return sidebyside.Site(sidebyside.Routes(map[string]any{"handler": "misdirected", "scope": scope}, answer), hosts...)
 	}
 	stop, err := run(map[string]any{
 		"http": map[string]any{"servers": map[string]any{"catch-all": map[string]any{
@@ -50,7 +47,7 @@ func strangers(ctx context.Context) (advertised, of int, err error) {
 			"listener_wrappers":       []any{map[string]any{"wrapper": "origin"}},
 			"tls_connection_policies": []any{map[string]any{}},
 			// b is refused on other connections, so that there is a frame.
-			"routes": []any{site("certificate", "a.catch.test"), site("sni", "b.catch.test"), site("certificate", "")},
+			"routes": []any{site("certificate", "a.catch.test"), site("sni", "b.catch.test"), site("certificate")},
 		}}},
 		"tls": map[string]any{"certificates": map[string]any{"load_files": []any{map[string]any{"certificate": file, "key": file}}}},
 	})

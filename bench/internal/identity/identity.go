@@ -19,6 +19,7 @@ import (
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
+	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
@@ -62,6 +63,9 @@ func Run(ctx context.Context, _ report.Options) (*report.Result, error) {
 	return result, nil
 }
 
+// hosts are those that requests are for.
+var hosts = []string{"a.identity.test", "b.identity.test"}
+
 // mixed counts, for each transport, the requests that arrive on a connection that
 // was opened for another host.
 func mixed(ctx context.Context, protocol string, clients int) (map[string]int64, error) {
@@ -82,18 +86,7 @@ func mixed(ctx context.Context, protocol string, clients int) (map[string]int64,
 			return nil, err
 		}
 		addresses[transport] = fmt.Sprintf("127.0.0.1:%d", port)
-		servers[transport] = map[string]any{
-			"listen": []string{addresses[transport]}, "automatic_https": map[string]any{"disable": true},
-			"routes": []any{map[string]any{"handle": []any{map[string]any{
-				"handler":   "reverse_proxy",
-				"upstreams": []any{map[string]any{"dial": upstream.Listener.Addr().String()}},
-				"headers":   map[string]any{"request": map[string]any{"set": map[string]any{"Host": []string{"{http.request.host}"}}}},
-				"transport": map[string]any{
-					"protocol": transport,
-					"tls":      map[string]any{"server_name": "{http.request.host}", "insecure_skip_verify": true},
-				},
-			}}}},
-		}
+		servers[transport] = proxy(addresses[transport], upstream.Listener.Addr().String(), transport)
 	}
 	stop, err := run(map[string]any{"http": map[string]any{"servers": servers}})
 	if err != nil {
@@ -103,32 +96,56 @@ func mixed(ctx context.Context, protocol string, clients int) (map[string]int64,
 
 	wrong := make(map[string]int64)
 	for transport, address := range addresses {
-		var next, mixed atomic.Int64
-		var failed atomic.Pointer[error]
-		var wg sync.WaitGroup
-		for range clients {
-			wg.Go(func() {
-				client := &http.Client{Transport: new(http.Transport)}
-				defer client.CloseIdleConnections()
-				for n := next.Add(1); n <= requests; n = next.Add(1) {
-					status, err := ask(ctx, client, "http://"+address+"/", []string{"a.identity.test", "b.identity.test"}[n%2])
-					if err != nil {
-						failed.Store(&err)
-						return
-					}
-					if status != http.StatusOK {
-						mixed.Add(1)
-					}
-				}
-			})
+		if wrong[transport], err = inTurn(ctx, "http://"+address+"/", clients); err != nil {
+			return nil, err
 		}
-		wg.Wait()
-		if err := failed.Load(); err != nil {
-			return nil, *err
-		}
-		wrong[transport] = mixed.Load()
 	}
 	return wrong, nil
+}
+
+// proxy is a server with one site for all hosts, in front of an upstream that gets
+// connections for each of them.
+func proxy(address, upstream, transport string) map[string]any {
+	return map[string]any{
+		"listen": []string{address}, "automatic_https": map[string]any{"disable": true},
+		"routes": []any{sidebyside.Site(sidebyside.Routes(map[string]any{
+			"handler":   "reverse_proxy",
+			"upstreams": []any{map[string]any{"dial": upstream}},
+			"headers":   map[string]any{"request": map[string]any{"set": map[string]any{"Host": []string{"{http.request.host}"}}}},
+			"transport": map[string]any{
+				"protocol": transport,
+				"tls":      map[string]any{"server_name": "{http.request.host}", "insecure_skip_verify": true},
+			},
+		}), hosts...)},
+	}
+}
+
+// inTurn sends all requests, and counts those that are not answered with 200.
+func inTurn(ctx context.Context, url string, clients int) (int64, error) {
+	var next, wrong atomic.Int64
+	var failed atomic.Pointer[error]
+	var all sync.WaitGroup
+	for range clients {
+		all.Go(func() {
+			client := &http.Client{Transport: new(http.Transport)}
+			defer client.CloseIdleConnections()
+			for n := next.Add(1); n <= requests; n = next.Add(1) {
+				status, err := ask(ctx, client, url, hosts[n%int64(len(hosts))])
+				if err != nil {
+					failed.Store(&err)
+					return
+				}
+				if status != http.StatusOK {
+					wrong.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := failed.Load(); err != nil {
+		return 0, *err
+	}
+	return wrong.Load(), nil
 }
 
 func ask(ctx context.Context, client *http.Client, url, host string) (int, error) {

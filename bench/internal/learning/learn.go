@@ -91,6 +91,12 @@ func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 	}
 
 	r.Text = fmt.Sprintf(learningText, maxBurst, meanBurst, before, after)
+	addLessons(r, lessons)
+	return nil
+}
+
+// addLessons adds table, plot and claims.
+func addLessons(r *report.Result, lessons []lesson) {
 	table := report.Table{
 		Title: "What `upstreampool` finds out about the keep-alive timeout:",
 		Columns: []string{"upstream", "closes after", "found", "after (s)", "restarted, same timeout",
@@ -120,7 +126,6 @@ func learning(ctx caddy.Context, o report.Options, r *report.Result) error {
 	r.None("learning/followed", "upstreams whose shorter timeout was not found", lost, len(lessons))
 	r.None("learning/restarts", "restarts that were taken for a timeout", mistaken, restarts)
 	r.Tables, r.Plots = []report.Table{table}, []report.Plot{plot}
-	return nil
 }
 
 func (l *lesson) run(ctx caddy.Context, kind servers.Kind, before, after time.Duration) error {

@@ -150,20 +150,19 @@ func run(dir string, routes map[string][]route, f func(addrs map[string]string) 
 	defer server.Kill()
 	servers := make(map[string]map[string]any)
 	for name, protocol := range map[string]string{stock: "http", ours: "upstreampool"} {
-		var subroutes []any
+		var proxies []any
 		for _, r := range routes[name] {
-			subroutes = append(subroutes, map[string]any{
+			proxies = append(proxies, map[string]any{
 				"match": []any{map[string]any{"path": []string{r.prefix + "*"}}},
 				"handle": []any{map[string]any{
 					"handler":   "reverse_proxy",
 					"upstreams": []any{map[string]any{"dial": r.to}},
 					"transport": map[string]any{"protocol": protocol},
 				}},
-				"terminal": true,
 			})
 		}
 		servers[name] = map[string]any{
-			"handle": []any{map[string]any{"handler": "subroute", "routes": subroutes}},
+			"routes": proxies,
 			// An error that a route answers is not logged: there will be many.
 			"errors": map[string]any{"routes": []any{map[string]any{"handle": []any{map[string]any{
 				"handler": "static_response", "status_code": "{http.error.status_code}",

@@ -176,11 +176,11 @@ func startCaddy(addrs, upstreams map[string]string) (*sidebyside.Caddy, error) {
 			servers[transport+protocol] = map[string]any{
 				"listen": []string{addrs[name+protocol]}, "automatic_https": map[string]any{"disable_redirects": true},
 				"tls_connection_policies": []any{map[string]any{}},
-				"routes": []any{map[string]any{"match": []any{map[string]any{"host": []string{sidebyside.Host}}}, "handle": []any{map[string]any{
+				"routes": []any{sidebyside.Site(sidebyside.Routes(map[string]any{
 					"handler":   "reverse_proxy",
 					"upstreams": []any{map[string]any{"dial": upstreams[name+protocol]}},
 					"transport": map[string]any{"protocol": transport},
-				}}}},
+				}), sidebyside.Host)},
 			}
 		}
 	}

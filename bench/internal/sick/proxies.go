@@ -98,7 +98,7 @@ func (p *proxies) startCaddy(c *trouble, fleets map[string]*fleet) error {
 		proxy["load_balancing"] = balancing
 		servers[protocol] = map[string]any{
 			"listen": []string{p.addrs[name]}, "protocols": []string{"h1"}, "automatic_https": map[string]any{"disable": true},
-			"routes": []any{map[string]any{"handle": []any{proxy}}},
+			"routes": []any{sidebyside.Site(sidebyside.Routes(proxy), sidebyside.Host)},
 		}
 	}
 	var err error

@@ -5,6 +5,7 @@ package sidebyside
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os/exec"
 	"regexp"
 	"runtime"
@@ -70,11 +71,6 @@ func (r Result) Row(load, what, with string) []string {
 	return []string{load, fmt.Sprintf("%.0f", r.Rates[with]), fmt.Sprintf("%.0f", r.Rates[what]), r.Ratio.String(), r.CPU.String()}
 }
 
-// Site is what a Caddyfile makes of a site with these handlers.
-func Site(handlers []any) []any {
-	return []any{map[string]any{"handler": "subroute", "routes": []any{map[string]any{"handle": handlers}}}}
-}
-
 // A Bench is a running Caddy.
 type Bench struct {
 	pid   int
@@ -82,9 +78,9 @@ type Bench struct {
 	names []string
 }
 
-// Run starts Caddy with servers, by name: settings beyond those that all have,
-// among them the handlers in front of the response, "handle". It calls f and
-// ends Caddy.
+// Run starts Caddy with servers, by name: settings beyond those that all have. Among
+// them are the handlers in front of the response, "handle", and the routes of the site
+// before those, "routes". It calls f and ends Caddy.
 func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 	b := &Bench{ports: make(map[string]string)}
 	config := make(map[string]any)
@@ -100,15 +96,12 @@ func Run(servers map[string]map[string]any, f func(*Bench) error) error {
 			"automatic_https":         map[string]any{"disable_redirects": true},
 			"tls_connection_policies": []any{map[string]any{}},
 		}
-		handlers := []any{map[string]any{"handler": "static_response", "body": "ok"}}
-		for key, value := range settings {
-			if key == "handle" {
-				handlers = append(value.([]any), handlers...)
-			} else {
-				server[key] = value
-			}
-		}
-		server["routes"] = []any{map[string]any{"match": []any{map[string]any{"host": []string{Host}}}, "handle": Site(handlers), "terminal": true}}
+		maps.Copy(server, settings)
+		delete(server, "handle")
+		routes, _ := settings["routes"].([]any)
+		handlers, _ := settings["handle"].([]any)
+		handlers = append(slices.Clip(handlers), map[string]any{"handler": "static_response", "body": "ok"})
+		server["routes"] = []any{Site(slices.Concat(routes, Routes(handlers...)), Host)}
 		config[name] = server
 	}
 	slices.Sort(b.names)

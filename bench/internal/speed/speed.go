@@ -97,7 +97,7 @@ func start(sides []*side, nginx string) (admin string, caddy *sidebyside.Caddy, 
 			}
 			config[kind+" "+s.name] = map[string]any{
 				"listen": []string{*at}, "automatic_https": map[string]any{"disable_redirects": true}, "tls_connection_policies": []any{map[string]any{}},
-				"routes": []any{map[string]any{"match": []any{map[string]any{"host": []string{sidebyside.Host}}}, "handle": sidebyside.Site(handlers)}},
+				"routes": []any{sidebyside.Site(sidebyside.Routes(handlers...), sidebyside.Host)},
 			}
 		}
 	}

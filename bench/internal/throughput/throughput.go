@@ -46,8 +46,8 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	result := &report.Result{
 		Title: "Throughput to an upstream",
 		Text: fmt.Sprintf("`upstreampool` against Caddy's own `transport http`, with its defaults (32 idle connections) and with "+
-			"`keepalive_idle_conns_per_host 512`: tiny answers from nginx over HTTP/1.1, %d rounds of %d requests by h2load, in turn, each after a tenth of it as a warm-up. Shown beside are `misdirected` "+
-			"in front, and a handler in front that grows the stack of a request early.", rounds, requests),
+			"`keepalive_idle_conns_per_host 512`. nginx gives tiny answers over HTTP/1.1: %d rounds of %d requests by h2load, in turn, each after a tenth of it as a warm-up. "+
+			"Shown beside are `misdirected` in front, and a handler in front that grows the stack of a request early.", rounds, requests),
 		Versions: append(programs.Versions("nginx"), sidebyside.H2load()),
 	}
 	nginx, stop, err := programs.Upstream()
