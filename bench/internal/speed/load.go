@@ -3,6 +3,7 @@ package speed
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,17 +17,24 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
 )
 
-// connections is how many each load has.
+// connections is how many a load has.
 const connections = 16
+
+// atOnce is how many requests begin at a time that are to be held open.
+const atOnce = 128
+
+// upstreamField is the field of a request by which it chooses its upstream, where it may.
+const upstreamField = "X-Upstream"
 
 // A loader keeps connections to one server.
 type loader struct {
-	url     string
-	clients []*http.Client
-	close   []func()
+	url      string
+	upstream string // that requests name
+	clients  []*http.Client
+	close    []func()
 }
 
-func newLoader(addr, protocol string) *loader {
+func newLoader(addr, protocol string, connections int) *loader {
 	l := &loader{url: "https://" + addr + "/"}
 	for range connections {
 		config := &tls.Config{ServerName: sidebyside.Host, InsecureSkipVerify: true}
@@ -42,7 +50,7 @@ func newLoader(addr, protocol string) *loader {
 			l.close = append(l.close, t.CloseIdleConnections)
 			tr = t
 		}
-		l.clients = append(l.clients, &http.Client{Transport: tr, Timeout: time.Minute})
+		l.clients = append(l.clients, &http.Client{Transport: tr, Timeout: 5 * time.Minute})
 	}
 	return l
 }
@@ -61,12 +69,37 @@ func (l *loader) ask(ctx context.Context, i int) (*http.Response, error) {
 		return nil, err
 	}
 	req.Host = sidebyside.Host
+	if l.upstream != "" {
+		req.Header.Set(upstreamField, l.upstream)
+	}
 	resp, err := l.clients[i%len(l.clients)].Do(req)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		_ = resp.Body.Close()
 		err = fmt.Errorf("%s", resp.Status)
 	}
 	return resp, err
+}
+
+// open sends requests and returns their bodies, whose first byte has been read, or nil
+// where that failed.
+func (l *loader) open(ctx context.Context, requests int) ([]io.ReadCloser, error) {
+	bodies, errs := make([]io.ReadCloser, requests), make([]error, requests)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range min(atOnce, requests) {
+		all.Go(func() {
+			for n := int(next.Add(1)); n <= requests; n = int(next.Add(1)) {
+				resp, err := l.ask(ctx, n)
+				if err == nil {
+					bodies[n-1] = resp.Body
+					_, err = io.ReadFull(resp.Body, make([]byte, 1))
+				}
+				errs[n-1] = err
+			}
+		})
+	}
+	all.Wait()
+	return bodies, errors.Join(errs...)
 }
 
 // A round is what one load of many requests was like.

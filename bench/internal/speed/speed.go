@@ -17,7 +17,7 @@ import (
 // connections as there are requests: stock with its defaults is in another section.
 const (
 	ours  = "upstreampool"
-	stock = "transport http with 2000 idle"
+	stock = "transport http with 12 000 idle"
 	gated = "misdirected and upstreampool"
 )
 
@@ -25,14 +25,13 @@ const (
 const mostP99 = 1.25
 
 // mostIdle is what both keep.
-const mostIdle = 2000
+const mostIdle = 12_000
 
 // A side is one transport.
 type side struct {
 	name, protocol string
 	gate           bool
-	quick, slow    string // addresses of Caddy in front of nginx, and of upstream
-	upstream       *upstream
+	quick, slow    string // addresses of Caddy in front of nginx, and of the upstream that a request names
 }
 
 // figures are those of one side under one load, round by round.
@@ -40,9 +39,9 @@ type figures struct{ rate, p50, p99, wait []float64 }
 
 // Run loads both in turn.
 func Run(ctx context.Context, o report.Options) (*report.Result, error) {
-	rounds, requests := 9, 10_000
+	rounds, requests, crowds := 9, 10_000, [2]crowd{{1000, 5}, {10_000, 3}}
 	if o.Quick {
-		rounds, requests = 3, 2000
+		rounds, requests, crowds = 3, 2000, [2]crowd{{250, 3}, {1000, 3}}
 	}
 	result := &report.Result{
 		Title: "How long requests take under load",
@@ -57,12 +56,6 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	}
 	defer stop()
 	sides := []*side{{name: ours, protocol: "upstreampool"}, {name: stock, protocol: "http"}, {name: gated, protocol: "upstreampool", gate: true}}
-	for _, s := range sides {
-		if s.upstream, err = newUpstream(); err != nil {
-			return nil, err
-		}
-		defer s.upstream.Stop()
-	}
 	admin, caddy, err := start(sides, nginx)
 	if err != nil {
 		return nil, err
@@ -71,7 +64,7 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	if err := measureLoad(ctx, result, o, sides[:2], admin, rounds, requests); err != nil {
 		return nil, err
 	}
-	return result, measureMemory(ctx, result, sides, admin, min(rounds, 5))
+	return result, measureMemory(ctx, result, sides, admin, crowds)
 }
 
 // start starts Caddy and returns the address of its admin API.
@@ -84,7 +77,7 @@ func start(sides []*side, nginx string) (admin string, caddy *sidebyside.Caddy, 
 			}
 			to := nginx
 			if kind == "slow" {
-				to = s.upstream.Addr().String()
+				to = "{http.request.header." + upstreamField + "}"
 			}
 			handlers := []any{map[string]any{
 				"handler":        "reverse_proxy",
@@ -160,7 +153,7 @@ func inTurn(ctx context.Context, sides []*side, admin, protocol string, concurre
 	found := make(map[string]*figures)
 	loaders := make(map[string]*loader)
 	for _, s := range sides {
-		l := newLoader(s.quick, protocol)
+		l := newLoader(s.quick, protocol, connections)
 		defer l.end()
 		if err := l.warm(ctx, concurrent); err != nil {
 			return nil, err
