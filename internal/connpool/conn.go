@@ -82,9 +82,10 @@ func (c *conn) seen(now time.Time, age time.Duration, p idletime.Proof) idletime
 const sightEvery = 250 * time.Millisecond
 
 // proof looks whether the path to the upstream is alive, as far as that can be told:
-// one that drops everything looks like an upstream that has nothing to say.
-func (c *conn) proof() idletime.Proof {
-	if c.net.PathAlive(c.pool.cfg.ProbeInterval) {
+// one that drops everything looks like an upstream that has nothing to say. Idle
+// connections are probed at an interval.
+func (c *conn) proof(interval time.Duration) idletime.Proof {
+	if c.net.PathAlive(interval) {
 		return idletime.LivePath
 	}
 	return idletime.Silence
@@ -95,7 +96,7 @@ func (c *conn) proof() idletime.Proof {
 func (c *conn) sight(now time.Time, age time.Duration) {
 	if now.Sub(c.seenOpen) >= sightEvery {
 		c.seenOpen = now
-		c.pool.afterLocked(func() { c.learner.SawOpen(c.seen(now, age, c.proof())) })
+		c.pool.afterLocked(func() { c.learner.SawOpen(c.seen(now, age, c.proof(c.pool.cfg.ProbeInterval))) })
 	}
 }
 

@@ -49,12 +49,20 @@ type look struct {
 }
 
 func (p *Pool) lookAtSensor() (l look) {
+	now, interval := time.Now(), p.cfg.ProbeInterval
 	p.lock()
 	l.sensor = p.lists[sensor].First()
-	due := l.sensor != nil && !time.Now().Before(p.lookAt)
+	due := l.sensor != nil && !now.Before(p.lookAt)
+	if due {
+		// What is to show that connections may become so old has to be from the last two
+		// thirds of that time: the path may be lost since.
+		if age := l.sensor.age(now); age >= l.sensor.learner.Config().Ceiling() {
+			interval = min(interval, age/3)
+		}
+	}
 	p.unlock()
 	if due {
-		l.proof = l.sensor.proof()
+		l.proof = l.sensor.proof(interval)
 	}
 	return l
 }
