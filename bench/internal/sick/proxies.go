@@ -84,6 +84,9 @@ func (p *proxies) startCaddy(c *trouble, fleets map[string]*fleet) error {
 		if c.secure {
 			transport["tls"] = map[string]any{"insecure_skip_verify": true}
 		}
+		if c.maxIdle > 0 {
+			transport["keep_alive"] = map[string]any{"idle_timeout": c.maxIdle.String()}
+		}
 		if names := fleets[name].names; names != nil {
 			transport["resolver"] = map[string]any{"addresses": []string{names.Addr()}}
 			if name == ours {

@@ -18,10 +18,11 @@ import (
 
 // A trouble is what is wrong with upstreams, and what that may do to requests.
 type trouble struct {
-	name    string // in names of claims
-	text    string // what the upstreams do, and the load
-	secure  bool   // TLS to the upstreams, with HTTP/2 where the proxy speaks it
-	retries bool   // lb_retries 2, with both transports
+	name    string        // in names of claims
+	text    string        // what the upstreams do, and the load
+	secure  bool          // TLS to the upstreams, with HTTP/2 where the proxy speaks it
+	retries bool          // lb_retries 2, with both transports
+	maxIdle time.Duration // keepalive, with both transports; 0 is their default
 	without []string
 	fleet   func() (*fleet, error)
 	load    load

@@ -20,9 +20,8 @@ func measured(took time.Duration, failed, opened int) *figures {
 	return f
 }
 
-// Each claim holds for a proxy that does well, and is named for one that does what a
-// broken pool does: one dial for all, or a sensor that is believed in silence, lets
-// requests wait; one that takes no silence for a sign lets them fail.
+// Each claim holds for a proxy that does well, and is named for one whose requests wait,
+// fail, and take a connection each.
 func TestClaimsNotice(t *testing.T) {
 	stocks := measured(time.Millisecond, 0, 100)
 	for _, c := range troubles {

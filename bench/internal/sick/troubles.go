@@ -118,14 +118,27 @@ var troubles = []trouble{
 				100*float64(max(0, by[ours].longer(3*time.Second)-3*forgetters))/float64(len(by[ours].sent)), 1)
 		},
 	},
+	{
+		name: "late", quiet: true, maxIdle: 8 * time.Second, last: 90 * time.Second, quick: 30 * time.Second,
+		text: fmt.Sprintf("**Late silent drops.** As before, but the box forgets connections that have been idle for %v, which is more than is assumed of an "+
+			"unknown upstream; bursts of %d requests, 2.5 to 7.5 s apart. `keepalive 8s` in Caddy: a connection that has been idle for so long, and silent, is no proof "+
+			"that others may be", forgetsLate, forgetters),
+		fleet: forgetful(forgetters, forgetsLate),
+		load:  load{pause: around(5 * time.Second), burst: forgetters},
+		claims: func(r *report.Result, by map[string]*figures) {
+			r.None("sick/late-failed", "late silent drops: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
+			r.AtMost("sick/late-longest", "late silent drops: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 2)
+		},
+	},
 }
 
 // followed is how often names are looked up.
 const followed = time.Second
 
-// The box that forgets, and the servers behind it.
+// The box that forgets, early or late, and the servers behind it.
 const (
 	forgetsAfter = 2 * time.Second
+	forgetsLate  = 5 * time.Second
 	forgetters   = 10
 )
 
