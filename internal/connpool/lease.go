@@ -168,7 +168,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	}
 	f.doubtful, f.reset = s.Doubtful(), met && c.net.Ending().Reset()
 	l.pool.failed(c, now, l.Idle, f)
-	if f.Lost && l.Reused && l.Limit > 0 {
+	if f.Lost && s.All && l.Reused && l.Limit > 0 {
 		c.learner.LostInSilence(now, l.start, l.Idle, l.Limit)
 	}
 	return f

@@ -2,6 +2,7 @@ package connpool
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -104,6 +105,50 @@ func TestRequestLostInSilence(t *testing.T) {
 				})
 			} else if b.seen.closed(CloseSuspect) > 0 {
 				t.Error("the other connection became suspect")
+			}
+		})
+	}
+}
+
+// The path of an upload dies half-way. What was acknowledged of it shows that the idle
+// connection was not forgotten: nothing caps the limit.
+//
+// Checklist: P29.
+func TestUploadLostHalfWay(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("h2 %v", h2), func(t *testing.T) {
+			t.Parallel()
+			n := netns.New(t)
+			b := dialOnly(t, n, h2, often, idletime.Config{MaxIdle: time.Minute, KeepAlive: 6 * time.Second})
+			openMany(t, b.Pool, 1)
+			poll.Until(t, "an idle connection", func() bool { return b.Snapshot().Connections["idle"] == 1 })
+			before := b.known.Learner(h2).Limit(time.Now(), idletime.Optional{})
+			time.Sleep(before.Value * 55 / 100)
+			l := mustAcquire(t, b.Pool, Need{})
+			body, w := io.Pipe()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() {
+				_, _ = w.Write(make([]byte, 10_000))
+				poll.Until(t, "it is acknowledged", func() bool {
+					info, _ := l.c.net.Info()
+					return l.c.net.Sent() && info.Unacked == 0
+				})
+				n.Drop()
+				_, _ = w.Write(make([]byte, 10_000))
+				time.Sleep(2500 * time.Millisecond)
+				cancel() // the client is gone, and with it its upload
+				_ = w.CloseWithError(io.ErrUnexpectedEOF)
+			}()
+			req, _ := http.NewRequestWithContext(ctx, "POST", "http://upstream.test/slow", body)
+			if _, err := l.RoundTrip(req); err == nil {
+				t.Fatal("there was an answer")
+			} else if f := l.Fail(err, true); !f.Lost {
+				t.Errorf("%v: %+v, want it lost", err, f)
+			}
+			if got := b.known.Learner(h2).Limit(time.Now(), idletime.Optional{}); got.Bound != before.Bound || got.Value < before.Value {
+				t.Errorf("idle for %v, the limit is %+v then, was %+v", l.Idle, got, before)
 			}
 		})
 	}

@@ -96,7 +96,7 @@ func (w *Watch) Look(now time.Time, i Info, sent time.Time) Silence {
 	if !sent.IsZero() && sent.Before(w.since) && now.Sub(sent)+tick <= i.LastAck {
 		w.since = sent
 	}
-	s := Silence{For: now.Sub(w.since), Repeated: i.Backoff > 0}
+	s := Silence{For: now.Sub(w.since), Repeated: i.Backoff > 0, All: !w.since.After(sent)}
 	if i.Acked == handshakeAcked {
 		s.For = max(0, s.For-mayQueue)
 	}
@@ -107,6 +107,7 @@ func (w *Watch) Look(now time.Time, i Info, sent time.Time) Silence {
 type Silence struct {
 	For      time.Duration
 	Repeated bool // what it does not answer was sent again, after a timeout
+	All      bool // it has acknowledged nothing since the request was sent
 }
 
 const (

@@ -49,11 +49,11 @@ func TestSilence(t *testing.T) {
 		looks []look
 	}{
 		{"a request was sent just now on a connection that was idle", 1 * s, []look{
-			{1*s + 10*time.Millisecond, Info{Unacked: 1, LastAck: 25 * s, LastSent: 10 * time.Millisecond}, Silence{For: 10 * time.Millisecond}},
+			{1*s + 10*time.Millisecond, Info{Unacked: 1, LastAck: 25 * s, LastSent: 10 * time.Millisecond}, Silence{For: 10 * time.Millisecond, All: true}},
 		}},
 		{"a request is lost", 1 * s, []look{
-			{3 * s, Info{Unacked: 2, Backoff: 3, LastAck: 30 * s, LastSent: 600 * time.Millisecond}, Silence{2 * s, true}},
-			{21 * s, Info{Unacked: 2, Backoff: 6, LastAck: 48 * s, LastSent: 7 * s}, Silence{20 * s, true}},
+			{3 * s, Info{Unacked: 2, Backoff: 3, LastAck: 30 * s, LastSent: 600 * time.Millisecond}, Silence{For: 2 * s, Repeated: true, All: true}},
+			{21 * s, Info{Unacked: 2, Backoff: 6, LastAck: 48 * s, LastSent: 7 * s}, Silence{For: 20 * s, Repeated: true, All: true}},
 			{21*s + 1, Info{LastAck: 1, LastSent: 5}, Silence{}},
 		}},
 		{"a slow upstream has the request", 1 * s, []look{
@@ -68,7 +68,7 @@ func TestSilence(t *testing.T) {
 		}},
 		{"a second request to a slow upstream is lost", 1 * s, []look{
 			{60 * s, Info{Unacked: 1, LastAck: 58 * s, LastSent: 1}, Silence{}},
-			{63 * s, Info{Unacked: 1, Backoff: 3, LastAck: 61 * s, LastSent: 1 * s}, Silence{3 * s, true}},
+			{63 * s, Info{Unacked: 1, Backoff: 3, LastAck: 61 * s, LastSent: 1 * s}, Silence{For: 3 * s, Repeated: true}},
 		}},
 		{"an upload goes on", 1 * s, []look{
 			{2 * s, Info{Unacked: 9, LastAck: 20 * time.Millisecond, LastSent: 1}, Silence{}},
@@ -77,12 +77,12 @@ func TestSilence(t *testing.T) {
 		}},
 		{"an upload has stopped", 1 * s, []look{
 			{2 * s, Info{Unacked: 9, LastAck: 20 * time.Millisecond, LastSent: 1}, Silence{}},
-			{3 * s, Info{Unacked: 9, Backoff: 1, LastAck: 900 * time.Millisecond, LastSent: 1}, Silence{For: 0, Repeated: true}},
-			{9 * s, Info{Unacked: 9, Backoff: 5, LastAck: 7 * s, LastSent: 1}, Silence{6 * s, true}},
+			{3 * s, Info{Unacked: 9, Backoff: 1, LastAck: 900 * time.Millisecond, LastSent: 1}, Silence{Repeated: true}},
+			{9 * s, Info{Unacked: 9, Backoff: 5, LastAck: 7 * s, LastSent: 1}, Silence{For: 6 * s, Repeated: true}},
 		}},
 		{"a peer that reads nothing answers what it refused", 1 * s, []look{
 			{40 * s, Info{Unacked: 1, Backoff: 7, Unsent: 1, LastAck: 24 * s, LastSent: 24*s + 1}, Silence{}},
-			{41 * s, Info{Unacked: 1, Backoff: 7, Unsent: 1, LastAck: 25 * s, LastSent: 1}, Silence{For: 0, Repeated: true}},
+			{41 * s, Info{Unacked: 1, Backoff: 7, Unsent: 1, LastAck: 25 * s, LastSent: 1}, Silence{Repeated: true}},
 			{42 * s, Info{Unacked: 1, Backoff: 8, Unsent: 1, LastAck: 1 * s, LastSent: 1*s + 1}, Silence{}},
 		}},
 		{"a peer that reads nothing answers probes", 1 * s, []look{
@@ -90,21 +90,21 @@ func TestSilence(t *testing.T) {
 			{42 * s, Info{Backoff: 8, Unsent: 1, LastAck: 1 * s}, Silence{}},
 		}},
 		{"a peer that read nothing is gone", 1 * s, []look{
-			{41 * s, Info{Backoff: 7, Unsent: 1, LastAck: 25 * s, Probes: 2}, Silence{For: 0, Repeated: true}},
-			{61 * s, Info{Backoff: 8, Unsent: 1, LastAck: 45 * s, Probes: 3}, Silence{20 * s, true}},
+			{41 * s, Info{Backoff: 7, Unsent: 1, LastAck: 25 * s, Probes: 2}, Silence{Repeated: true}},
+			{61 * s, Info{Backoff: 8, Unsent: 1, LastAck: 45 * s, Probes: 3}, Silence{For: 20 * s, Repeated: true}},
 		}},
 		{"a request is lost, and the peer probes us", 1 * s, []look{
-			{2 * s, Info{Unacked: 2, Window: 9, Acked: 7, Backoff: 2, LastAck: 9 * s, LastSent: 400 * time.Millisecond}, Silence{1 * s, true}},
-			{21 * s, Info{Unacked: 2, Window: 9, Acked: 7, Backoff: 6, LastAck: 1 * s, LastSent: 7 * s}, Silence{20 * s, true}},
+			{2 * s, Info{Unacked: 2, Window: 9, Acked: 7, Backoff: 2, LastAck: 9 * s, LastSent: 400 * time.Millisecond}, Silence{For: 1 * s, Repeated: true, All: true}},
+			{21 * s, Info{Unacked: 2, Window: 9, Acked: 7, Backoff: 6, LastAck: 1 * s, LastSent: 7 * s}, Silence{For: 20 * s, Repeated: true, All: true}},
 		}},
 		{"an upload is slow, and loses packets", 1 * s, []look{
-			{2 * s, Info{Unacked: 2, Window: 9, Acked: 7, Backoff: 2, LastAck: 9 * s, LastSent: 1}, Silence{1 * s, true}},
-			{21 * s, Info{Unacked: 2, Window: 9, Acked: 8, Backoff: 2, LastAck: 1 * s, LastSent: 1}, Silence{0, true}},
+			{2 * s, Info{Unacked: 2, Window: 9, Acked: 7, Backoff: 2, LastAck: 9 * s, LastSent: 1}, Silence{For: 1 * s, Repeated: true, All: true}},
+			{21 * s, Info{Unacked: 2, Window: 9, Acked: 8, Backoff: 2, LastAck: 1 * s, LastSent: 1}, Silence{Repeated: true}},
 		}},
 		{"a listener's queue is full", 1 * s, []look{
 			{1*s + 100*time.Millisecond, Info{Unacked: 1, Window: 9, Acked: 1, LastAck: 101 * time.Millisecond, LastSent: 1}, Silence{}},
-			{41 * s, Info{Unacked: 1, Window: 9, Acked: 1, Backoff: 7, LastAck: 40 * s, LastSent: 9 * s}, Silence{0, true}},
-			{81*s + 100*time.Millisecond, Info{Unacked: 1, Window: 9, Acked: 1, Backoff: 8, LastAck: 80 * s, LastSent: 9 * s}, Silence{20 * s, true}},
+			{41 * s, Info{Unacked: 1, Window: 9, Acked: 1, Backoff: 7, LastAck: 40 * s, LastSent: 9 * s}, Silence{Repeated: true}},
+			{81*s + 100*time.Millisecond, Info{Unacked: 1, Window: 9, Acked: 1, Backoff: 8, LastAck: 80 * s, LastSent: 9 * s}, Silence{For: 20 * s, Repeated: true}},
 		}},
 		{"a quiet stream in an outage", 0, []look{
 			{40 * s, Info{LastAck: 40 * s, LastSent: 41 * s, Probes: 1}, Silence{}},
