@@ -71,7 +71,10 @@ func load(o checkOptions, dir string) (*checked, error) {
 	if _, err := os.Stat(c.name); err != nil && c.name != "-" {
 		return nil, fmt.Errorf("reading the config: %w", err)
 	}
-	// Adapting logs, too: what it says is kept like all the rest.
+	// Adapting logs, too: what it says is kept like all the rest, and so is what Caddy
+	// says of its log being another one from here on.
+	_, before, _ := caddy.BufferedLog()
+	defer caddy.UnbufferDefaultLogger(before)
 	if err := c.provision(map[string]json.RawMessage{}, dir); err != nil {
 		return nil, err
 	}

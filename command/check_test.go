@@ -58,12 +58,7 @@ func runCheck(t *testing.T, pki string, args ...string) (code int, stdout string
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	code = exitCode(t, cmd.Run())
-	for line := range strings.Lines(stderr.String()) {
-		if !strings.Contains(line, `"level":"info"`) {
-			out.WriteString(line)
-		}
-	}
-	return code, out.String()
+	return code, out.String() + stderr.String()
 }
 
 // TestCheckFinds: each config has something wrong with it, and the command says what.

@@ -26,7 +26,7 @@ func changing(srv *caddyhttp.Server) []bool {
 	if srv.Errors == nil {
 		return nil
 	}
-	r := refusedRequest()
+	r := failedRequest(http.StatusMisdirectedRequest)
 	routes := make([]bool, len(srv.Errors.Routes))
 	for i := range srv.Errors.Routes {
 		routes[i] = routeChanges(srv, &srv.Errors.Routes[i], r, nil)
@@ -82,11 +82,16 @@ func keepsStatus(status string) bool {
 	return status == "" || strings.Contains(status, "http.error.status_code") || status == strconv.Itoa(http.StatusMisdirectedRequest)
 }
 
-var placeholder = regexp.MustCompile(`\{[^}]*\}`)
+var (
+	placeholder = regexp.MustCompile(`\{[^}]*\}`)
+	// call is one of a function in an expression: most look at the request.
+	call = regexp.MustCompile(`\w\(`)
+)
 
-// canMatch tells whether matchers may match a refusal. Those of handle_errors with
-// status codes depend on nothing else than that status, so they are asked.
-func canMatch(sets caddyhttp.MatcherSets, refused *http.Request) bool {
+// canMatch tells whether matchers may match a request that failed. Those of
+// handle_errors with status codes depend on nothing else than that status, so they are
+// asked.
+func canMatch(sets caddyhttp.MatcherSets, failed *http.Request) bool {
 	if len(sets) == 0 {
 		return true
 	}
@@ -97,12 +102,12 @@ func canMatch(sets caddyhttp.MatcherSets, refused *http.Request) bool {
 			if !ok {
 				continue
 			}
-			byStatus := true
+			byStatus := !call.MatchString(m.Expr)
 			for _, p := range placeholder.FindAllString(m.Expr, -1) {
 				byStatus = byStatus && (p == "{http.error.status_code}" || p == "{err.status_code}")
 			}
 			if byStatus {
-				matches, err := m.MatchWithError(refused)
+				matches, err := m.MatchWithError(failed)
 				can = can && (matches || err != nil)
 			}
 		}
@@ -113,10 +118,10 @@ func canMatch(sets caddyhttp.MatcherSets, refused *http.Request) bool {
 	return false
 }
 
-// refusedRequest is one for which an error route runs.
-func refusedRequest() *http.Request {
+// failedRequest is one for which an error route runs.
+func failedRequest(status int) *http.Request {
 	repl := caddy.NewReplacer()
-	repl.Set("http.error.status_code", http.StatusMisdirectedRequest)
+	repl.Set("http.error.status_code", status)
 	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, repl)
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
 	return (&http.Request{Method: http.MethodGet, URL: new(url.URL), Header: make(http.Header)}).WithContext(ctx)

@@ -64,6 +64,7 @@ func newGuards(srv *caddyhttp.Server, registered []*Guard) *guards {
 	t := newTree(srv)
 	gs := &guards{main: t.top(srv.Routes), modules: t.modules}
 	if srv.Errors != nil {
+		t.errors = true
 		gs.errors = t.top(srv.Errors.Routes)
 	}
 	gs.placed, gs.patterns, gs.spelled = t.guards, t.patterns, t.spelled
@@ -103,20 +104,6 @@ func (gs *guards) each(host string, f func(g *Guard, certain bool) bool) {
 	}
 }
 
-// errorsProxied tells whether the error routes may ask an upstream for host with no
-// guard in front.
-func (gs *guards) errorsProxied(host string) (proxied bool) {
-	if gs.errors == nil {
-		return false
-	}
-	w := walk{host: host, sees: func(s *step, _ bool) bool {
-		proxied = s.handler != nil && moduleID(s.handler) == "http.handlers.reverse_proxy"
-		return !proxied && s.guard == nil
-	}}
-	w.list(gs.errors, true, nil)
-	return proxied
-}
-
 // runs tells whether a handler of a module can run for a request to host, in
 // these routes or below.
 func (gs *guards) runs(rs *routes, host string, id caddy.ModuleID) bool {
@@ -140,7 +127,9 @@ type walk struct {
 	sees func(s *step, certain bool) bool
 	// only leaves out routes without handlers of these modules; 0 is all.
 	only uint64
-	over bool
+	// early leaves out error routes that run for none of the [earlyErrors].
+	early bool
+	over  bool
 }
 
 // list walks through a list of routes, which every request for the host gets to
@@ -157,6 +146,9 @@ func (w *walk) list(rs *routes, certain bool, above *chain) (answered bool) {
 	for r, ok := c.next(); ok && !w.over; r, ok = c.next() {
 		s := &rs.sites[r.index]
 		surely := r.certain
+		if w.early && s.later {
+			continue
+		}
 		if s.group != 0 {
 			before, surelyBefore := taken.add(s.group, r.certain)
 			if surelyBefore {

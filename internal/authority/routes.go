@@ -28,6 +28,8 @@ type site struct {
 	// alone: no other list has this group. Group names are those of a whole
 	// request: a route of the same group in another list may have run before.
 	alone bool
+	// later: the route is an error route, and does not run for [earlyErrors].
+	later bool
 	// steps are what the route does, in order.
 	steps []step
 	// contents sums up the steps and all that is below them.

@@ -29,6 +29,8 @@ type tree struct {
 	// plain are the named routes that plain HTTP gets to, so far.
 	plain   map[string]bool
 	spelled spelled
+	// errors: what is read are error routes.
+	errors bool
 }
 
 type group struct {
@@ -75,6 +77,7 @@ func (t *tree) read(rs *routes, list caddyhttp.RouteList, top bool) {
 		cond.addNamesTo(&t.patterns)
 		t.spelled.byMatchers(route.MatcherSets, false)
 		s := rs.add(i, route, &cond)
+		s.later = t.errors && later(route)
 		if top {
 			s.describe(&cond)
 		}

@@ -36,6 +36,9 @@ const unguarded = "sites that ask for client certificates can be reached over co
 const unguardedErrors = "error routes of sites that ask for client certificates ask an upstream, also over connections that were not asked for one: " +
 	"Caddy refuses some requests, such as those with a method longer than 32 characters, before misdirected judges them; put misdirected into handle_errors as well"
 
+const unguardedFiles = "error routes of sites that ask for client certificates serve files by the path that is asked for, also over connections that were not " +
+	"asked for one: Caddy refuses some requests, such as those with an odd port, before misdirected judges them; rewrite to an error page, or put misdirected into handle_errors as well"
+
 // warnings is not for the request path.
 func (s *Snapshot) warnings() (found []Warning) {
 	if len(s.policies.unmatched) > 0 {
@@ -74,7 +77,7 @@ func (s *Snapshot) warnings() (found []Warning) {
 // clientAuthWarnings are about the names for which clients are asked for a certificate,
 // where for others they are not.
 func (s *Snapshot) clientAuthWarnings() (found []Warning) {
-	var open, failing []string
+	var open, failing, serving []string
 	lenient := make(map[string][]string) // by option
 	for name, shown := range s.clientAuthNames() {
 		guarded := false
@@ -88,10 +91,13 @@ func (s *Snapshot) clientAuthWarnings() (found []Warning) {
 			}
 			return true
 		})
-		if !guarded {
+		switch exposed := s.guards.errorsExpose(name); {
+		case !guarded:
 			open = append(open, shown)
-		} else if s.guards.errorsProxied(name) {
+		case exposed == upstream:
 			failing = append(failing, shown)
+		case exposed == files:
+			serving = append(serving, shown)
 		}
 	}
 	if len(open) > 0 {
@@ -99,6 +105,9 @@ func (s *Snapshot) clientAuthWarnings() (found []Warning) {
 	}
 	if len(failing) > 0 {
 		found = append(found, warn(unguardedErrors, "sites", failing))
+	}
+	if len(serving) > 0 {
+		found = append(found, warn(unguardedFiles, "sites", serving))
 	}
 	for _, option := range slices.Sorted(maps.Keys(lenient)) {
 		found = append(found, warn("an option of misdirected lets requests reach sites that ask for client certificates "+

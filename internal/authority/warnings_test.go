@@ -20,7 +20,11 @@ func TestWarnings(t *testing.T) {
 		guard = `{"handler":"test_guard"}`
 		// Nothing is asked of it.
 		upstream = `{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:9"}]}`
+		files    = `{"handler":"file_server","root":"/nowhere"}`
 	)
+	by := func(expression, handlers string) string {
+		return `{"handler":"subroute","routes":[{"match":[{"expression":"` + expression + `"}],"handle":[` + handlers + `]}]}`
+	}
 	site := func(host, handlers string) string {
 		return `{"match":[{"host":["` + host + `"]}],"handle":[` + handlers + `],"terminal":true}`
 	}
@@ -38,6 +42,19 @@ func TestWarnings(t *testing.T) {
 			server: mtls + `,` + off + `,"routes":[` + site("m.test", guard) + `,` + site("x.m.test", guard) + `,` + site("y.m.test", guard) + `,` + site("*.m.test", guard) + `],
 				"errors":{"routes":[` + site("m.test", upstream) + `,` + site("x.m.test", guard+`,`+upstream) + `,` + site("y.m.test", `{"handler":"static_response"}`) + `,` + site("a.test", upstream) + `]}`,
 			want: []string{"put misdirected into handle_errors|sites: m.test"},
+		},
+		{
+			name: "error routes that ask an upstream for other failures than those before the gate",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", guard) + `,` + site("x.m.test", guard) + `,` + site("*.m.test", guard) + `],
+				"errors":{"routes":[` + site("m.test", by("{http.error.status_code} in [502, 503]", upstream)) + `,` + site("x.m.test", by("{http.error.status_code} >= 400 && {http.error.status_code} <= 499", upstream)) + `]}`,
+			want: []string{"put misdirected into handle_errors|sites: x.m.test"},
+		},
+		{
+			name: "error routes that serve files",
+			server: mtls + `,` + off + `,"routes":[` + site("m.test", guard) + `,` + site("x.m.test", guard) + `,` + site("y.m.test", guard) + `,` + site("z.m.test", guard) + `,` + site("*.m.test", guard) + `],
+				"errors":{"routes":[` + site("m.test", files) + `,` + site("x.m.test", guard+`,`+files) + `,` + site("y.m.test", `{"handler":"rewrite","uri":"/{http.error.status_code}.html"},`+files) + `,
+					` + site("z.m.test", `{"handler":"rewrite","uri":"/errors{http.request.uri.path}"},`+files) + `,` + site("a.test", files) + `]}`,
+			want: []string{"serve files by the path that is asked for|sites: m.test, z.m.test"},
 		},
 		{
 			name:   "strict_sni_host turned itself on",
