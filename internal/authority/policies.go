@@ -85,15 +85,12 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		_, bySNI := original.MatchersRaw["sni"]
 		ps.drops = ps.drops || p.drop
 		ps.simple = ps.simple && !p.drop && (len(original.MatchersRaw) == 0 || bySNI && len(original.MatchersRaw) == 1)
-		settings := *original
-		settings.MatchersRaw, settings.DefaultSNI = nil, ""
+		settings := settingsOf(original)
 		var errs [4]error
-		if auth := settings.ClientAuthentication; auth != nil && auth.Active() {
+		if auth := settings.ClientAuthentication; auth != nil {
 			p.clientAuth, errs[0] = number(auth)
 			p.requires, p.verifies = requires(auth), verifies(auth)
 			ps.asksAnybody = true
-		} else {
-			settings.ClientAuthentication = nil
 		}
 		p.fallback, errs[1] = number(&settings)
 		settings.FallbackSNI = ""

@@ -55,6 +55,24 @@ func TestPolicies(t *testing.T) {
 			},
 		},
 		{
+			name: "settings are equal however they are written",
+			policies: `[{"match":{"sni":["a.test"]},"alpn":["h2","http/1.1"],"protocol_min":"tls1.2","protocol_max":"tls1.3"},
+				{"match":{"sni":["none.test"]},"alpn":[]},
+				{"match":{"sni":["m.test"]},"client_authentication":{"ca":{"provider":"file","pem_files":["ca.pem"]}}},
+				{"match":{"sni":["n.test"]},"client_authentication":{"mode":"require_and_verify","ca":{"pem_files": ["ca.pem"],"provider":"file"}}},
+				{"match":{"sni":["o.test"]},"client_authentication":{"mode":"require","ca":{"provider":"file","pem_files":["ca.pem"]}}},
+				{"match":{"sni":["v.test"]},"client_authentication":{"verifiers":[{"verifier":"leaf","leaf_certs_loaders":[]}]}},
+				{"match":{"sni":["w.test"]},"client_authentication":{"mode":"require","verifiers":[{"leaf_certs_loaders":[],"verifier":"leaf"}]}},{}]`,
+			pairs: []pair{
+				{"a.test", "b.test", true, true, true},
+				{"none.test", "b.test", false, false, true},
+				{"m.test", "n.test", true, true, true},
+				{"m.test", "o.test", false, false, false},
+				{"v.test", "w.test", true, true, true},
+				{"v.test", "o.test", false, false, false},
+			},
+		},
+		{
 			name:     "client authentication",
 			policies: `[{"match":{"sni":["m.test","*.m.test"]},` + mtls + `},{}]`,
 			pairs: []pair{
