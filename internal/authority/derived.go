@@ -24,17 +24,21 @@ var openMatchers = []caddy.ModuleID{
 // those as well that no request can reach, since a route around them is for other
 // hosts.
 func openNames(srv *caddyhttp.Server) map[string]struct{} {
-	w := openWalk{server: srv, repl: caddy.NewReplacer(), names: make(map[string]struct{}), invoked: make(map[string]bool)}
+	w := openWalk{server: srv, repl: caddy.NewReplacer(), names: make(map[string]struct{}), named: make(map[string]bool)}
 	w.routes(srv.Routes, nil)
 	return w.names
 }
 
 // An openWalk walks through the routes that any client can reach.
 type openWalk struct {
-	server  *caddyhttp.Server
-	repl    *caddy.Replacer
-	names   map[string]struct{}
-	invoked map[string]bool // the named routes visited
+	server *caddyhttp.Server
+	repl   *caddy.Replacer
+	names  map[string]struct{}
+	// named tells of each named route met so far whether it has such names at all. Most
+	// have none, and need be visited once only.
+	named map[string]bool
+	// within are the named routes around.
+	within []string
 }
 
 // routes visits a list below routes with these host matchers.
@@ -73,12 +77,31 @@ func (w *openWalk) handlers(handlers []caddyhttp.MiddlewareHandler, outer []*tab
 		case *caddyhttp.Subroute:
 			w.routes(h.Routes, outer)
 		case *caddyhttp.Invoke:
-			// Once for all places that invoke it, so whichever hosts they are for.
-			if named, ok := w.server.NamedRoutes[h.Name]; ok && !w.invoked[h.Name] {
-				w.invoked[h.Name] = true
-				w.routes(caddyhttp.RouteList{*named}, nil)
-			}
+			w.invoke(h.Name, outer)
 		}
+	}
+}
+
+// invoke visits a named route, as far as the routes around each use of it let hosts
+// through.
+func (w *openWalk) invoke(name string, outer []*table) {
+	route, ok := w.server.NamedRoutes[name]
+	if !ok || slices.Contains(w.within, name) {
+		return
+	}
+	w.within = append(w.within, name)
+	defer func() { w.within = w.within[:len(w.within)-1] }()
+	list := caddyhttp.RouteList{*route}
+	has, met := w.named[name]
+	if !met {
+		alone := *w
+		alone.names = make(map[string]struct{})
+		alone.routes(list, nil)
+		has = len(alone.names) > 0
+		w.named[name] = has
+	}
+	if has {
+		w.routes(list, outer)
 	}
 }
 

@@ -44,12 +44,15 @@ func TestOpenNames(t *testing.T) {
 		{"one set of two", `{"match":[{"host":["a.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}},{"host":["b.test"]}]}`, "b.test"},
 		{"without TLS only", `{"match":[{"host":["a.test"],"protocol":"http"}]}`, ""},
 		{"a named route", `{"match":[` + any + `],"handle":[{"handler":"invoke","name":"n"}]}`, "x.open.test"},
+		{"a named route of other hosts", `{"match":[{"host":["*.a.test"]}],"handle":[{"handler":"invoke","name":"n"}]}`, ""},
+		{"a named route of other hosts, and below remote_ip", `{"match":[{"host":["*.a.test"]}],"handle":[{"handler":"invoke","name":"n"}]},{"match":[{"host":["x.open.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}}],"handle":[{"handler":"invoke","name":"n"}]}`, ""},
+		{"a named route in a named route", `{"match":[` + any + `],"handle":[{"handler":"invoke","name":"m"}]}`, "x.open.test"},
 		{"a named route below remote_ip", `{"match":[{"remote_ip":{"ranges":["10.0.0.0/8"]}}],"handle":[{"handler":"invoke","name":"n"}]}`, ""},
 		{"a named route that nobody invokes", hostRoute("a.test"), "a.test"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			srv := testcaddy.HTTPServer(t, testcaddy.Provision(t, `{"http":{"servers":{"srv0":{`+testcaddy.NoRedirects+`,
-				"named_routes":{"n":{"handle":[{"handler":"subroute","routes":[`+hostRoute("x.open.test")+`]},{"handler":"invoke","name":"n"}]}},
+				"named_routes":{"n":{"handle":[{"handler":"subroute","routes":[`+hostRoute("x.open.test")+`]},{"handler":"invoke","name":"n"}]},"m":{"handle":[{"handler":"invoke","name":"n"}]}},
 				"routes":[`+test.routes+`]}}}}`, ""))
 			if got := strings.Join(slices.Sorted(maps.Keys(openNames(srv))), " "); got != test.want {
 				t.Errorf("%q, want %q", got, test.want)
