@@ -3,6 +3,7 @@ package authority
 import (
 	"bytes"
 	"encoding/json"
+	"regexp"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -64,9 +65,13 @@ var hostBlind = []caddy.ModuleID{
 // mappers are handlers that set by a request what other matchers and handlers go by.
 var mappers = []caddy.ModuleID{"http.handlers.map", "http.handlers.vars"}
 
-// mentionsHost tells whether the configuration of a module has the word, such as in
-// {http.request.host} or in the header field.
+// aHost finds the host of a request in a lower-case configuration: as a placeholder, a
+// header field, or in a call.
+var aHost = regexp.MustCompile(`request\.host|header\.host|["'\\]host["'\\]|\bhost\(`)
+
+// mentionsHost tells whether the configuration of a module has to do with the host of
+// requests.
 func mentionsHost(module any) bool {
 	text, err := json.Marshal(module)
-	return err != nil || bytes.Contains(bytes.ToLower(text), []byte("host"))
+	return err != nil || aHost.Match(bytes.ToLower(text))
 }
