@@ -121,7 +121,7 @@ func matches(patterns []string, name string) bool {
 func (g *generator) policies() string {
 	var list []string
 	for range g.IntN(4) {
-		list = append(list, `{"match":{"sni":`+g.Some(g.Patterns, 3)+g.Pick("", "", `,"remote_ip":{"ranges":["10.0.0.0/8"]}`)+`}`+
+		list = append(list, `{"match":{"sni":`+g.Some(g.Patterns, 3)+g.Pick("", "", "", `,"remote_ip":{"ranges":["10.0.0.0/8"]}`, `,"remote_ip":{"ranges":["192.0.2.0/24"]}`, `,"sni_regexp":{"pattern":"^[ab]"}`)+`}`+
 			g.Pick("", `,"client_authentication":{"mode":"require"}`, `,"client_authentication":{"mode":"request"}`, `,"alpn":["h2"]`)+`}`)
 	}
 	list = append(list, g.Pick(`{}`, `{}`, `{"client_authentication":{"mode":"require"}}`))

@@ -56,6 +56,12 @@ func (s *Snapshot) Owes(r *http.Request, host string, shown Proof) bool {
 	return s.selection != nil && r != nil && shown < SignedCert && shown < s.owed(r, host)
 }
 
+// MayOwe is [Snapshot.Owes] where nobody in particular asks: some client may owe a
+// certificate for host on a connection with that SNI that shows none.
+func (s *Snapshot) MayOwe(sni, host string) bool {
+	return s.selection != nil && sni != host && s.AsksClientCert(host) && !s.SameClientAuth(sni, host)
+}
+
 // owed returns what a client has to show who connects for host from where a request
 // came from.
 func (s *Snapshot) owed(r *http.Request, host string) Proof {
