@@ -63,6 +63,7 @@ func runCheck(t *testing.T, pki string, args ...string) (code int, stdout string
 
 // TestCheckFinds: each config has something wrong with it, and the command says what.
 func TestCheckFinds(t *testing.T) {
+	t.Parallel()
 	dir := pki(t)
 	for _, test := range []struct {
 		file string
@@ -114,6 +115,7 @@ func TestCheckFinds(t *testing.T) {
 
 // TestCheckIsSilent: nothing is wrong with configs as people have them.
 func TestCheckIsSilent(t *testing.T) {
+	t.Parallel()
 	dir := pki(t)
 	files, err := filepath.Glob("testdata/check/ordinary/*")
 	if err != nil || len(files) < 10 {
@@ -166,6 +168,7 @@ func TestCheckRefuses(t *testing.T) {
 // TestCheckProbes: an upstream announces less than for how long a transport keeps its
 // idle connections.
 func TestCheckProbes(t *testing.T) {
+	t.Parallel()
 	announce := func(seconds int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			if seconds > 0 {

@@ -57,6 +57,7 @@ func TestHelp(t *testing.T) {
 
 // TestExitCodes runs the command as an operator does.
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	server := func(idle time.Duration, handler http.HandlerFunc) *httptest.Server {
 		s := httptest.NewUnstartedServer(handler)
 		s.Config.IdleTimeout = idle

@@ -33,6 +33,7 @@ func onSockets(t *testing.T, o options, url string) keepAliveJSON {
 
 // TestServers finds when real servers close, as they were told to.
 func TestServers(t *testing.T) {
+	t.Parallel()
 	protocols := map[string]string{"http/1.1": "HTTP/1.1", "h2": "h2", "h2c": "h2c"}
 	for _, kind := range servers.Kinds {
 		t.Run(kind.Name, func(t *testing.T) {
@@ -91,6 +92,7 @@ func TestServers(t *testing.T) {
 
 // TestReset: a server that ends the connection with RST.
 func TestReset(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -160,6 +160,7 @@ func coalesceOnSockets(t *testing.T, o options, urls ...string) (code int, resul
 // TestPagesOfServers: what pages look like on the wire, from net/http's server with
 // HTTP/2 and HTTP/1.1.
 func TestPagesOfServers(t *testing.T) {
+	t.Parallel()
 	begun := time.Now()
 	ca := newAuthority(t)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -36,7 +37,8 @@ func TestExplainIsTrueOnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	counts := make(map[string]int)
-	for range 25 {
+	rounds := needs.InLong(25, 8)
+	for range rounds {
 		const inner = `{"handler":"static_response","body":"ok"}`
 		var routes []string
 		for range 1 + rnd.IntN(4) {
@@ -93,7 +95,7 @@ func TestExplainIsTrueOnTheWire(t *testing.T) {
 		}
 	}
 	for _, what := range []string{"h1 pass", "h2 pass", "h3 pass", "early pass", "h1 421", "h2 421", "h3 421", "early 421", "h1 400"} {
-		if counts[what] < 5 {
+		if counts[what] < rounds/5 {
 			t.Errorf("%s: %d times, want more", what, counts[what])
 		}
 	}

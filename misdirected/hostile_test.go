@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -47,17 +48,19 @@ func TestHostileNames(t *testing.T) {
 		ask(1_000_000 + i)
 	}
 	memory, metrics := inUse(), series()
-	for i := range 100_000 {
+	more := needs.InLong(100_000, 25_000)
+	for i := range more {
 		ask(10_000 + i)
 	}
 	if after := inUse(); after > memory+1<<20 {
-		t.Errorf("%d KiB are in use after 100 000 more names, %d before", after>>10, memory>>10)
+		t.Errorf("%d KiB are in use after %d more names, %d before", after>>10, more, memory>>10)
 	}
 	if after := series(); after != metrics {
-		t.Errorf("%d metrics after 100 000 more names, %d before", after, metrics)
+		t.Errorf("%d metrics after %d more names, %d before", after, more, metrics)
 	}
 	refused := Recent()
-	if len(refused) != recentRefusals || refused[0].SNI != "sni-109999.hostile.test" || refused[99].SNI != "sni-109900.hostile.test" {
+	sni := func(back int) string { return fmt.Sprintf("sni-%d.hostile.test", 10_000+more-1-back) }
+	if len(refused) != recentRefusals || refused[0].SNI != sni(0) || refused[99].SNI != sni(99) {
 		t.Errorf("%d refusals are remembered, from %s to %s", len(refused), refused[0].SNI, refused[len(refused)-1].SNI)
 	}
 }

@@ -28,11 +28,12 @@ func open(t testing.TB) (goroutines, files int) {
 // Clients that misbehave leave nothing behind, and others are served meanwhile.
 func TestHostile(t *testing.T) {
 	const name = "a.hostile.test"
-	port := freePort(t)
+	port, impatient := freePort(t), freePort(t)
+	rest := onePolicy + `"routes":[` + hostRoutes(name, "b.hostile.test") + `]`
 	start(t, testcaddy.TLSApp(t, `{}`, []string{name, "b.hostile.test"}),
-		wrapped(port, "", `"read_header_timeout":"5s","idle_timeout":"5s",`+onePolicy+`"routes":[`+hostRoutes(name, "b.hostile.test")+`]`))
+		wrapped(port, "", `"read_header_timeout":"5s","idle_timeout":"5s",`+rest), wrapped(impatient, "", `"read_header_timeout":"500ms",`+rest))
 
-	connect := func() *net.TCPConn {
+	connectTo := func(port int) *net.TCPConn {
 		c, err := net.Dial("tcp", address(port))
 		if err != nil {
 			t.Error(err)
@@ -40,6 +41,7 @@ func TestHostile(t *testing.T) {
 		}
 		return c.(*net.TCPConn)
 	}
+	connect := func() *net.TCPConn { return connectTo(port) }
 	shake := func(c net.Conn) *tls.Conn {
 		secure := tls.Client(c, clientTLS(name, "h2"))
 		if err := secure.Handshake(); err != nil {
@@ -64,7 +66,7 @@ func TestHostile(t *testing.T) {
 			c.Close()
 		}},
 		{"says nothing", func() {
-			c := connect()
+			c := connectTo(impatient)
 			_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 			if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("a client that says nothing: %v", err)

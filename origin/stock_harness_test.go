@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,27 +72,12 @@ func asStock(t *testing.T, cases []stockCase) {
 	for _, test := range cases {
 		t.Run(test.name, func(t *testing.T) {
 			log, ports := startStock(t, test.server)
-			var outcomes, logs []string
-			seen := 0
-			for _, port := range ports {
-				outcome := test.run(t, port)
-				awaitLog := func() {
-					if test.log != "" {
-						poll.Until(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
-					}
-				}
-				awaitLog()
-				// a busy machine may be late at times, a wrong limit always is
-				for again := 0; again < 9 && strings.Contains(outcome, late); again++ {
-					seen = len(stdlibLog(t, log))
-					outcome = test.run(t, port)
-					awaitLog()
-				}
-				lines := stdlibLog(t, log)
-				outcomes, logs = append(outcomes, outcome), append(logs, strings.Join(lines[seen:], "\n"))
-				seen = len(lines)
+			ask := test.oneByOne
+			if test.log == "" {
+				ask = test.atOnce
 			}
-			for i, what := range []string{"without the wrapper", "with the wrapper", "others without the wrapper", "others with the wrapper"} {
+			outcomes, logs := ask(t, log, ports)
+			for i, what := range stockServers {
 				stock := i &^ 1
 				if outcomes[i] != outcomes[stock] || stock == 0 && test.want != "" && outcomes[i] != test.want {
 					t.Errorf("%s:\n     %s\nwant %s", what, outcomes[i], outcomes[stock])
@@ -103,6 +89,49 @@ func asStock(t *testing.T, cases []stockCase) {
 		})
 	}
 }
+
+// oneByOne asks one server after the other, and so learns what each of them logs.
+func (test stockCase) oneByOne(t *testing.T, log string, ports []int) (outcomes, logs []string) {
+	seen := 0
+	for _, port := range ports {
+		outcomes = append(outcomes, inTime(func() string {
+			seen = len(stdlibLog(t, log))
+			outcome := test.run(t, port)
+			poll.Until(t, "the log entry", func() bool { return len(stdlibLog(t, log)) > seen })
+			return outcome
+		}))
+		logs = append(logs, strings.Join(stdlibLog(t, log)[seen:], "\n"))
+	}
+	return outcomes, logs
+}
+
+// atOnce asks all servers at once. What is logged, any of them may have.
+func (test stockCase) atOnce(t *testing.T, log string, ports []int) (outcomes, logs []string) {
+	outcomes = make([]string, len(ports))
+	t.Run("at once", func(t *testing.T) {
+		for i, port := range ports {
+			t.Run(stockServers[i], func(t *testing.T) {
+				t.Parallel()
+				outcomes[i] = inTime(func() string { return test.run(t, port) })
+			})
+		}
+	})
+	return outcomes, slices.Repeat([]string{strings.Join(stdlibLog(t, log), "\n")}, len(ports))
+}
+
+// inTime calls run again where it was late: a busy machine may be at times, a wrong
+// limit always is.
+func inTime(run func() string) (outcome string) {
+	for range 10 {
+		if outcome = run(); !strings.Contains(outcome, late) {
+			break
+		}
+	}
+	return outcome
+}
+
+// stockServers are the servers that startStock runs.
+var stockServers = []string{"without the wrapper", "with the wrapper", "others without the wrapper", "others with the wrapper"}
 
 // startStock runs four servers: without the wrapper and with it, and so among others.
 func startStock(t *testing.T, more string) (log string, ports []int) {

@@ -320,12 +320,31 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// only registers what a metric comes from: of many upstreams all metrics are a lot.
+type only struct {
+	prometheus.Registerer
+	metric string
+}
+
+func (o only) Register(c prometheus.Collector) error {
+	descriptions := make(chan *prometheus.Desc)
+	go func() { c.Describe(descriptions); close(descriptions) }()
+	found := false
+	for d := range descriptions {
+		found = found || strings.Contains(d.String(), strconv.Quote(o.metric))
+	}
+	if !found {
+		return nil
+	}
+	return o.Registerer.Register(c)
+}
+
 // metric returns the value of the first counter or gauge that has these labels.
 func metric(t testing.TB, name string, labels map[string]string) (float64, bool) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	for range 2 { // each handler of a config does it
-		if err := registerMetrics(reg); err != nil {
+		if err := registerMetrics(only{reg, name}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/apart"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -97,10 +99,10 @@ func fill(t testing.TB, tr http.RoundTripper, addr string, n int) {
 	}
 }
 
-// A thousand upstreams with ten idle connections each: the pools have no goroutine
+// Many upstreams with ten idle connections each: the pools have no goroutine
 // of their own, only net/http's two for each connection.
 func TestManyIdleConnections(t *testing.T) {
-	upstreams, connections := 1000, 10
+	upstreams, connections := needs.InLong(1000, 100), 10
 	if race.Enabled {
 		upstreams = 100 // the detector has room for 8128 goroutines
 	}
@@ -140,6 +142,9 @@ func alone(t *testing.T) {
 func TestMemoryOfIdleConnections(t *testing.T) {
 	if race.Enabled {
 		t.Skip("the race detector has memory of its own")
+	}
+	if apart.Process(t) {
+		return
 	}
 	alone(t)
 	const connections, most = 2000, 1280
@@ -189,6 +194,9 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 // placeholders, and http.ClientConn runs its state hook twice for each stream, with one
 // each.
 func TestAllocations(t *testing.T) {
+	if apart.Process(t) {
+		return
+	}
 	if race.Enabled {
 		t.Skip("the race detector has memory of its own")
 	}

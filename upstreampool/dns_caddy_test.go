@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/apart"
 	"github.com/caddy-connreuse/connreuse/internal/test/dns"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
@@ -84,6 +85,9 @@ func load(t *testing.T, ask func() string) {
 //
 // Checklist: P31.
 func TestResolverOption(t *testing.T) {
+	if apart.Process(t) {
+		return
+	}
 	const first, second = "127.0.0.2", "127.0.0.3"
 	port := hostsAt(t, first, second)
 	server := dns.Serve(t, first)
@@ -129,6 +133,9 @@ func TestResolverOption(t *testing.T) {
 
 // IPv6, and an address that nobody answers at: the old one is used on.
 func TestResolverOptionIPv6(t *testing.T) {
+	if apart.Process(t) {
+		return
+	}
 	port := hostsAt(t, "::1")
 	server := dns.Serve(t, "::1")
 	ask := asks(t, server, port)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
@@ -280,7 +281,7 @@ func TestTenThousandWaiters(t *testing.T) {
 // and HTTP/2, with limits on everything. No answer belongs to another request,
 // no POST is processed twice, and nothing is left over.
 func TestMixedLoad(t *testing.T) {
-	duration := 3 * time.Second
+	duration := needs.InLong(3*time.Second, time.Second)
 	if d, err := time.ParseDuration(os.Getenv("UPSTREAMPOOL_SOAK")); err == nil {
 		duration = d
 	}

@@ -40,6 +40,7 @@ func (c *heldConn) Close() error {
 // Over TLS, GOAWAY and close_notify often arrive together. The socket has no end
 // of its own then, but it is an observation all the same.
 func TestH2GoAwayWithCloseNotify(t *testing.T) {
+	t.Parallel()
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
 			certified, _ := tlsServer(t, "h2")
@@ -74,6 +75,7 @@ func TestH2GoAwayWithCloseNotify(t *testing.T) {
 // The idle clock starts when the last stream ends, not when a slow client has
 // read what arrived.
 func TestH2IdleClockOfASlowReader(t *testing.T) {
+	t.Parallel()
 	s := serveFrames(t, func(c *frameConn) {
 		for _, stream := range c.requests() {
 			c.respond(stream, "body")
@@ -176,6 +178,7 @@ func TestH2IdleClockOfGrants(t *testing.T) {
 
 // Checklist: P5.
 func TestCloseNotify(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {
 			const idle = 800 * time.Millisecond

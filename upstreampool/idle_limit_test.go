@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 func TestIdleLimitAtTakeOut(t *testing.T) {
@@ -113,6 +115,7 @@ func TestAnnouncedTimeoutIsNoRequestTimeout(t *testing.T) {
 // Checklist: P14.
 func TestSpacedAroundTheLimit(t *testing.T) {
 	const keepAlive = time.Second
+	requests := needs.InLong(10_000, 3000)
 	run := func(t *testing.T, tr *Transport, s *pipeServer, n int) (failed int) {
 		s.setIdle(keepAlive)
 		s.setLatency(20 * time.Millisecond)
@@ -129,15 +132,15 @@ func TestSpacedAroundTheLimit(t *testing.T) {
 	}
 	t.Run("below", func(t *testing.T) {
 		bubble(t, func(tr *Transport) { tr.UpstreamKeepAlive = caddy.Duration(keepAlive) }, func(t *testing.T, tr *Transport, s *pipeServer) {
-			if n := run(t, tr, s, 10000); n != 0 {
-				t.Errorf("%d of 10000 requests failed", n)
+			if n := run(t, tr, s, requests); n != 0 {
+				t.Errorf("%d of %d requests failed", n, requests)
 			}
 		})
 	})
 	t.Run("learning", func(t *testing.T) {
 		bubble(t, nil, func(t *testing.T, tr *Transport, s *pipeServer) {
-			if n := run(t, tr, s, 10000); n != 0 {
-				t.Errorf("%d of 10000 requests failed", n)
+			if n := run(t, tr, s, requests); n != 0 {
+				t.Errorf("%d of %d requests failed", n, requests)
 			}
 		})
 	})

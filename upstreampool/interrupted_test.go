@@ -111,6 +111,7 @@ func TestInvalidRequestLeavesTheConnection(t *testing.T) {
 }
 
 func TestResponseHeaderTimeout(t *testing.T) {
+	t.Parallel()
 	var seen atomic.Int64
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for i := 0; fake.ReadRequest(r) != nil; i++ {
@@ -138,17 +139,17 @@ func TestReadTimeout(t *testing.T) {
 	t.Parallel()
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for fake.ReadRequest(r) != nil {
-			time.Sleep(2 * time.Second)
+			time.Sleep(time.Second)
 			fake.Respond(c, strconv.FormatInt(n, 10))
 		}
 	})
-	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(3500 * time.Millisecond) })
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(1800 * time.Millisecond) })
 	mustSend(t, tr, newRequest(t, "POST", s.addr(), nil))
-	time.Sleep(2 * time.Second) // with the next response more than the timeout
+	time.Sleep(time.Second) // with the next response more than the timeout
 	if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), nil)); got != "1" {
 		t.Errorf("connection %s", got)
 	}
-	time.Sleep(3600 * time.Millisecond)
+	time.Sleep(1900 * time.Millisecond)
 	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).H1.Limit(time.Now(), idletime.Optional{}); st.Bound == idletime.BoundEarlyClose {
 		t.Errorf("a timeout of ours was taken for the upstream's: %v", st)
 	}

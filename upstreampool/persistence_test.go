@@ -235,6 +235,7 @@ func TestSurplusBytesOnTheirWay(t *testing.T) {
 
 // Checklist: P5.
 func TestIdleConnectionsAreWatched(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"FIN", "RST", "408"} {
 		t.Run(how, func(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {

@@ -16,14 +16,18 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
+	"github.com/caddy-connreuse/connreuse/internal/test/apart"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // What was learned is in the storage, and the next process knows it at once.
 func TestRememberedOverRestarts(t *testing.T) {
+	if apart.Process(t) {
+		return
+	}
 	t.Setenv("HOME", t.TempDir()) // the instance's id is there
 	t.Setenv("XDG_DATA_HOME", os.Getenv("HOME"))
-	const keepAlive = 1200 * time.Millisecond
+	const keepAlive = 800 * time.Millisecond
 	s := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
 		for {
 			_ = c.SetReadDeadline(time.Now().Add(keepAlive))

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 )
 
 // Configurations come and go, clients give up, the queue is full, requests ask
@@ -143,7 +144,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			}
 			var current atomic.Pointer[Transport]
 			current.Store(load())
-			stop, last := time.Now().Add(2*time.Second), time.Now().Add(30*time.Second)
+			stop, last := time.Now().Add(needs.InLong(2*time.Second, 700*time.Millisecond)), time.Now().Add(30*time.Second)
 			const enough = 100
 			var wg sync.WaitGroup
 			var id, answered, failed atomic.Int64

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/cputime"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -70,12 +71,12 @@ func linear(t *testing.T, times int, few, many func()) {
 	t.Helper()
 	var tookFew, tookMany time.Duration
 	for range 100 {
-		tookFew += cpuTime(t, func() {
+		tookFew += cputime.Of(t, func() {
 			for range times {
 				few()
 			}
 		})
-		tookMany += cpuTime(t, many)
+		tookMany += cputime.Of(t, many)
 		if tookFew+tookMany > 120*time.Millisecond {
 			break
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/internal/test/cputime"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -89,7 +90,7 @@ func TestSharedWarningsAreQuick(t *testing.T) {
 	for _, test := range manyOf {
 		t.Run(test.name, func(t *testing.T) {
 			_, server := provisioned(t, test.server(n))
-			took := cpuTime(t, func() { server.sharedWarnings(willManage("*.w.test")) })
+			took := cputime.Of(t, func() { server.sharedWarnings(willManage("*.w.test")) })
 			if took > limit && !race.Enabled {
 				t.Errorf("they take %v", took)
 			}

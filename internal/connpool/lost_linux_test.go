@@ -259,19 +259,22 @@ func TestHostIsGoneWhileItWorks(t *testing.T) {
 // Checklist: P29.
 func TestDeafConnectionIsNotHandedOut(t *testing.T) {
 	t.Parallel()
-	for _, h2 := range []bool{false, true} {
-		n := netns.New(t)
-		b := dialOnly(t, n, h2, often, idletime.Config{MaxIdle: time.Minute, KeepAlive: time.Hour})
-		l := mustAcquire(t, b.Pool, anything)
-		if _, err := get(&l); err != nil {
-			t.Fatal(err)
-		}
-		n.Drop()
-		time.Sleep(2500 * time.Millisecond)                               // a probe is due after a second, the next after another
-		if l, err := acquire(t.Context(), b.Pool, anything); err == nil { // and no other can be dialed
-			t.Errorf("h2 %v: it was handed out", h2)
-			l.Unused()
-		}
-		poll.Until(t, "the other one is closed", func() bool { return b.seen.closed(CloseSuspect) == 1 })
+	for _, protocol := range []string{"h1", "h2"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			n := netns.New(t)
+			b := dialOnly(t, n, protocol == "h2", often, idletime.Config{MaxIdle: time.Minute, KeepAlive: time.Hour})
+			l := mustAcquire(t, b.Pool, anything)
+			if _, err := get(&l); err != nil {
+				t.Fatal(err)
+			}
+			n.Drop()
+			time.Sleep(2500 * time.Millisecond)                               // a probe is due after a second, the next after another
+			if l, err := acquire(t.Context(), b.Pool, anything); err == nil { // and no other can be dialed
+				t.Error("it was handed out")
+				l.Unused()
+			}
+			poll.Until(t, "the other one is closed", func() bool { return b.seen.closed(CloseSuspect) == 1 })
+		})
 	}
 }

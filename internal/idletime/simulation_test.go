@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
@@ -31,7 +32,7 @@ func simRequests(n int) int {
 	if simShort() {
 		return n / 5
 	}
-	return n
+	return needs.InLong(n, n/3)
 }
 
 // An address may stand for servers with different timeouts: no POST meets a close,

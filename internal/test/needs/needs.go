@@ -45,7 +45,7 @@ func File(t testing.TB, path, debianPackage string) string {
 // install ends a test that misses something which a package has.
 func install(t testing.TB, debianPackage string, err error) {
 	t.Helper()
-	if os.Getenv("CI") == "true" {
+	if inCI() {
 		t.Fatalf("%v: install the package %s", err, debianPackage)
 		return
 	}
@@ -63,10 +63,24 @@ func Root(t testing.TB, what string) {
 // Long skips a test that takes long, unless that is wanted.
 func Long(t testing.TB) {
 	t.Helper()
-	if os.Getenv(LongVariable) != "1" {
+	if !long() {
 		skip(t, "set "+LongVariable+"=1", "takes long")
 	}
 }
+
+// InLong returns how often, or for how long, a test does something: the first where
+// tests may take long and in CI, the second otherwise. With the second it shows the
+// same, though it finds what is rare less often.
+func InLong[T any](many, few T) T {
+	if long() || inCI() {
+		return many
+	}
+	return few
+}
+
+func long() bool { return os.Getenv(LongVariable) == "1" }
+
+func inCI() bool { return os.Getenv("CI") == "true" }
 
 func skip(t testing.TB, remedy, why string) {
 	t.Helper()

@@ -40,6 +40,9 @@ func TestSkipped(t *testing.T) {
 		t.Errorf("%s, want %s", s.said, want)
 	}
 	Long(s)
+	if got := InLong(1000, 10); got != 10 {
+		t.Errorf("where tests may not take long, something is done %d times, want 10", got)
+	}
 	if want := "5 tests were skipped; to run them: apt-get install apache2 nodejs; set CONNREUSE_LONG=1"; summary() != want {
 		t.Errorf("%s, want %s", summary(), want)
 	}
@@ -52,7 +55,14 @@ func TestNotSkipped(t *testing.T) {
 	if got := File(s, ".", "needless"); s.said != "" || got != "." {
 		t.Error(got, s.said)
 	}
+	if got := InLong(1000, 10); got != 1000 {
+		t.Errorf("where tests may take long, something is done %d times, want 1000", got)
+	}
 	t.Setenv("CI", "true")
+	t.Setenv(LongVariable, "")
+	if got := InLong(1000, 10); got != 1000 {
+		t.Errorf("in CI something is done %d times, want 1000", got)
+	}
 	Program(s, "nodejs-of-test", "nodejs")
 	if want := `failed: exec: "nodejs-of-test": executable file not found in $PATH: install the package nodejs`; s.said != want {
 		t.Errorf("in CI: %s, want %s", s.said, want)

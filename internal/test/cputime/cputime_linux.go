@@ -1,4 +1,5 @@
-package authority
+// Package cputime measures what does not go by the load of the machine.
+package cputime
 
 import (
 	"runtime"
@@ -7,9 +8,10 @@ import (
 	"time"
 )
 
-// cpuTime returns the CPU time that f takes on this thread. The time that other
-// programs take does not count.
-func cpuTime(t *testing.T, f func()) time.Duration {
+// Of returns the CPU time that f takes on this thread. The time that other programs
+// take does not count.
+func Of(t testing.TB, f func()) time.Duration {
+	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	now := func() time.Duration {
