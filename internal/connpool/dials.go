@@ -154,13 +154,8 @@ func (p *Pool) dialsForLocked(w *waiter) bool {
 	if p.sharesDials() {
 		return w.place.Listed() && dials > 0
 	}
-	for v := range p.queue.All() {
-		if v == w || dials == 0 {
-			return dials > 0
-		}
-		dials--
-	}
-	return false
+	last := p.queue.Find(func(v *waiter) bool { dials--; return v == w || dials < 0 })
+	return last == w && dials >= 0
 }
 
 // opened adds the outcome of a dial. A connection is counted before anybody can have
