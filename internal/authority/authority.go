@@ -73,7 +73,7 @@ type Snapshot struct {
 	hosts         *hosts
 	refusals      *refusals
 	strictSNIHost bool
-	selection     selection // nil if names alone select a policy
+	matching      []matching // nil if names alone select a policy
 	// walled: some connections are asked for a client certificate and others are not,
 	// or in another way, or some are dropped.
 	walled    bool
@@ -99,7 +99,7 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 	s.routes.byHost.share()
 	s.refusals = newRefusals(s)
 	s.fallbacks = ps.fallbacksDiffer()
-	s.selection = selectionOf(srv, ps)
+	s.matching = matchingOf(srv, ps)
 	s.walled = ps.drops || ps.clientAuthDiffers()
 	return s
 }

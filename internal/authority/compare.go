@@ -58,10 +58,15 @@ func looking(from caddytls.ConnectionPolicies) (more bool) {
 		if !known(policy.MatchersRaw) {
 			return false
 		}
-		_, bySNI := policy.MatchersRaw["sni"]
-		more = more || len(policy.MatchersRaw) > 1 || len(policy.MatchersRaw) == 1 && !bySNI
+		more = more || looksFurther(policy.MatchersRaw)
 	}
 	return more
+}
+
+// looksFurther tells whether matchers look at more than a list of names.
+func looksFurther(matchers caddy.ModuleMap) bool {
+	_, bySNI := matchers["sni"]
+	return len(matchers) > 1 || len(matchers) == 1 && !bySNI
 }
 
 // byAddress tells whether matchers look at the client's address, or may.

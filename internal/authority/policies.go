@@ -60,6 +60,7 @@ type policy struct {
 	drop      bool     // no request ever comes over such a connection
 	looks     looks    // of the matchers, apart from the SNI list
 	byAddress bool     // they look at the client's address, or may
+	looking   bool     // they look at more than a list of names
 }
 
 // copyPolicies must be called before the policies are provisioned, since that
@@ -82,9 +83,9 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 
 	for i, original := range from {
 		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true), byAddress: byAddress(original.MatchersRaw)}
-		_, bySNI := original.MatchersRaw["sni"]
+		p.looking = looksFurther(original.MatchersRaw)
 		ps.drops = ps.drops || p.drop
-		ps.simple = ps.simple && !p.drop && (len(original.MatchersRaw) == 0 || bySNI && len(original.MatchersRaw) == 1)
+		ps.simple = ps.simple && !p.drop && !p.looking
 		settings := settingsOf(original)
 		var errs [4]error
 		if auth := settings.ClientAuthentication; auth != nil {

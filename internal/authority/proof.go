@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
@@ -32,34 +33,42 @@ func ProofOf(state *tls.ConnectionState) Proof {
 	return SignedCert
 }
 
-// A selection finds the TLS configuration of a connection by the client's hello.
-type selection func(*tls.ClientHelloInfo) (*tls.Config, error)
+// A matching tells by an error whether a policy does not match a client's hello.
+type matching func(*tls.ClientHelloInfo) (*tls.Config, error)
 
-// selectionOf returns how a server's provisioned policies select, nil where the list of
-// names says it all.
-func selectionOf(srv *caddyhttp.Server, ps *policies) selection {
+// matchingOf returns those of a server's provisioned policies, nil for a policy that a
+// list of names selects by itself. It is nil where that is so for all of them.
+func matchingOf(srv *caddyhttp.Server, ps *policies) []matching {
 	if !ps.asksAnybody || !ps.looking {
 		return nil
 	}
-	return srv.TLSConnPolicies.TLSConfig(caddy.Context{}).GetConfigForClient
+	list := make([]matching, len(ps.list))
+	for i, policy := range srv.TLSConnPolicies {
+		if ps.list[i].looking {
+			alone := *policy
+			alone.Drop = false // which is an error as well
+			list[i] = caddytls.ConnectionPolicies{&alone}.TLSConfig(caddy.Context{}).GetConfigForClient
+		}
+	}
+	return list
 }
 
 // Owes tells whether a connection that shows this much would show more if it were a
 // proper one for host, from where the request came from. Policies may ask some clients of
 // a host only, by their addresses, or by a regular expression for the name. So Caddy's own
-// selection is asked. Where nothing but the name counts, the answer is no:
+// matchers are asked. Where nothing but the name counts, the answer is no:
 // [Snapshot.Barred] knows that.
 //
 // A connection that began under an older configuration may show less, and so may one
 // whose SNI is spelled in another way than an expression has it.
 func (s *Snapshot) Owes(r *http.Request, host string, shown Proof) bool {
-	return s.selection != nil && r != nil && shown < SignedCert && shown < s.owed(r, host)
+	return s.matching != nil && r != nil && shown < SignedCert && shown < s.owed(r, host)
 }
 
 // MayOwe is [Snapshot.Owes] where nobody in particular asks: some client may owe a
 // certificate for host on a connection with that SNI that shows none.
 func (s *Snapshot) MayOwe(sni, host string) bool {
-	return s.selection != nil && sni != host && s.AsksClientCert(host) && !s.SameClientAuth(sni, host)
+	return s.matching != nil && sni != host && s.AsksClientCert(host) && !s.SameClientAuth(sni, host)
 }
 
 // owed returns what a client has to show who connects for host from where a request
@@ -72,14 +81,24 @@ func (s *Snapshot) owed(r *http.Request, host string) Proof {
 	if hostname.IsIP(host) && r.TLS.ServerName != host {
 		name = "" // clients send none (RFC 6066 section 3)
 	}
-	config, err := s.selection(&tls.ClientHelloInfo{ServerName: name, Conn: ends{request: r}})
-	switch {
-	case err != nil || config.ClientAuth == tls.RequireAndVerifyClientCert:
-		return SignedCert // from there, no connection for host comes about without it, if at all
-	case config.ClientAuth == tls.RequireAnyClientCert:
-		return AnyCert
+	hello := &tls.ClientHelloInfo{ServerName: name, Conn: ends{request: r}}
+	var c cursor
+	s.policies.find(&c, name)
+	for ref, ok := c.next(); ok; ref, ok = c.next() {
+		if matches := s.matching[ref.index]; matches != nil {
+			if _, err := matches(hello); err != nil {
+				continue
+			}
+		}
+		switch p := &s.policies.list[ref.index]; {
+		case p.drop || p.verifies:
+			return SignedCert
+		case p.requires:
+			return AnyCert
+		}
+		return NoCert
 	}
-	return NoCert
+	return SignedCert // from there, no connection for host comes about
 }
 
 // Requires returns what a client has shown on a connection with that SNI, "" if it has
@@ -92,7 +111,7 @@ func (s *Snapshot) Requires(r *http.Request, sni string) Proof {
 	case s.RequiresClientCert(sni):
 		return AnyCert
 	}
-	if s.selection == nil || r == nil {
+	if s.matching == nil || r == nil {
 		return NoCert
 	}
 	return s.owed(r, sni)
