@@ -108,7 +108,7 @@ func read(s *authority.Snapshot, server *authority.Server, r *http.Request) aske
 		a.host = parseHost(r.Host)
 		a.odd = a.host.kind == valid && misrouted(s, a.host)
 	}
-	a.anonymous = anonymous(s, a.host, a.shows())
+	a.anonymous = anonymous(s, a.host, authority.ProofOf(r.TLS))
 	if r.ProtoMajor > 1 { // net/http has compared the fields of HTTP/1 itself
 		for _, field := range r.Header["Host"] {
 			other := parseHost(field)

@@ -194,6 +194,8 @@ func (g *gate) byClientCert(s *authority.Snapshot, a asked) Reason {
 	switch {
 	case a.anonymous && (s.Barred(host) || a.early() && s.AsksByAddress(host)):
 		return NoClientCert
+	case !s.AsksSome():
+		return undecided
 	case s.Owes(a.r, host, a.shows()) || a.r == nil && a.anonymous && s.MayOwe(a.sni.canonical, host):
 		return NoClientCert
 	}

@@ -53,22 +53,25 @@ func matchingOf(srv *caddyhttp.Server, ps *policies) []matching {
 	return list
 }
 
+// AsksSome tells whether policies may ask some clients of a host for a certificate only:
+// they look at more than its name. If not, nobody owes one but by [Snapshot.Barred].
+func (s *Snapshot) AsksSome() bool { return s.matching != nil }
+
 // Owes tells whether a connection that shows this much would show more if it were a
 // proper one for host, from where the request came from. Policies may ask some clients of
 // a host only, by their addresses, or by a regular expression for the name. So Caddy's own
-// matchers are asked. Where nothing but the name counts, the answer is no:
-// [Snapshot.Barred] knows that.
+// matchers are asked.
 //
 // A connection that began under an older configuration may show less, and so may one
 // whose SNI is spelled in another way than an expression has it.
 func (s *Snapshot) Owes(r *http.Request, host string, shown Proof) bool {
-	return s.matching != nil && r != nil && shown < SignedCert && shown < s.owed(r, host)
+	return s.AsksSome() && r != nil && shown < SignedCert && shown < s.owed(r, host)
 }
 
 // MayOwe is [Snapshot.Owes] where nobody in particular asks: some client may owe a
 // certificate for host on a connection with that SNI that shows none.
 func (s *Snapshot) MayOwe(sni, host string) bool {
-	return s.matching != nil && sni != host && s.AsksClientCert(host) && !s.SameClientAuth(sni, host)
+	return s.AsksSome() && sni != host && s.AsksClientCert(host) && !s.SameClientAuth(sni, host)
 }
 
 // owed returns what a client has to show who connects for host from where a request
@@ -111,7 +114,7 @@ func (s *Snapshot) Requires(r *http.Request, sni string) Proof {
 	case s.RequiresClientCert(sni):
 		return AnyCert
 	}
-	if s.matching == nil || r == nil {
+	if !s.AsksSome() || r == nil {
 		return NoCert
 	}
 	return s.owed(r, sni)
