@@ -142,3 +142,38 @@ func askOnce(t *testing.T, protocol string, port int, sni, host string, cert tls
 	status, _, _, err = overHTTP3(conn).do(http3.MethodGet0RTT, host, "")
 	return status, err
 }
+
+// Each handle block of a site has its own gate: whichever runs refuses.
+func TestExplainKnowsThatOneOfSeveralGatesRuns(t *testing.T) {
+	block := func(match, options string) string {
+		return `{"group":"b",` + match + `"handle":[{"handler":"misdirected"` + options + `},{"handler":"static_response","body":"ok"}]}`
+	}
+	for _, test := range []struct{ name, blocks, answer, altSvc string }{
+		{"both refuse", block(`"match":[{"path":["/x"]}],`, "") + `,` + block("", `,"scope":"site"`), "421", "clear"},
+		{"one only reports", block(`"match":[{"path":["/x"]}],`, `,"report_only":true`) + `,` + block("", ""), "depends", "clear"},
+		{"one keeps HTTP/3", block(`"match":[{"path":["/x"]}],`, `,"alt_svc":"keep"`) + `,` + block("", ""), "421", "depends"},
+		{"no block for other paths", block(`"match":[{"path":["/x"]}],`, ""), "depends", "depends"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			port := testcaddy.FreePort(t)
+			run(t, testcaddy.TLSApp(t, `{}`, []string{"a.p4.test", "b.p4.test"}), port, `"tls_connection_policies":[{}],"routes":[
+				{"match":[{"host":["a.p4.test"]}],"terminal":true,"handle":[{"handler":"subroute","routes":[`+test.blocks+`]}]},
+				{"match":[{"host":["b.p4.test"]}],"handle":[{"handler":"static_response","body":"ok"}]}]`)
+			server := authority.Active()[0]
+			if got := server.Explain("b.p4.test", "a.p4.test").Answer; got != test.answer {
+				t.Errorf("explained as %s, want %s", got, test.answer)
+			}
+			list, _ := server.Sites(1)
+			if list[0].AltSvc != test.altSvc {
+				t.Errorf("Alt-Svc is %s, want %s", list[0].AltSvc, test.altSvc)
+			}
+			if test.answer == "421" {
+				for _, path := range []string{"/", "/x"} {
+					if status, _, _, err := dial(t, "h2", nil, port, clientTLS("b.p4.test")).do("GET", "a.p4.test", path); err != nil || status != 421 {
+						t.Errorf("%s: %d (%v)", path, status, err)
+					}
+				}
+			}
+		})
+	}
+}

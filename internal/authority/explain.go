@@ -111,22 +111,7 @@ func (s *Server) Explain(sni, host string) Explanation {
 		e.Advertised, e.AdvertisedWhy = absent == Advertised, absent.String()
 	}
 
-	refused, depends, reported, handed := "", false, false, false
-	snap.guards.each(routed, func(g *Guard, certain bool) bool {
-		v := g.Explain(snap, sni, host)
-		v.Runs = map[bool]string{true: "always", false: "perhaps"}[certain]
-		e.Guards = append(e.Guards, v)
-		switch {
-		case v.Status == 0:
-		case v.ReportOnly:
-			reported = true
-		case certain && refused == "" && !depends:
-			refused, handed = strconv.Itoa(v.Status), g.ErrorRoutes
-		default:
-			depends, handed = true, handed || g.ErrorRoutes && refused == ""
-		}
-		return true
-	})
+	refused, depends, reported, handed := snap.guardsSay(&e, routed)
 	strict := StrictSNIHostRefuses(s.http, sni, host)
 	if strict || refused != "" || depends {
 		e.ErrorRoutes = snap.errorRoutesDo(routed, strict || handed)
@@ -148,6 +133,34 @@ func (s *Server) Explain(sni, host string) Explanation {
 		e.Answer, e.Why = "pass", "every guard that runs for this host lets it pass"
 	}
 	return e
+}
+
+// guardsSay asks the guards that can run for a host, as Caddy routes it: what they refuse
+// with, or whether that depends on which of them run, whether one only reports, and
+// whether error routes are handed the refusal.
+func (s *Snapshot) guardsSay(e *Explanation, routed string) (refused string, depends, reported, handed bool) {
+	statuses := make(map[int]bool) // 0 to pass
+	s.guards.each(routed, func(g *Guard, certain bool) bool {
+		v := g.Explain(s, e.SNI, e.Host)
+		v.Runs = map[bool]string{true: "always", false: "perhaps"}[certain]
+		e.Guards = append(e.Guards, v)
+		switch {
+		case v.Status == 0:
+			statuses[0] = true
+		case v.ReportOnly:
+			reported, statuses[0] = true, true
+		case certain && refused == "" && !depends:
+			refused, handed = strconv.Itoa(v.Status), g.ErrorRoutes
+		default:
+			statuses[v.Status] = true
+			depends, handed = true, handed || g.ErrorRoutes && refused == ""
+		}
+		return true
+	})
+	if depends && refused == "" && len(statuses) == 1 && !statuses[0] && s.guards.always(routed) {
+		depends, refused = false, strconv.Itoa(e.Guards[0].Status) // whichever runs
+	}
+	return refused, depends, reported, handed
 }
 
 // StrictSNIHostRefuses tells whether Caddy's own check, which needs no module of

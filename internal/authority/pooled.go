@@ -9,7 +9,7 @@ func (s *Server) Refused(sni, host string) {
 	if snap.strictSNIHost || !snap.CertificateCovers(sni, host) {
 		return
 	}
-	if site := snap.Site(sni); s.HTTP3() && !snap.guarded(sni) && s.First("open "+site) {
+	if site := snap.Site(sni); s.HTTP3() && !snap.guards.always(sni) && s.First("open "+site) {
 		s.logger.Warn(sharedWithoutGuard, zap.Strings("sites", []string{site}), zap.String("host", host), zap.String("server", s.Name()))
 	}
 	if s.origins == nil && s.First("no origin") {

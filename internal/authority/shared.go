@@ -38,7 +38,7 @@ func (s *Server) sharedWarnings(m managed) (found []Warning) {
 			continue
 		}
 		r.SNI = shown
-		if example = r; !snap.guarded(sni) {
+		if example = r; !snap.guards.always(sni) {
 			open = append(open, shown)
 			s.First("open " + snap.Site(sni))
 		}
@@ -90,13 +90,4 @@ func (s *Snapshot) serverNames(yield func(sni, shown string) bool) {
 			return
 		}
 	}
-}
-
-// guarded tells whether a guard runs for every request to a host.
-func (s *Snapshot) guarded(host string) (guarded bool) {
-	s.guards.each(host, func(_ *Guard, certain bool) bool {
-		guarded = certain
-		return !guarded
-	})
-	return guarded
 }

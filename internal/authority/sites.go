@@ -52,16 +52,18 @@ func (s *Server) Sites(most int) (sites []Site, more int) {
 
 // altSvc says what guards make of HTTP/3 for a host that it leads to refusals.
 func (s *Snapshot) altSvc(host string) string {
-	said := "kept"
+	clear, perhaps, keeps := false, false, false
 	s.guards.each(host, func(g *Guard, certain bool) bool {
-		switch {
-		case g.KeepsAltSvc:
-		case certain:
-			said = "clear"
-		default:
-			said = "depends"
-		}
-		return said != "clear"
+		keeps = keeps || g.KeepsAltSvc
+		perhaps = perhaps || !g.KeepsAltSvc
+		clear = clear || certain && !g.KeepsAltSvc
+		return true
 	})
-	return said
+	switch {
+	case clear || perhaps && !keeps && s.guards.always(host):
+		return "clear"
+	case perhaps:
+		return "depends"
+	}
+	return "kept"
 }

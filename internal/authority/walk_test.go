@@ -156,3 +156,29 @@ func TestWalkAsCaddyRuns(t *testing.T) {
 		t.Errorf("only %d guards ran certainly and %d perhaps: too few to tell", certainly, perhaps)
 	}
 }
+
+// Every request passes a guard where that is said, though perhaps one of several.
+func TestAlwaysAsCaddyRuns(t *testing.T) {
+	always, never := 0, 0
+	for seed := range uint64(300) {
+		m := &routeMaker{Rand: rand.New(rand.NewPCG(seed, 11)), hostsOnly: seed%3 == 0}
+		text := strings.Replace(m.server(), oneGuard, hostRoute("far.example", guardFor("")), 1)
+		srv, snap := server(t, text)
+		for _, host := range walkHosts {
+			if !snap.guards.always(host) {
+				never++
+				continue
+			}
+			always++
+			for _, path := range []string{"/", "/x"} {
+				if len(ran(srv, host, path)) == 0 {
+					t.Fatalf("no guard runs for %s%s, though one is said to always, in\n%s", host, path, text)
+				}
+			}
+		}
+	}
+	if always < 200 || never < 200 {
+		t.Errorf("%d times always, %d times not: too few to tell", always, never)
+	}
+	t.Logf("%d times always, %d times not", always, never)
+}

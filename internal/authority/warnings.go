@@ -80,9 +80,7 @@ func (s *Snapshot) clientAuthWarnings() (found []Warning) {
 	var open, failing, serving []string
 	lenient := make(map[string][]string) // by option
 	for name, shown := range s.clientAuthNames() {
-		guarded := false
-		s.guards.each(name, func(g *Guard, certain bool) bool {
-			guarded = guarded || certain
+		s.guards.each(name, func(g *Guard, _ bool) bool {
 			if g.ReportOnly {
 				lenient["report_only"] = append(lenient["report_only"], shown)
 			}
@@ -92,7 +90,7 @@ func (s *Snapshot) clientAuthWarnings() (found []Warning) {
 			return true
 		})
 		switch exposed := s.guards.errorsExpose(name); {
-		case !guarded:
+		case !s.guards.always(name):
 			open = append(open, shown)
 		case exposed == upstream:
 			failing = append(failing, shown)

@@ -77,6 +77,19 @@ func TestWarnings(t *testing.T) {
 			want:   []string{"no misdirected handler runs|*.m.test, m.test"},
 		},
 		{
+			name: "each handle block has a guard of its own",
+			server: mtls + `,` + off + `,"routes":[{"match":[{"host":["*.m.test","m.test"]}],"terminal":true,"handle":[{"handler":"subroute","routes":[
+				{"group":"b","match":[{"path":["/x"]}],"handle":[{"handler":"subroute","routes":[{"handle":[` + guard + `,` + upstream + `]}]}]},
+				{"group":"b","handle":[{"handler":"subroute","routes":[{"handle":[` + guard + `,` + upstream + `]}]}]}]}]}]`,
+		},
+		{
+			name: "one of the handle blocks has none",
+			server: mtls + `,` + off + `,"routes":[{"match":[{"host":["*.m.test","m.test"]}],"terminal":true,"handle":[{"handler":"subroute","routes":[
+				{"group":"b","match":[{"path":["/x"]}],"handle":[` + upstream + `]},
+				{"group":"b","handle":[` + guard + `,` + upstream + `]}]}]}]`,
+			want: []string{"no misdirected handler runs|*.m.test, m.test"},
+		},
+		{
 			name:   "a guard for everyone is one",
 			server: mtls + `,` + off + `,"routes":[{"handle":[` + guard + `]},` + site("m.test", "") + `]`,
 		},

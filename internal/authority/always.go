@@ -1,0 +1,67 @@
+package authority
+
+// always tells whether every request to host passes some guard before anything answers
+// it. That need not be one and the same: each of a site's handle blocks may have its own.
+func (gs *guards) always(host string) bool {
+	open, answered := unguardedWays{host}.list(gs.main, nil)
+	return !open && !answered
+}
+
+// unguardedWays follow requests to a host up to their first guard.
+type unguardedWays struct{ host string }
+
+// list tells whether a request can get to the end of a list of routes without a guard,
+// and whether one can be answered without.
+func (w unguardedWays) list(rs *routes, above *chain) (open, answered bool) {
+	if above.has(rs) {
+		return true, false
+	}
+	here := chain{rs, above}
+	ended := false                 // some end at a route without being answered
+	surely := make(map[int32]bool) // groups of which a route has run
+	passed := make(map[int32]bool) // groups of which an unguarded route may have run
+	open = true
+	var c cursor
+	rs.byHost.find(&c, w.host)
+	for r, ok := c.next(); ok && open; r, ok = c.next() {
+		s := &rs.sites[r.index]
+		if surely[s.group] {
+			continue
+		}
+		goesOn, answers := w.steps(s, &here)
+		if answers {
+			return false, true
+		}
+		if goesOn && s.terminal {
+			ended, goesOn = true, false
+		}
+		switch {
+		case s.group == 0:
+			open = !r.certain || goesOn
+		case s.alone:
+			passed[s.group] = passed[s.group] || goesOn
+			surely[s.group] = r.certain
+			open = !r.certain || passed[s.group]
+		}
+	}
+	return open || ended, false
+}
+
+// steps is list for what a route does.
+func (w unguardedWays) steps(s *site, above *chain) (open, answered bool) {
+	for i := range s.steps {
+		st := &s.steps[i]
+		switch {
+		case st.aside:
+		case st.guard != nil:
+			return false, false
+		case st.answers:
+			return false, true
+		case st.routes != nil:
+			if open, answered := w.list(st.routes, above); !open || answered {
+				return open, answered
+			}
+		}
+	}
+	return true, false
+}
