@@ -19,7 +19,8 @@ type route struct{ name, prefix, to string }
 // and returns their addresses in that order. All but that is as it is by default;
 // timeouts have no default.
 func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (*program.Program, []string, error) {
-	config := programs.HAProxy
+	var config strings.Builder
+	config.WriteString(programs.HAProxy)
 	var addrs []string
 	for _, mode := range reuse {
 		addr, err := programs.Address()
@@ -27,16 +28,16 @@ func startHAProxy(dir, cert string, reuse []string, routes map[string][]route) (
 			return nil, nil, err
 		}
 		addrs = append(addrs, addr)
-		frontend := fmt.Sprintf("frontend %s\n\tbind %s ssl crt %s alpn h2,http/1.1\n", mode, addr, cert)
+		fmt.Fprintf(&config, "frontend %s\n\tbind %s ssl crt %s alpn h2,http/1.1\n", mode, addr, cert)
 		for _, r := range routes[mode] {
-			backend := mode + "-" + r.name
-			frontend += fmt.Sprintf("\tuse_backend %s if { path_beg %s }\n", backend, r.prefix)
-			config += fmt.Sprintf("backend %s\n\thttp-reuse %s\n\tserver upstream %s\n", backend, mode, r.to)
+			fmt.Fprintf(&config, "\tuse_backend %s-%s if { path_beg %s }\n", mode, r.name, r.prefix)
 		}
-		config += frontend
+		for _, r := range routes[mode] {
+			fmt.Fprintf(&config, "backend %s-%s\n\thttp-reuse %s\n\tserver upstream %s\n", mode, r.name, mode, r.to)
+		}
 	}
 	file := filepath.Join(dir, "haproxy.cfg")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(config.String()), 0o600); err != nil {
 		return nil, nil, err
 	}
 	p, err := programs.Start(addrs[0], dir, "haproxy", "haproxy", "-db", "-f", file)

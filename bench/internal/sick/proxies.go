@@ -121,22 +121,23 @@ func (p *proxies) startCaddy(c *trouble, fleets map[string]*fleet) error {
 }
 
 func (c *trouble) haproxy(addr string, f *fleet) string {
-	config := programs.HAProxy
+	var config strings.Builder
+	config.WriteString(programs.HAProxy)
 	if f.names != nil {
-		config += fmt.Sprintf("resolvers r\n\tnameserver n %s\n\thold valid %v\n\ttimeout resolve %v\n", f.names.Addr(), followed, followed)
+		fmt.Fprintf(&config, "resolvers r\n\tnameserver n %s\n\thold valid %v\n\ttimeout resolve %v\n", f.names.Addr(), followed, followed)
 	}
-	config += fmt.Sprintf("frontend in\n\tbind %s\n\tdefault_backend out\nbackend out\n\tbalance roundrobin\n", addr)
+	fmt.Fprintf(&config, "frontend in\n\tbind %s\n\tdefault_backend out\nbackend out\n\tbalance roundrobin\n", addr)
 	for i, upstream := range f.addrs() {
-		config += fmt.Sprintf("\tserver s%d %s", i, upstream)
+		fmt.Fprintf(&config, "\tserver s%d %s", i, upstream)
 		if c.secure {
-			config += " ssl verify none alpn h2,http/1.1"
+			config.WriteString(" ssl verify none alpn h2,http/1.1")
 		}
 		if f.names != nil {
-			config += " resolvers r resolve-prefer ipv4 init-addr none"
+			config.WriteString(" resolvers r resolve-prefer ipv4 init-addr none")
 		}
-		config += "\n"
+		config.WriteString("\n")
 	}
-	return config
+	return config.String()
 }
 
 func (c *trouble) nginx(addr string, upstreams []string) string {
