@@ -123,7 +123,9 @@ func TestIdleConnectionsAboveTheNeedAreClosed(t *testing.T) {
 // An upstream closes right after each response and does not say so. After the
 // first connections the pool does not count on them any more.
 func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
-	var late atomic.Int64 // closes that a busy machine delayed: no pool can foresee them
+	// Closes that a busy machine delayed, for longer than there are between a response
+	// and the next request: no pool can foresee them.
+	var late atomic.Int64
 	l := listen(t, nil)
 	l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {
 		if fake.ReadRequest(r) == nil {
@@ -132,7 +134,7 @@ func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
 		fake.Respond(c, "x")
 		responded := time.Now()
 		time.Sleep(time.Duration(n%5) * 100 * time.Microsecond)
-		if time.Since(responded) > 10*time.Millisecond {
+		if time.Since(responded) > time.Millisecond {
 			late.Add(1)
 		}
 	})
@@ -144,6 +146,7 @@ func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
 			failed++
 		}
 	}
+	// Who counts on connections loses half of the POSTs.
 	if allowed := 2 + int(late.Load()); failed > allowed {
 		t.Errorf("%d of the last 1960 POSTs failed, want at most %d", failed, allowed)
 	}

@@ -54,7 +54,11 @@ func TestFaults(t *testing.T) {
 		}, runtime.GOOS != "linux", 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l, err := Listen(func(_ int64, c net.Conn) net.Conn { return test.admit(t, c) })
+			admitted := make(chan struct{})
+			l, err := Listen(func(_ int64, c net.Conn) net.Conn {
+				defer close(admitted)
+				return test.admit(t, c)
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +66,9 @@ func TestFaults(t *testing.T) {
 			if err := l.Serve(false, func(http.ResponseWriter, *http.Request) {}, nil); err != nil {
 				t.Fatal(err)
 			}
-			if err := get(dial(t, l)); (err == nil) != test.ok {
+			c := dial(t, l)
+			<-admitted // what arrives before, a deaf connection has heard
+			if err := get(c); (err == nil) != test.ok {
 				t.Errorf("asked: %v, want an answer: %t", err, test.ok)
 			}
 			if open := l.Open.Load(); open != test.open || l.Accepted.Load() != 1 {
