@@ -32,10 +32,14 @@ func (s *Snapshot) EachErrorHandler(host string, f func(caddyhttp.MiddlewareHand
 	w.list(s.guards.errors, true, nil)
 }
 
-// NamesHostAnywhere tells whether a host matcher at any depth, in the routes or
-// in the error routes, is there for host, which may be empty. A route without a
-// host matcher names nothing.
+// NamesHostAnywhere tells whether a matcher at any depth, in the routes or in the error
+// routes, is there for host, which may be empty: a host matcher, or another one, or a
+// handler such as map, that compares hosts with the name. A route without any names
+// nothing.
 func (s *Snapshot) NamesHostAnywhere(host string) bool {
-	_, ok := s.guards.patterns.first(host)
+	if _, ok := s.guards.patterns.first(host); ok {
+		return true
+	}
+	_, ok := s.guards.spelled.names[host]
 	return ok
 }

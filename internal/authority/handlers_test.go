@@ -104,9 +104,14 @@ func TestNamesHostAnywhere(t *testing.T) {
 	}
 	_, snap := server(t, `"tls_connection_policies":[{}],"named_routes":{"n":`+inner(`{"host":["named.test"]}`)+`},"routes":[`+oneGuard+`,
 		{"match":[{"host":["top.test"]}]},`+inner(`{"host":["inner.test","*.wild.test"]}`)+`,`+inner(`{"path":["/x"]}`)+`,
+		{"match":[{"expression":"{http.request.host} == 'expression.test' || host('function.test')"}]},{"match":[{"expression":"{http.request.uri.path} == '/path.test'"}]},
+		{"match":[{"vars":{"{http.request.host}":["vars.test"]}}]},{"match":[{"header":{"Host":["header.test"]}}]},{"match":[{"not":[{"host":["not.test"]}]}]},
+		{"handle":[{"handler":"map","source":"{http.request.host}","destinations":["{x}"],"mappings":[{"input":"map.test","outputs":["x"]}]}]},
 		{"handle":[{"handler":"invoke","name":"n"}]}],"errors":{"routes":[`+inner(`{"host":[""]}`)+`]}`)
 	for host, want := range map[string]bool{
-		"top.test": true, "inner.test": true, "a.wild.test": true, "named.test": true, "": true, "other.test": false, "wild.test": false,
+		"top.test": true, "inner.test": true, "a.wild.test": true, "named.test": true, "": true, "other.test": false,
+		"expression.test": true, "function.test": true, "path.test": false, "vars.test": true, "header.test": true, "not.test": false, "map.test": true,
+		"wild.test": false,
 	} {
 		if got := snap.NamesHostAnywhere(host); got != want {
 			t.Errorf("%q is named: %t, want %t", host, got, want)

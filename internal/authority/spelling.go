@@ -21,6 +21,8 @@ import (
 type spelled struct {
 	forms   bool // anything but the letter case and the port
 	letters bool // the letter case
+	// names are those that matchers and handlers compare hosts with, host matchers aside.
+	names map[string]struct{}
 }
 
 // DiscernsSpelling tells whether a host that is not spelled as its canonical name, case
@@ -42,8 +44,8 @@ func (sp *spelled) byMatchers(sets caddyhttp.MatcherSets, negated bool) {
 				sp.byMatchers(not.MatcherSets, true)
 			case id == "http.matchers.host":
 				sp.forms = sp.forms || negated
-			case !slices.Contains(hostBlind, id) && mentionsHost(matcher):
-				sp.forms, sp.letters = true, true
+			case !slices.Contains(hostBlind, id):
+				sp.byHost(matcher)
 			}
 		}
 	}
@@ -51,8 +53,25 @@ func (sp *spelled) byMatchers(sets caddyhttp.MatcherSets, negated bool) {
 
 // byHandler adds what a handler tells apart.
 func (sp *spelled) byHandler(handler caddyhttp.MiddlewareHandler) {
-	if slices.Contains(mappers, moduleID(handler)) && mentionsHost(handler) {
-		sp.forms, sp.letters = true, true
+	if slices.Contains(mappers, moduleID(handler)) {
+		sp.byHost(handler)
+	}
+}
+
+// byHost adds what a module tells apart if its configuration has to do with the host of
+// requests.
+func (sp *spelled) byHost(module any) {
+	text, err := json.Marshal(module)
+	text = bytes.ToLower(text)
+	if err == nil && !aHost.Match(text) {
+		return
+	}
+	sp.forms, sp.letters = true, true
+	for _, name := range aName.FindAllString(string(text), -1) {
+		if sp.names == nil {
+			sp.names = make(map[string]struct{})
+		}
+		sp.names[name] = struct{}{}
 	}
 }
 
@@ -69,9 +88,5 @@ var mappers = []caddy.ModuleID{"http.handlers.map", "http.handlers.vars"}
 // header field, or in a call.
 var aHost = regexp.MustCompile(`request\.host|header\.host|["'\\]host["'\\]|\bhost\(`)
 
-// mentionsHost tells whether the configuration of a module has to do with the host of
-// requests.
-func mentionsHost(module any) bool {
-	text, err := json.Marshal(module)
-	return err != nil || aHost.Match(bytes.ToLower(text))
-}
+// aName finds what may be a host name there.
+var aName = regexp.MustCompile(`[a-z0-9_-]+(\.[a-z0-9_-]+)+`)
