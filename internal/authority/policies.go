@@ -203,6 +203,7 @@ func (p *policy) byUnnamed() int    { return p.unnamed }
 func (p *policy) byClientAuth() int { return p.clientAuth }
 
 func (p *policy) byRequires() int { return bit(p.requires) }
+func (p *policy) byAsksOnly() int { return bit(p.clientAuth != 0 && !p.requires) }
 func (p *policy) byVerifies() int { return bit(p.verifies) }
 
 func bit(b bool) int {
@@ -318,6 +319,14 @@ func (ps *policies) all(by field, host string) bool {
 		ps.ofSNI(&a, by, "")
 	}
 	return a.seen && !a.differ && a.value == 1
+}
+
+// asksOnly tells whether a proper connection for host may be asked for a client
+// certificate without having to show one.
+func (ps *policies) asksOnly(host string) bool {
+	var a agree
+	ps.ofHost(&a, (*policy).byAsksOnly, host)
+	return a.differ || a.value == 1
 }
 
 // barred tells whether only a connection that shows a client certificate is right

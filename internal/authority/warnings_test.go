@@ -129,6 +129,17 @@ func TestWarnings(t *testing.T) {
 			want: []string{"option|report_only|m.test"}, // on connections without SNI it requires its certificate all the same
 		},
 		{
+			name: "missing_sni accept on a site that requests client certificates of some clients",
+			server: `"tls_connection_policies":[{"match":{"sni":["m.test"],"remote_ip":{"ranges":["10.0.0.0/8"]}}},{"match":{"sni_regexp":{"pattern":"^m"}},"client_authentication":{"mode":"require"}},{}],` + off + `,
+				"routes":[` + site("m.test", `{"handler":"test_guard","accepts_missing_sni":true}`) + `]`,
+		},
+		{
+			name: "missing_sni accept on a site that requests client certificates of some clients",
+			server: `"tls_connection_policies":[{"match":{"sni_regexp":{"pattern":"^m"}},"client_authentication":{"mode":"request"}},{}],` + off + `,
+				"routes":[` + site("m.test", `{"handler":"test_guard","accepts_missing_sni":true}`) + `]`,
+			want: []string{"option|missing_sni accept|m.test"},
+		},
+		{
 			name: "missing_sni accept on a site that requests client certificates without requiring them",
 			server: strings.Replace(mtls, "require", "request", 1) + `,` + off + `,"routes":[` + site("m.test", `{"handler":"test_guard","accepts_missing_sni":true}`) + `,` +
 				site("*.m.test", guard) + `]`,
