@@ -4,6 +4,7 @@
 package apart
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -15,8 +16,9 @@ import (
 // variable is the environment variable that names the test to a process of its own.
 const variable = "CONNREUSE_TEST_APART"
 
-// Process runs the test that calls it in a process of its own, beside others, and
-// returns true. In that process it returns false. It has to be the first call:
+// Process runs the test that calls it in a process of its own, and returns true. In that
+// process it returns false. The process starts at once; where tests are not parallel, the
+// next ones run meanwhile. It has to be the first call:
 //
 //	func TestStorage(t *testing.T) {
 //		if apart.Process(t) {
@@ -29,7 +31,6 @@ func Process(t *testing.T) bool {
 	if os.Getenv(variable) == t.Name() {
 		return false
 	}
-	t.Parallel()
 	ctx := t.Context()
 	if deadline, ok := t.Deadline(); ok {
 		var cancel context.CancelFunc
@@ -39,11 +40,16 @@ func Process(t *testing.T) bool {
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.v", "-test.run=^"+regexp.QuoteMeta(t.Name())+"$")
 	cmd.Env = append(os.Environ(), variable+"="+t.Name())
 	cmd.WaitDelay = time.Second // programs that it has started may hold its output
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("in a process of its own: %v\n%s", err, out)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Parallel()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("in a process of its own: %v\n%s", err, &out)
 	} else if testing.Verbose() {
-		t.Logf("in a process of its own:\n%s", out)
+		t.Logf("in a process of its own:\n%s", &out)
 	}
 	return true
 }
