@@ -211,7 +211,11 @@ func (x *exchange) attempt(t *try) {
 
 // failed finds out what an error means, and ends the lease.
 func (x *exchange) failed(t *try) {
-	f := t.lease.Fail(t.err, x.ctx.Err() != nil || x.body.Failed() || timedOut(t.err))
+	ours := x.ctx.Err() != nil || x.body.Failed() || timedOut(t.err)
+	if !ours && !t.known.H2 && !x.body.Consumed() { // trailers change as the body is read
+		ours = !replay.Writable(x.out)
+	}
+	f := t.lease.Fail(t.err, ours)
 	if t.doubted && !f.Ours {
 		t.pool.unanswered(t.err)
 	}

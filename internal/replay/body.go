@@ -14,14 +14,20 @@ const MaxKept = 64 << 10
 // errAttemptOver is what an attempt reads that is over.
 var errAttemptOver = errors.New("reading request body: the attempt it belonged to is over")
 
+// errWrongLength is what an attempt reads at the end of a body that is shorter or longer
+// than its Content-Length. Such a request is malformed, and HTTP/3 clients can send one:
+// it must not be ended as if it were whole (RFC 9114 section 4.1.2).
+var errWrongLength = errors.New("reading request body: its length is not that of Content-Length")
+
 // A Body lets up to two attempts read one request body. What the first one
 // reads is kept (up to MaxKept bytes) and read again by the second, which then
 // goes on with the rest. An attempt gets a view; closing a view detaches it and
 // never waits, and the source is closed exactly once, when the last attempt is
 // done with it.
 type Body struct {
-	src   io.ReadCloser
-	views [2]View
+	src    io.ReadCloser
+	length int64 // that the request tells; negative or zero: it does not
+	views  [2]View
 
 	// reading is held while a view reads. It comes before mu.
 	reading sync.Mutex
@@ -29,7 +35,7 @@ type Body struct {
 	mu     sync.Mutex
 	active *View
 	kept   []byte
-	read   bool  // a byte was read
+	read   int64 // how many bytes
 	lost   bool  // more than MaxKept bytes were read
 	err    error // what src.Read ended with
 	final  bool  // there will be no further attempt
@@ -46,7 +52,7 @@ type View struct {
 // NewBody returns a body that reads from src; length is that of the request,
 // negative if unknown.
 func NewBody(src io.ReadCloser, length int64) *Body {
-	b := &Body{src: src}
+	b := &Body{src: src, length: length}
 	if length > 0 && length <= MaxKept {
 		b.kept = make([]byte, 0, length)
 	}
@@ -85,8 +91,11 @@ func (v *View) Read(p []byte) (int, error) {
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.read += int64(n)
+	if b.length > 0 && (b.read > b.length || err == io.EOF && b.read < b.length) {
+		err = errWrongLength
+	}
 	b.err = err
-	b.read = b.read || n > 0
 	if !b.lost {
 		if b.lost = len(b.kept)+n > MaxKept; !b.lost {
 			b.kept = append(b.kept, p[:n]...)
@@ -161,11 +170,11 @@ func (b *Body) Consumed() bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.read
+	return b.read > 0
 }
 
-// Failed tells whether reading the source Failed, as it does when the client
-// goes away.
+// Failed tells whether reading the source failed, as it does when the client goes away,
+// or sends less than it said.
 func (b *Body) Failed() bool {
 	if b == nil {
 		return false
@@ -271,7 +280,7 @@ func (b *Body) Again() (*Body, bool) {
 	if !b.whole() || b.closed {
 		return nil, false
 	}
-	again := &Body{src: b.src, kept: b.kept, read: b.read, err: b.err}
+	again := &Body{src: b.src, length: b.length, kept: b.kept, read: b.read, err: b.err}
 	again.active = &again.views[0]
 	again.active.of = again
 	b.active, b.kept, b.lost, b.closed = &View{of: b, closed: true}, nil, true, true

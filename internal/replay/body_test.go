@@ -87,6 +87,20 @@ func TestBodyReplay(t *testing.T) {
 	}
 }
 
+// A body that is not as long as it is said to be fails at its end, for each attempt.
+func TestBodyOfWrongLength(t *testing.T) {
+	for _, tc := range []struct {
+		length int64
+		fails  bool
+	}{{-1, false}, {0, false}, {3, false}, {2, true}, {4, true}, {MaxKept + 1, true}} {
+		b := NewBody(io.NopCloser(strings.NewReader("abc")), tc.length)
+		got, err := io.ReadAll(b.First())
+		if string(got) != "abc" || (err != nil) != tc.fails || b.Failed() != tc.fails || b.Rewindable() == tc.fails {
+			t.Errorf("length %d: read %q, %v; failed %v, rewindable %v", tc.length, got, err, b.Failed(), b.Rewindable())
+		}
+	}
+}
+
 func TestBodyReadError(t *testing.T) {
 	broken := errors.New("client went away")
 	b := NewBody(io.NopCloser(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken))), 10)

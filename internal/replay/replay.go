@@ -8,7 +8,10 @@
 // It knows no connections and no pool.
 package replay
 
-import "net/http"
+import (
+	"io"
+	"net/http"
+)
 
 // A Reason says why a request was sent a second time. The values are
 // labels of metrics.
@@ -70,6 +73,18 @@ func (o Outcome) Decide() (Reason, bool) {
 		return NoResponse, true
 	}
 	return "", false
+}
+
+// Writable tells whether net/http can write the head of a request in HTTP/1. It finds out
+// too late, and closes the connection for it. HTTP/3 clients can name trailers that may
+// not be any (RFC 9110 section 6.5.1).
+func Writable(req *http.Request) bool {
+	head := *req
+	head.Body, head.ContentLength = nil, 0
+	if req.Body != nil && req.ContentLength <= 0 { // trailers go with chunks alone
+		head.Body, head.TransferEncoding = http.NoBody, []string{"chunked"}
+	}
+	return head.Write(io.Discard) == nil
 }
 
 // Idempotent tells whether sending a request twice is like sending it once: by its

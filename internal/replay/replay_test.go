@@ -1,7 +1,9 @@
 package replay
 
 import (
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 )
 
@@ -87,6 +89,43 @@ func TestIdempotencyKey(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := Idempotent(&http.Request{Method: tc.method, Header: tc.header}); got != tc.want {
 				t.Errorf("= %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// What net/http cannot write to an HTTP/1 connection is told by the head of the request.
+func TestWritable(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*http.Request)
+		want   bool
+	}{
+		{"no body", func(*http.Request) {}, true},
+		{"a body of known length", func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader("abc")), 3 }, true},
+		{"chunks and trailers", func(r *http.Request) {
+			r.Body, r.Trailer = io.NopCloser(strings.NewReader("abc")), http.Header{"X": nil}
+		}, true},
+		{"a trailer that may not be one", func(r *http.Request) {
+			r.Body, r.Trailer = io.NopCloser(strings.NewReader("abc")), http.Header{"Content-Length": nil}
+		}, false},
+		{"one that is left out", func(r *http.Request) {
+			r.Body, r.ContentLength, r.Trailer = io.NopCloser(strings.NewReader("abc")), 3, http.Header{"Content-Length": nil}
+		}, true},
+		{"a control character in the query", func(r *http.Request) { r.URL.RawQuery = "a=\x00" }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, method := range []string{"GET", "POST"} {
+				req, _ := http.NewRequest(method, "http://h.test/", nil)
+				tc.change(req)
+				if got := Writable(req); got != tc.want {
+					t.Errorf("%s: %v, want %v", method, got, tc.want)
+				}
+				if req.Body != nil {
+					if b, err := io.ReadAll(req.Body); string(b) != "abc" || err != nil {
+						t.Errorf("%s: the body is %q then, %v", method, b, err)
+					}
+				}
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package blackbox
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -175,6 +176,69 @@ func TestCanceledRequestsCostNoConnection(t *testing.T) {
 	}
 	if n := l.Accepted.Load(); n > 1 {
 		t.Errorf("%d connections for 21 requests, beside 20 whose client was gone; want 1", n)
+	}
+}
+
+// HTTP/3 lets clients send what net/http cannot send on: a body that is shorter or longer
+// than its Content-Length, or a trailer of a name that no trailer may have. net/http then
+// closes the upstream connection. That says nothing of the upstream: its connections
+// are used on. The request is not repeated, and was no failed dial.
+//
+// Checklist: P6.
+func TestRequestsThatCannotBeSentTeachNothing(t *testing.T) {
+	wrongLength := func(n int64) func(*http.Request) { return func(r *http.Request) { r.ContentLength = n } }
+	for _, tc := range []struct {
+		name   string
+		change func(*http.Request)
+	}{
+		{"a short body", wrongLength(100)},
+		{"a long body", wrongLength(2)},
+		{"a trailer that may not be one", func(r *http.Request) {
+			r.Trailer, r.ContentLength = http.Header{"Content-Length": nil}, -1
+		}},
+	} {
+		for _, h2 := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, h2 %v", tc.name, h2), func(t *testing.T) {
+				l := listen(t, nil)
+				var puts atomic.Int64
+				serve(t, l, false, func(w http.ResponseWriter, r *http.Request) {
+					if r.Method == "PUT" {
+						puts.Add(1)
+					}
+					_, _ = io.Copy(io.Discard, r.Body)
+					hello(w, r)
+				}, nil)
+				var change func(*upstreampool.Transport)
+				if h2 {
+					change = overH2C
+				}
+				tr := newTransport(t, change)
+				get := func() { mustSend(t, tr, newRequest(t, t.Context(), "GET", addr(l), nil), 0) }
+				const times = 25
+				for range times {
+					get()
+					req := newRequest(t, t.Context(), "PUT", addr(l), strings.NewReader("abc"))
+					tc.change(req)
+					r := send(tr, req) // the upstream may have answered what it got of a long body
+					if _, dial := errors.AsType[reverseproxy.DialError](r.err); dial || r.err == nil && tc.name != "a long body" {
+						t.Fatalf("PUT: %v", r)
+					}
+				}
+				before := l.Accepted.Load()
+				for range 10 {
+					get()
+				}
+				if n := l.Accepted.Load() - before; n > 1 {
+					t.Errorf("%d connections for 10 requests then, want 1", n)
+				}
+				if n := puts.Load(); n > times {
+					t.Errorf("the upstream saw %d of %d requests", n, times)
+				}
+				if n := before; n > times+1 {
+					t.Errorf("%d connections for %d such requests", n, times)
+				}
+			})
+		}
 	}
 }
 
