@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/socket"
 )
 
 // An event stream outlives an outage that costs other requests on its HTTP/2 connection
@@ -43,11 +45,13 @@ func (l *Lease) rejoin() {
 	delete(l.c.apart, l.apart)
 }
 
-// giveUpLocked gives up the requests that wait on c. If it carries responses as well,
-// and can do without those requests, it stays for them, and takes no more.
-func (p *Pool) giveUpLocked(c *conn) {
+// giveUpLocked gives up the requests that wait on c, for a silence of its upstream's. If
+// it carries responses as well, and can do without those requests, it stays for them, and
+// takes no more.
+func (p *Pool) giveUpLocked(c *conn, s socket.Silence) {
 	arriving := c.streams.Arriving()
 	if arriving == 0 || c.leases-arriving > len(c.apart) {
+		c.net.KeepSilence(s)
 		p.closeLocked(c, CloseUnacked)
 		return
 	}

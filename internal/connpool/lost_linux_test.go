@@ -60,8 +60,8 @@ func dialOnly(t *testing.T, n *netns.Network, h2 bool, probes time.Duration, kno
 }
 
 // A request that is given up on a connection idle for half its limit, and of which
-// nothing was acknowledged, caps the limit. One that the upstream has, though it does
-// not answer, says nothing.
+// nothing was acknowledged, caps the limit, whether its client gives it up or we do. One
+// that the upstream has, though it does not answer, says nothing.
 //
 // Checklist: P29.
 func TestRequestLostInSilence(t *testing.T) {
@@ -69,16 +69,21 @@ func TestRequestLostInSilence(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		h2, drop bool
+		patience time.Duration // unacked_timeout
+		reason   CloseReason
 	}{
-		{"h1", false, true},
-		{"h2", true, true},
-		{"slow upstream, h1", false, false},
-		{"slow upstream, h2", true, false},
+		{"h1", false, true, 0, CloseFailed},
+		{"h2", true, true, 0, CloseFailed},
+		{"given up by us, h1", false, true, time.Second, CloseUnacked},
+		{"given up by us, h2", true, true, time.Second, CloseUnacked},
+		{"slow upstream, h1", false, false, 0, ""},
+		{"slow upstream, h2", true, false, 0, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			n := netns.New(t)
 			b := dialOnly(t, n, tc.h2, often, idletime.Config{MaxIdle: time.Minute, KeepAlive: 6 * time.Second})
+			b.cfg.UnackedTimeout = tc.patience
 			openMany(t, b.Pool, 2)
 			poll.Until(t, "two idle connections", func() bool { return b.Snapshot().Connections["idle"] == 2 })
 			limit := b.known.Learner(tc.h2).Limit(time.Now(), idletime.Optional{})
@@ -87,12 +92,12 @@ func TestRequestLostInSilence(t *testing.T) {
 				n.Drop()
 			}
 			l := mustAcquire(t, b.Pool, anything)
-			ctx, cancel := context.WithTimeout(t.Context(), 1700*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 1700*time.Millisecond+5*tc.patience)
 			defer cancel()
 			req, _ := http.NewRequestWithContext(ctx, "GET", "http://upstream.test/slow", nil)
 			if _, err := l.RoundTrip(req); err == nil {
 				t.Fatal("there was an answer")
-			} else if f := l.Fail(err, true); f.Lost != tc.drop {
+			} else if f := l.Fail(err, tc.patience == 0); f.Lost != tc.drop {
 				t.Errorf("lost = %v, want %v", f.Lost, tc.drop)
 			}
 			got := b.known.Learner(tc.h2).Limit(time.Now(), idletime.Optional{})
@@ -101,7 +106,7 @@ func TestRequestLostInSilence(t *testing.T) {
 			}
 			if tc.drop {
 				poll.Until(t, "neither connection is left", func() bool {
-					return b.seen.closed(CloseSuspect) == 1 && b.seen.closed(CloseFailed) == 1
+					return b.seen.closed(CloseSuspect) == 1 && b.seen.closed(tc.reason) == 1
 				})
 			} else if b.seen.closed(CloseSuspect) > 0 {
 				t.Error("the other connection became suspect")

@@ -49,7 +49,7 @@ func (n *netConn) Close() error {
 	c := n.owner
 	c.ends(time.Now(), nil)
 	if c.carries() && (c.h2 || n.TLS() || !n.Responded()) { // perhaps a request was lost
-		n.KeepSilence()
+		n.KeepSilence(n.Silence(time.Now(), n.TakenAt()))
 	}
 	err := n.Conn.Conn.Close()
 	c.socketClosed()

@@ -50,7 +50,7 @@ func (n *Conn) QuietFor(now time.Time) time.Duration {
 	return time.Duration(sinceStart(now) - max(n.readAt.Load(), n.taken.Load()))
 }
 
-// Silence returns what Look does, or what it did as the connection was closed.
+// Silence returns what Look does, or what was kept as the connection was closed.
 func (n *Conn) Silence(now, sent time.Time) socket.Silence {
 	if s := n.silence.Load(); s != nil {
 		return *s
@@ -59,9 +59,6 @@ func (n *Conn) Silence(now, sent time.Time) socket.Silence {
 	return silence
 }
 
-// KeepSilence has Silence return from now on what it returns now. There is nobody to ask
-// once the socket is closed.
-func (n *Conn) KeepSilence() {
-	s := n.Silence(time.Now(), n.TakenAt())
-	n.silence.Store(&s)
-}
+// KeepSilence has Silence return s from now on. There is nobody to ask once the socket is
+// closed.
+func (n *Conn) KeepSilence(s socket.Silence) { n.silence.Store(&s) }
