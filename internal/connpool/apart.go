@@ -5,8 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"time"
-
-	"github.com/caddy-connreuse/connreuse/internal/socket"
 )
 
 // An event stream outlives an outage that costs other requests on its HTTP/2 connection
@@ -45,13 +43,13 @@ func (l *Lease) rejoin() {
 	delete(l.c.apart, l.apart)
 }
 
-// giveUpLocked gives up the requests that wait on c, for a silence of its upstream's. If
+// giveUpLocked gives up the requests that wait on c, for what was heard of it. If
 // it carries responses as well, and can do without those requests, it stays for them, and
 // takes no more.
-func (p *Pool) giveUpLocked(c *conn, s socket.Silence) {
+func (p *Pool) giveUpLocked(c *conn, h heard) {
 	arriving := c.streams.Arriving()
 	if arriving == 0 || c.leases-arriving > len(c.apart) {
-		c.net.KeepSilence(s)
+		c.net.KeepSilence(h.silence)
 		p.closeLocked(c, CloseUnacked)
 		return
 	}

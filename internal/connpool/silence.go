@@ -127,7 +127,7 @@ func (p *Pool) judgeLocked(all []heard, now time.Time) {
 			p.suspectLocked(now, c.idledFor)
 		}
 		if most := p.cfg.UnackedTimeout; most > 0 && s.Repeated && s.For >= most {
-			p.giveUpLocked(c, s)
+			p.giveUpLocked(c, h)
 		}
 	}
 	p.armLocked(p.listenAt)
