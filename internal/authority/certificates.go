@@ -28,8 +28,9 @@ type certificates struct {
 	find func(name string) []certmagic.Certificate
 
 	// kept are the answers for the names that clients send, since asking
-	// allocates. They are used for freshFor.
-	kept *cache[string, presented]
+	// allocates. They are used until their turn is over.
+	kept  *cache[string, presented]
+	turns *turns
 	// read are what certificates cover, so that a made-up name under a wildcard
 	// does not cost reading a certificate.
 	read *cache[*x509.Certificate, coverage]
@@ -49,6 +50,27 @@ func (cs *certificates) hash(leaves []*x509.Certificate) (sum uint64) {
 // certificate counts for connections that began under the one before it too.
 const freshFor = time.Second
 
+// turns says how old answers may be without a look at a clock, which would cost a
+// request as much as all else that is asked here. A turn ends freshFor after something
+// was asked for the first time in it.
+type turns struct {
+	now    atomic.Int64
+	ending atomic.Bool
+}
+
+// take returns the turn of an answer that is found from now on. Whoever comes while one
+// ends may get the one that is over: the next request asks again.
+func (t *turns) take() int64 {
+	now := t.now.Load()
+	if t.ending.CompareAndSwap(false, true) {
+		time.AfterFunc(freshFor, func() {
+			t.ending.Store(false)
+			t.now.Add(1)
+		})
+	}
+	return now
+}
+
 // presented is what can be presented for one SNI, and what follows from it.
 type presented struct {
 	name   string
@@ -57,7 +79,7 @@ type presented struct {
 	// valid are all certificates in the cache that are valid for the name,
 	// presented for it or not.
 	valid []*x509.Certificate
-	until time.Time
+	turn  int64
 
 	// What [Snapshot.Refuses] and [Snapshot.RefusedElsewhere] say of the name.
 	refuses, refusedElsewhere atomic.Pointer[Refusal]
@@ -76,6 +98,7 @@ func newCertificates(ps *policies, tls *caddytls.TLS) *certificates {
 		policies: ps,
 		find:     caddytls.AllMatchingCertificates,
 		kept:     newCache[string, presented](512),
+		turns:    new(turns),
 		read:     newCache[*x509.Certificate, coverage](256),
 		seed:     maphash.MakeSeed(),
 	}
@@ -103,7 +126,7 @@ func (p *presented) cover(host string) bool {
 // present returns what can be presented for sni, at most freshFor old.
 func (cs *certificates) present(sni string) *presented {
 	old := cs.kept.get(sni)
-	if old != nil && time.Now().Before(old.until) {
+	if old != nil && old.turn == cs.turns.now.Load() {
 		return old
 	}
 	// A name can be a small part of a large header, which must not be kept.
@@ -127,8 +150,9 @@ func (cs *certificates) refresh(sni string) *presented {
 }
 
 func (cs *certificates) ask(sni string) *presented {
+	p := &presented{name: sni, turn: cs.turns.take()}
 	found := cs.find(sni)
-	p := &presented{name: sni, leaves: cs.candidates(sni, found), until: time.Now().Add(freshFor)}
+	p.leaves = cs.candidates(sni, found)
 	for _, leaf := range p.leaves {
 		p.covers = append(p.covers, cs.coverage(leaf))
 	}

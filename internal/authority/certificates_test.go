@@ -123,12 +123,14 @@ func TestCertificatesAreReadAnew(t *testing.T) {
 			t.Errorf("%d reads within a second, want 1", reads)
 		}
 		time.Sleep(freshFor)
+		synctest.Wait()
 		if !cs.cover("a.test", "b.test") || reads != 2 {
 			t.Errorf("after a second: %d reads, want 2", reads)
 		}
 		names = []string{"a.test", "c.test"}
 		leaf = &x509.Certificate{DNSNames: names}
 		time.Sleep(freshFor)
+		synctest.Wait()
 		if cs.cover("a.test", "b.test") || !cs.cover("a.test", "c.test") {
 			t.Error("the replaced certificate still counts")
 		}

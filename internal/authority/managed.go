@@ -112,6 +112,7 @@ func forcedNames(app *caddytls.TLS) map[string]bool {
 func (s *Snapshot) foreseeing(m managed) *Snapshot {
 	certificates := *s.certificates
 	certificates.kept = newCache[string, presented](512)
+	certificates.turns = new(turns)
 	certificates.find = func(name string) []certmagic.Certificate {
 		if found := s.certificates.find(name); len(found) > 0 {
 			return found
