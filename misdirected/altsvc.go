@@ -21,12 +21,15 @@ var clearAltSvc = []string{"clear"}[:1:1]
 // neither does one whose own connections are taken for a host that is refused
 // there, nor one that is asked for on such a connection. Where the certificate is not
 // known, HTTP/3 stays.
-func astray(s *authority.Snapshot, a asked) (found authority.Refusal) {
+func astray(s *authority.Snapshot, a *asked) (found authority.Refusal) {
+	// What is offered is offered for the host, on a connection whose SNI is the host.
 	offers := a.host.kind == valid && !a.odd
-	if a.sni.kind == valid && !(offers && a.sni.canonical == a.host.canonical) {
+	if offers && (a.sni.kind != valid || a.sni.canonical == a.host.canonical) {
+		return s.Astray(a.host.canonical)
+	}
+	if a.sni.kind == valid {
 		found = s.Refuses(a.sni.canonical)
 	}
-	// What is offered is offered for the host, on a connection whose SNI is the host.
 	if offers && found.Answer != authority.Yes {
 		found = found.Or(s.Astray(a.host.canonical))
 	}
@@ -35,14 +38,14 @@ func astray(s *authority.Snapshot, a asked) (found authority.Refusal) {
 
 // setAltSvc sets the field for a request that passes. Caddy has set its own by now,
 // and reverse_proxy takes that of an upstream away.
-func (h *Handler) setAltSvc(w http.ResponseWriter, s *authority.Snapshot, a asked) {
+func (h *Handler) setAltSvc(w http.ResponseWriter, s *authority.Snapshot, a *asked) {
 	if !h.guard.KeepsAltSvc && a.layer == overTLS && h.server.HTTP3() && astray(s, a).Answer == authority.Yes {
 		w.Header()["Alt-Svc"] = clearAltSvc
 	}
 }
 
 // explainAltSvc says what becomes of the field, and why.
-func (h *Handler) explainAltSvc(s *authority.Snapshot, a asked) string {
+func (h *Handler) explainAltSvc(s *authority.Snapshot, a *asked) string {
 	switch found := astray(s, a); {
 	case h.guard.KeepsAltSvc:
 		return "kept: alt_svc is keep"

@@ -13,7 +13,7 @@ import (
 // rules themselves.
 func (h *Handler) explain(s *authority.Snapshot, sni, host string) authority.Verdict {
 	a := suppose(s, sni, host)
-	v := authority.Verdict{Options: h.options(), AltSvc: h.explainAltSvc(s, a)}
+	v := authority.Verdict{Options: h.options(), AltSvc: h.explainAltSvc(s, &a)}
 	found := undecided
 	for i, step := range steps {
 		rule := authority.Rule{Step: i + 1, Rule: step.rule, Outcome: "not reached"}

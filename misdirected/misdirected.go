@@ -213,7 +213,7 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (refused bool, e
 	v := verdict{a.sni.sent, a.decidedOn(), reason}
 	repl.Map(v.placeholder)
 	if status == 0 {
-		h.setAltSvc(w, s, a)
+		h.setAltSvc(w, s, &a)
 		return false, nil
 	}
 	// Another guard may have passed the request before; this goes before that.
@@ -223,7 +223,7 @@ func (h *Handler) judge(w http.ResponseWriter, r *http.Request) (refused bool, e
 	}
 	h.report(r, v, reportOnly)
 	if reportOnly {
-		h.setAltSvc(w, s, a)
+		h.setAltSvc(w, s, &a)
 		return false, nil
 	}
 	if a.sni.kind == valid && a.host.kind == valid && status == http.StatusMisdirectedRequest {

@@ -81,8 +81,9 @@ type presented struct {
 	valid []*x509.Certificate
 	turn  int64
 
-	// What [Snapshot.Refuses] and [Snapshot.RefusedElsewhere] say of the name.
-	refuses, refusedElsewhere atomic.Pointer[Refusal]
+	// What [Snapshot.Refuses], [Snapshot.RefusedElsewhere] and [Snapshot.Astray] say of
+	// the name.
+	refuses, refusedElsewhere, astray atomic.Pointer[Refusal]
 }
 
 // coverage holds the names of one certificate: DNS names, wildcards as what

@@ -70,11 +70,15 @@ func (s *Snapshot) RefusedElsewhere(host string) Refusal {
 // [Snapshot.Refuses] of its own connections, or else [Snapshot.RefusedElsewhere].
 func (s *Snapshot) Astray(host string) Refusal {
 	p := s.certificates.present(host)
-	found := s.refuses(p)
-	if found.Answer == Yes {
-		return found
+	if known := p.astray.Load(); known != nil {
+		return *known
 	}
-	return found.Or(s.refusedElsewhere(p))
+	found := s.refuses(p)
+	if found.Answer != Yes {
+		found = found.Or(s.refusedElsewhere(p))
+	}
+	p.astray.Store(&found)
+	return found
 }
 
 // Or is the one that says yes, or else does not say no.
