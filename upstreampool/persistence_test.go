@@ -241,7 +241,7 @@ func TestIdleConnectionsAreWatched(t *testing.T) {
 			s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 				fake.ReadRequest(r)
 				fake.Respond(c, strconv.FormatInt(n, 10))
-				time.Sleep(700 * time.Millisecond) // what is closed sooner caps nothing
+				time.Sleep(1500 * time.Millisecond) // what is closed sooner caps nothing
 				switch how {
 				case "RST":
 					rst(c)
