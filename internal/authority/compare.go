@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 )
 
 // A TLS policy may look at more than the server name. Then a name can have one policy
@@ -51,52 +50,36 @@ func looksOf(matchers caddy.ModuleMap, besideSNI bool) (most looks) {
 	return most
 }
 
-// looking tells whether some policy looks at more than a list of names, and all of
-// them at nothing else than what Caddy's own matchers look at.
-func looking(from caddytls.ConnectionPolicies) (more bool) {
-	for _, policy := range from {
-		if !known(policy.MatchersRaw) {
-			return false
-		}
-		more = more || looksFurther(policy.MatchersRaw)
-	}
-	return more
-}
-
 // looksFurther tells whether matchers look at more than a list of names.
 func looksFurther(matchers caddy.ModuleMap) bool {
 	_, bySNI := matchers["sni"]
 	return len(matchers) > 1 || len(matchers) == 1 && !bySNI
 }
 
-// byAddress tells whether matchers look at the client's address, or may.
-func byAddress(matchers caddy.ModuleMap) bool {
-	for name, raw := range matchers {
-		switch name {
-		case "sni", "sni_regexp":
-		case "not":
-			var sets []caddy.ModuleMap
-			if err := json.Unmarshal(raw, &sets); err != nil || slices.ContainsFunc(sets, byAddress) {
-				return true
-			}
-		default:
-			return true
-		}
-	}
-	return false
-}
+// byNames are the matchers that look at the server name, byAddresses those that look at
+// the addresses of a connection.
+var (
+	byNames     = []string{"sni", "sni_regexp"}
+	byAddresses = []string{"remote_ip", "local_ip"}
+)
 
-func known(matchers caddy.ModuleMap) bool {
+// onlyOf tells whether all matchers, those inside `not` too, are among some.
+func onlyOf(some []string, matchers caddy.ModuleMap) bool {
 	for name, raw := range matchers {
-		switch name {
-		case "sni", "sni_regexp", "remote_ip", "local_ip":
-		case "not":
-			var sets []caddy.ModuleMap
-			if err := json.Unmarshal(raw, &sets); err != nil || slices.ContainsFunc(sets, func(set caddy.ModuleMap) bool { return !known(set) }) {
+		if name != "not" {
+			if !slices.Contains(some, name) {
 				return false
 			}
-		default:
+			continue
+		}
+		var sets []caddy.ModuleMap
+		if err := json.Unmarshal(raw, &sets); err != nil {
 			return false
+		}
+		for _, set := range sets {
+			if !onlyOf(some, set) {
+				return false
+			}
 		}
 	}
 	return true

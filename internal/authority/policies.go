@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/idna"
@@ -66,7 +67,7 @@ type policy struct {
 // copyPolicies must be called before the policies are provisioned, since that
 // clears matchers, CAs and verifiers.
 func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
-	ps := &policies{simple: true, looking: looking(from)}
+	ps := &policies{simple: true}
 	numbers := make(map[string]int)
 	number := func(v any) (int, error) {
 		text, err := json.Marshal(v)
@@ -81,9 +82,13 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		return n, nil
 	}
 
+	known := true
 	for i, original := range from {
-		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true), byAddress: byAddress(original.MatchersRaw)}
+		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true)}
 		p.looking = looksFurther(original.MatchersRaw)
+		p.byAddress = !onlyOf(byNames, original.MatchersRaw)
+		known = known && onlyOf(slices.Concat(byNames, byAddresses), original.MatchersRaw)
+		ps.looking = ps.looking || p.looking
 		ps.drops = ps.drops || p.drop
 		ps.simple = ps.simple && !p.drop && !p.looking
 		settings := settingsOf(original)
@@ -111,6 +116,7 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		}
 		ps.list = append(ps.list, p)
 	}
+	ps.looking = ps.looking && known
 	ps.unlisted = unnamed(&ps.bySNI)
 	return ps, nil
 }
