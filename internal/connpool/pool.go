@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/linked"
 	"github.com/caddy-connreuse/connreuse/internal/memory"
+	"github.com/caddy-connreuse/connreuse/internal/stack"
 )
 
 var (
@@ -113,7 +114,7 @@ func (p *Pool) Acquire(ctx context.Context, n Need, l *Lease) error {
 // acquire grants what is there, or else returns a waiter that is in the queue; again
 // says that the request has waited before.
 func (p *Pool) acquire(now time.Time, n Need, again bool, g *grant) *waiter {
-	growStack()
+	stack.GrowForLock()
 	p.lock()
 	defer p.unlock()
 	*g = grant{}
@@ -326,16 +327,3 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	c.takenAt = now
 	p.listenLocked(c, now)
 }
-
-// growStack touches more stack than acquire needs with the pool locked. A request is
-// often the first on its goroutine to come this deep, and to grow its stack then
-// would have others wait.
-//
-//go:noinline
-func growStack() {
-	var frame [3 << 9]byte
-	touch(&frame)
-}
-
-//go:noinline
-func touch(frame *[3 << 9]byte) { frame[0] = 1 }
