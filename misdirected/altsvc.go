@@ -22,14 +22,11 @@ var clearAltSvc = []string{"clear"}[:1:1]
 // there, nor one that is asked for on such a connection. Where the certificate is not
 // known, HTTP/3 stays.
 func astray(s *authority.Snapshot, a *asked) (found authority.Refusal) {
-	// What is offered is offered for the host, on a connection whose SNI is the host.
 	offers := a.host.kind == valid && !a.odd
-	if offers && (a.sni.kind != valid || a.sni.canonical == a.host.canonical) {
-		return s.Astray(a.host.canonical)
-	}
-	if a.sni.kind == valid {
+	if a.sni.kind == valid && !(offers && a.sni.canonical == a.host.canonical) {
 		found = s.Refuses(a.sni.canonical)
 	}
+	// What is offered is offered for the host, on a connection whose SNI is the host.
 	if offers && found.Answer != authority.Yes {
 		found = found.Or(s.Astray(a.host.canonical))
 	}
