@@ -1,7 +1,7 @@
 package origin
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -52,24 +52,21 @@ func start(t testing.TB, tlsApp string, servers ...string) (log string) {
 // logged returns what a logger wrote: level, message and fields.
 func logged(t testing.TB, file, logger string) (lines []map[string]any) {
 	t.Helper()
-	f, err := os.Open(file)
+	log, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	scanner := bufio.NewScanner(f)
-	scanner.Buffer(nil, 1<<20)
-	for scanner.Scan() {
+	for entry := range bytes.Lines(log) {
+		if !bytes.HasSuffix(entry, []byte("\n")) {
+			break // it is being written
+		}
 		var line map[string]any
-		if err := json.Unmarshal(scanner.Bytes(), &line); err != nil {
+		if err := json.Unmarshal(entry, &line); err != nil {
 			t.Fatal(err)
 		}
 		if line["logger"] == logger {
 			lines = append(lines, line)
 		}
-	}
-	if err := scanner.Err(); err != nil {
-		t.Fatal(err)
 	}
 	return lines
 }
