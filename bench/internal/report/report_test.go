@@ -34,7 +34,7 @@ func TestBook(t *testing.T) {
 	for i, want := range []string{
 		"before\n", "| b is large | 2 | at least 3 | **NO** | `go -C bench run . second` |\n",
 		"| `never/d` | not measured |  | **NO** | `go -C bench run . never` |\n", "| failures | 0 of 100 |",
-		"Of 3 claims of all sections, these do not hold:\n\n* `second/b`: b is large: 2, not at least 3\n\n",
+		"Of 3 claims of all sections, these do not hold: `second/b` (2, not at least 3).\n\n",
 		"Not measured in full: never.\n", tableEnds + "after\n",
 	} {
 		_, rest, ok := strings.Cut(string(text), want)

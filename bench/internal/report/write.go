@@ -116,13 +116,13 @@ func (b Book) headlines(results []*Result) string {
 		measured = append(measured, r.Name)
 		claims += len(r.Claims)
 		for _, c := range r.Broken() {
-			broken = append(broken, fmt.Sprintf("* `%s`: %s: %s, not %s\n", c.Name, c.Text, c.Value, c.Limit))
+			broken = append(broken, fmt.Sprintf("`%s` (%s, not %s)", c.Name, c.Value, c.Limit))
 		}
 	}
 	if len(broken) == 0 {
 		fmt.Fprintf(&text, "All %d claims of all sections hold.\n\n", claims)
 	} else {
-		fmt.Fprintf(&text, "Of %d claims of all sections, these do not hold:\n\n%s\n", claims, strings.Join(broken, ""))
+		fmt.Fprintf(&text, "Of %d claims of all sections, these do not hold: %s.\n\n", claims, strings.Join(broken, ", "))
 	}
 	missing := slices.DeleteFunc(slices.Clone(b.Names), func(name string) bool { return slices.Contains(measured, name) })
 	if len(missing) > 0 {
