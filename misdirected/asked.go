@@ -79,11 +79,13 @@ type asked struct {
 	forward bool
 	// http10 may come without a host.
 	http10 bool
-	// supposed is what the client is supposed to show where only the rules are asked.
-	supposed authority.Proof
-	// anonymous: the connection shows no client certificate, or one that no CA has
-	// signed where the host's TLS policy trusts none without.
-	anonymous bool
+	// shown is what the connection shows of its client, as far as that is worth
+	// something for the host. Where only the rules are asked it is what it must show.
+	shown authority.Proof
+	// anonymous: that is no client certificate, or one that no CA has signed where the
+	// host's TLS policy trusts none without. foreign: there is one that the host's TLS
+	// policy might not have let in.
+	anonymous, foreign bool
 }
 
 // read takes from a request what the decision looks at.
@@ -108,7 +110,7 @@ func read(s *authority.Snapshot, server *authority.Server, r *http.Request) aske
 		a.host = parseHost(r.Host)
 		a.odd = a.host.kind == valid && misrouted(s, a.host)
 	}
-	a.anonymous = anonymous(s, a.host, authority.ProofOf(r.TLS))
+	a.show(s, authority.ProofOf(r.TLS))
 	if r.ProtoMajor > 1 { // net/http has compared the fields of HTTP/1 itself
 		for _, field := range r.Header["Host"] {
 			other := parseHost(field)
@@ -170,26 +172,23 @@ func suppose(s *authority.Snapshot, sni, host string) asked {
 	return a
 }
 
-// anonymous tells whether what a connection shows is no client certificate for a
-// host.
-func anonymous(s *authority.Snapshot, host name, shown authority.Proof) bool {
-	return shown == authority.NoCert || shown == authority.AnyCert && host.kind == valid && s.VerifiesClientCert(host.canonical)
-}
-
-// shows returns what the connection shows of its client.
-func (a asked) shows() authority.Proof {
-	if a.r == nil || a.r.TLS == nil || a.supposed != authority.NoCert {
-		return a.supposed
+// show lets the connection show something of its client.
+func (a *asked) show(s *authority.Snapshot, shown authority.Proof) {
+	a.shown = shown
+	if a.host.kind == valid {
+		a.shown = s.Worth(shown, a.sni.canonical, a.host.canonical)
 	}
-	return authority.ProofOf(a.r.TLS)
+	a.foreign = a.shown != shown
+	a.anonymous = a.shown == authority.NoCert || a.shown == authority.AnyCert && a.host.kind == valid && s.VerifiesClientCert(a.host.canonical)
 }
 
 // suppose lets the client show what the policy for its SNI requires.
 func (a *asked) suppose(s *authority.Snapshot) {
+	required := authority.NoCert
 	if a.sni.kind != invalid {
-		a.supposed = s.Requires(a.r, a.sni.canonical)
+		required = s.Requires(a.r, a.sni.canonical)
 	}
-	a.anonymous = anonymous(s, a.host, a.supposed)
+	a.show(s, required)
 }
 
 // decidedOn is the name of the host in words for an operator: the canonical one,

@@ -183,7 +183,8 @@ func (g *gate) byForm(s *authority.Snapshot, a asked) Reason {
 // A connection without a client certificate for a host whose only TLS policy
 // requires one was made for another host, or it began under an older
 // configuration: HTTP/3 connections live through a reload. So was one whose
-// certificate no CA has signed, for a host whose policy wants that. Neither share nor
+// certificate no CA has signed, for a host whose policy wants that, or one that was
+// checked against other CAs or by other verifiers. Neither share nor
 // missing_sni is meant to let it in. Nor are they for a host that has no TLS policy,
 // or one that drops its connections: a catch-all may serve it that asks others for
 // their certificates. Where policies ask some clients of the host only, by their
@@ -192,11 +193,11 @@ func (g *gate) byForm(s *authority.Snapshot, a asked) Reason {
 func (g *gate) byClientCert(s *authority.Snapshot, a asked) Reason {
 	host := a.host.canonical
 	switch {
-	case a.anonymous && (s.Barred(host) || a.early() && s.AsksByAddress(host)):
+	case a.foreign, a.anonymous && (s.Barred(host) || a.early() && s.AsksByAddress(host)):
 		return NoClientCert
 	case !s.AsksSome():
 		return undecided
-	case s.Owes(a.r, host, a.shows()) || a.r == nil && a.anonymous && s.MayOwe(a.sni.canonical, host):
+	case s.Owes(a.r, host, a.shown) || a.r == nil && a.anonymous && s.MayOwe(a.sni.canonical, host):
 		return NoClientCert
 	}
 	return undecided

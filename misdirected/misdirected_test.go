@@ -119,7 +119,7 @@ func TestRead(t *testing.T) {
 			r.URL, _ = url.Parse(r.RequestURI)
 			test.want.r = r
 			if test.want.layer != hiddenTLS {
-				r.TLS = shown
+				r.TLS, test.want.shown = shown, authority.AnyCert
 			}
 			if got := read(s, server, r); got != test.want {
 				t.Errorf("= %+v, want %+v", got, test.want)

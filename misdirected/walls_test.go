@@ -3,7 +3,13 @@ package misdirected
 import (
 	"cmp"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
@@ -120,6 +126,93 @@ func TestPoliciesThatLookAtMoreThanNamesAreKept(t *testing.T) {
 				}
 			}
 			witnessed()
+		})
+	}
+}
+
+// A site may ask for certificates of a CA, or for some certificates alone. One that was
+// shown for other demands opens it neither by share nor by missing_sni.
+//
+// Checklist: M15.
+func TestCertificateForAnotherSiteOpensNone(t *testing.T) {
+	ca := func(name string) (tls.Certificate, string) {
+		template := testcert.For()
+		template.Subject.CommonName, template.IsCA, template.BasicConstraintsValid = name, true, true
+		template.KeyUsage = x509.KeyUsageCertSign
+		made, err := testcert.Issue(nil, template)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made, `"ca":{"provider":"inline","trusted_ca_certs":["` + base64.StdEncoding.EncodeToString(made.Certificate[0]) + `"]}`
+	}
+	issue := func(issuer *tls.Certificate) tls.Certificate {
+		template := testcert.For("client")
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		made, err := testcert.Issue(issuer, template)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	staffCA, staffPool := ca("staff")
+	guestCA, guestPool := ca("guests")
+	staff, guest, stranger := issue(&staffCA), issue(&guestCA), issue(nil)
+	cert, _, err := testcert.PEM(staff)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "staff.pem")
+	if err := os.WriteFile(file, cert, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	only := `"verifiers":[{"verifier":"leaf","leaf_certs_loaders":[{"loader":"file","files":["` + file + `"]}]}]`
+
+	for _, test := range []struct {
+		name           string
+		shop, vault    string // client authentication
+		guest          tls.Certificate
+		staffGetsThere bool // over a connection for the shop, too
+	}{
+		{"another CA", `"mode":"require_and_verify",` + guestPool, `"mode":"require_and_verify",` + staffPool, guest, false},
+		{"another CA, by default", guestPool, staffPool, guest, false},
+		{"another CA, if a certificate is given", `"mode":"verify_if_given",` + guestPool, `"mode":"require_and_verify",` + staffPool, guest, false},
+		{"another CA, where a certificate may be given", guestPool, `"mode":"verify_if_given",` + staffPool, guest, false},
+		{"no CA, where a certificate may be given", `"mode":"request"`, `"mode":"verify_if_given",` + staffPool, stranger, false},
+		{"some certificates alone", `"mode":"request"`, `"mode":"require",` + only, stranger, false},
+		{"some certificates of a CA", `"mode":"require_and_verify",` + staffPool, staffPool + `,` + only, issue(&staffCA), false},
+		{"the same CA, if a certificate is given", `"mode":"verify_if_given",` + staffPool, `"mode":"require_and_verify",` + staffPool, stranger, true},
+		{"the same certificates", `"mode":"request",` + only, `"mode":"require",` + only, stranger, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			gate := `{"handler":"misdirected","missing_sni":"accept","share":[["shop.wire.test","vault.wire.test"]]}`
+			site := func(host, name string) string {
+				return `{"match":[{"host":["` + host + `"]}],"handle":[` + gate + `,` + witnessing(name) + `]}`
+			}
+			port := testcaddy.FreePort(t)
+			run(t, testcaddy.TLSApp(t, `{}`, wireNames), port, `"tls_connection_policies":[
+				{"match":{"sni":["shop.wire.test",""]},"default_sni":"shop.wire.test","client_authentication":{`+test.shop+`}},
+				{"match":{"sni":["vault.wire.test"]},"client_authentication":{`+test.vault+`}},
+				{}],"routes":[`+site("shop.wire.test", "shop")+`,`+site("vault.wire.test", "SECRET")+`]`)
+			ask := func(protocol, sni, host string, cert tls.Certificate) string {
+				status, err := askOnce(t, protocol, port, sni, host, cert)
+				if saw := witnessed(); len(saw) > 0 {
+					return strings.Fields(saw[0])[0]
+				}
+				return fmt.Sprint(status, err)
+			}
+			for _, protocol := range []string{"h1", "h2", "h3"} {
+				for _, sni := range []string{"shop.wire.test", ""} {
+					if got := ask(protocol, sni, "vault.wire.test", test.guest); got == "SECRET" {
+						t.Errorf("%s, SNI %q: the vault answers a guest", protocol, sni)
+					}
+					if got, want := ask(protocol, sni, "vault.wire.test", staff), test.staffGetsThere; (got == "SECRET") != want {
+						t.Errorf("%s, SNI %q: to staff the vault says %s, want its answer: %t", protocol, sni, got, want)
+					}
+				}
+				if got := ask(protocol, "vault.wire.test", "vault.wire.test", staff); got != "SECRET" {
+					t.Errorf("%s: on its own connection the vault says %s to staff", protocol, got)
+				}
+			}
 		})
 	}
 }

@@ -55,7 +55,13 @@ type policy struct {
 	// requires: a connection that shows no client certificate is refused.
 	requires bool
 	// verifies: so is one whose client certificate no trusted CA has signed.
-	verifies  bool
+	verifies bool
+	// signed: a client certificate, if there is one, must be signed by a trusted CA.
+	signed bool
+	// trust is what client certificates are checked against: CAs, verifiers. checks:
+	// they are; where not, any certificate will do.
+	trust     int
+	checks    bool
 	selection *caddytls.CustomCertSelectionPolicy
 	patterns  []string // the SNI list
 	drop      bool     // no request ever comes over such a connection
@@ -92,10 +98,13 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		ps.drops = ps.drops || p.drop
 		ps.simple = ps.simple && !p.drop && !p.looking
 		settings := settingsOf(original)
-		var errs [4]error
+		var errs [5]error
 		if auth := settings.ClientAuthentication; auth != nil {
 			p.clientAuth, errs[0] = number(auth)
+			p.trust, errs[4] = number(trustOf(auth))
 			p.requires, p.verifies = requires(auth), verifies(auth)
+			p.signed = p.verifies || auth.Mode == "verify_if_given"
+			p.checks = p.signed || verifiesOtherwise(auth)
 			ps.asksAnybody = true
 		}
 		p.fallback, errs[1] = number(&settings)
@@ -138,6 +147,13 @@ func verifies(auth *caddytls.ClientAuthentication) bool {
 	//lint:ignore SA1019 configurations have these still
 	hasCA := auth.CARaw != nil || len(auth.TrustedCACerts) > 0 || len(auth.TrustedCACertPEMFiles) > 0 || len(auth.TrustedLeafCerts) > 0
 	return auth.Mode == "require_and_verify" || auth.Mode == "" && hasCA
+}
+
+// verifiesOtherwise tells whether an active client authentication has certificates
+// checked by more than their CA.
+func verifiesOtherwise(auth *caddytls.ClientAuthentication) bool {
+	//lint:ignore SA1019 configurations have these still
+	return len(auth.VerifiersRaw) > 0 || len(auth.TrustedLeafCerts) > 0
 }
 
 // index adds a policy to bySNI and returns its SNI list, apart from what can
@@ -207,10 +223,13 @@ func (p *policy) bySettings() int   { return p.settings }
 func (p *policy) byFallback() int   { return p.fallback }
 func (p *policy) byUnnamed() int    { return p.unnamed }
 func (p *policy) byClientAuth() int { return p.clientAuth }
+func (p *policy) byTrust() int      { return p.trust }
 
 func (p *policy) byRequires() int { return bit(p.requires) }
 func (p *policy) byAsksOnly() int { return bit(p.clientAuth != 0 && !p.requires) }
 func (p *policy) byVerifies() int { return bit(p.verifies) }
+func (p *policy) bySigned() int   { return bit(p.signed) }
+func (p *policy) byChecks() int   { return bit(p.checks) }
 
 func bit(b bool) int {
 	if b {
@@ -327,11 +346,11 @@ func (ps *policies) all(by field, host string) bool {
 	return a.seen && !a.differ && a.value == 1
 }
 
-// asksOnly tells whether a proper connection for host may be asked for a client
-// certificate without having to show one.
-func (ps *policies) asksOnly(host string) bool {
+// some tells whether a field is 1 in a policy that a proper connection for host can
+// have.
+func (ps *policies) some(by field, host string) bool {
 	var a agree
-	ps.ofHost(&a, (*policy).byAsksOnly, host)
+	ps.ofHost(&a, by, host)
 	return a.differ || a.value == 1
 }
 

@@ -33,6 +33,20 @@ func ProofOf(state *tls.ConnectionState) Proof {
 	return SignedCert
 }
 
+// Worth returns what a proof that a connection with that SNI shows is worth for host:
+// nothing, if a proper connection for host might not have come about with it, since its
+// certificates are checked against something else, or are not checked here. What a
+// client has shown for its own name is what it has to show.
+func (s *Snapshot) Worth(shown Proof, sni, host string) Proof {
+	switch ps := s.policies; {
+	case shown == NoCert || sni == host:
+		return shown
+	case shown == AnyCert && ps.some((*policy).bySigned, host), ps.some((*policy).byChecks, host) && !ps.same((*policy).byTrust, sni, host):
+		return NoCert
+	}
+	return shown
+}
+
 // A matching tells by an error whether a policy does not match a client's hello.
 type matching func(*tls.ClientHelloInfo) (*tls.Config, error)
 

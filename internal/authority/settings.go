@@ -36,6 +36,14 @@ func settingsOf(p *caddytls.ConnectionPolicy) caddytls.ConnectionPolicy {
 	return s
 }
 
+// trustOf returns what of a client authentication says which certificates are good, of
+// [settingsOf].
+func trustOf(auth *caddytls.ClientAuthentication) caddytls.ClientAuthentication {
+	trust := *auth
+	trust.Mode = ""
+	return trust
+}
+
 // inOrder returns JSON with the fields of its objects in order.
 func inOrder(raw json.RawMessage) json.RawMessage {
 	if len(raw) == 0 {

@@ -84,7 +84,7 @@ func (s *Snapshot) clientAuthWarnings() (found []Warning) {
 			if g.ReportOnly {
 				lenient["report_only"] = append(lenient["report_only"], shown)
 			}
-			if g.AcceptsMissingSNI && !s.RequiresClientCert(name) && (!s.AsksSome() || s.policies.asksOnly(name)) {
+			if g.AcceptsMissingSNI && !s.RequiresClientCert(name) && (!s.AsksSome() || s.policies.some((*policy).byAsksOnly, name)) {
 				lenient["missing_sni accept"] = append(lenient["missing_sni accept"], shown)
 			}
 			return true
