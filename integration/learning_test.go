@@ -102,7 +102,8 @@ func (l *learning) learns() {
 	for start := time.Now(); time.Since(start) < time.Minute; l.pause() {
 		l.get()
 		keepAlive, limit, source := l.known()
-		found := source == "learned" && (keepAlive-closes).Abs() <= max(300*time.Millisecond, closes/10) ||
+		// A busy machine closes late. The limit is too high then, until it closes in time.
+		found := source == "learned" && (keepAlive-closes).Abs() <= max(300*time.Millisecond, closes/10) && limit < closes ||
 			source == "announced" && keepAlive == l.server.Announced()
 		if !found {
 			continue
@@ -116,8 +117,8 @@ func (l *learning) learns() {
 		}
 		return
 	}
-	keepAlive, _, source := l.known()
-	l.t.Fatalf("%v (%s) after a minute, but it closes after %v", keepAlive, source, closes)
+	keepAlive, limit, source := l.known()
+	l.t.Fatalf("%v (%s) after a minute, idle limit %v, but it closes after %v", keepAlive, source, limit, closes)
 }
 
 // postsAroundTheClose makes requests that nobody may repeat just when the
