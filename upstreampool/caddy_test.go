@@ -216,22 +216,23 @@ func TestRetriesElsewhere(t *testing.T) {
 }
 
 func TestFullPoolIs503(t *testing.T) {
-	release := make(chan struct{})
+	arrived, release := make(chan bool, 1), make(chan struct{})
 	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
 		for fake.ReadRequest(r) != nil {
+			arrived <- true
 			<-release
 			fake.Respond(c, "ok")
 		}
 	})
 	stopCaddy(t)
-	url := runCaddy(t, freePort(t), `,"max_conns_per_host":1,"acquire_timeout":"20ms"`, "", s.addr())
+	url := runCaddy(t, freePort(t), `,"max_conns_per_host":1,"acquire_timeout":"1s"`, "", s.addr())
 	cl := client(t, false)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		req, _ := http.NewRequest("GET", url, nil)
 		fetch(t, cl, req)
 	})
-	eventually(t, "the first is under way", func() bool { return s.conns.Load() == 1 })
+	<-arrived
 	req, _ := http.NewRequest("GET", url, nil)
 	if resp, _ := fetch(t, cl, req); resp.StatusCode != 503 {
 		t.Errorf("status %d, want 503", resp.StatusCode)

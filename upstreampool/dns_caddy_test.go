@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,13 +23,12 @@ import (
 // answers with its address.
 func hostsAt(t *testing.T, addrs ...string) (port string) {
 	t.Helper()
-	port = "0"
+	port = strconv.Itoa(freePort(t)) // which nobody has on another address either
 	for _, a := range addrs {
 		l, err := net.Listen("tcp", net.JoinHostPort(a, port))
 		if err != nil {
 			t.Skipf("no server at %s: %v", a, err)
 		}
-		_, port, _ = net.SplitHostPort(l.Addr().String())
 		serveListener(t, l, func(_ int64, c net.Conn, r *bufio.Reader) {
 			for fake.ReadRequest(r) != nil {
 				fake.Respond(c, a)

@@ -116,12 +116,12 @@ func h2c(tr *Transport) {
 	tr.Versions = []string{"h2c"}
 }
 
-// h2cAtMost is h2c with so many connections, for which requests wait a second.
+// h2cAtMost is h2c with so many connections, for which requests wait.
 func h2cAtMost(maxConns int) func(*Transport) {
 	return func(tr *Transport) {
 		h2c(tr)
 		tr.MaxConnsPerHost = maxConns
-		tr.AcquireTimeout = caddy.Duration(time.Second)
+		tr.AcquireTimeout = caddy.Duration(time.Minute)
 	}
 }
 

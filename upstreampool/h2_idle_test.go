@@ -75,37 +75,30 @@ func TestH2GoAwayWithCloseNotify(t *testing.T) {
 // The idle clock starts when the last stream ends, not when a slow client has
 // read what arrived.
 func TestH2IdleClockOfASlowReader(t *testing.T) {
-	t.Parallel()
-	s := serveFrames(t, func(c *frameConn) {
-		for _, stream := range c.requests() {
-			c.respond(stream, "body")
+	bubble(t, h2c, func(t *testing.T, tr *Transport, _ *pipeServer) {
+		framed(tr, func(c *frameConn) {
+			for _, stream := range c.requests() {
+				c.respond(stream, "body")
+			}
+		})
+		for _, late := range []time.Duration{0, 500 * time.Millisecond} {
+			for _, giveUp := range []bool{false, true} {
+				resp, err := tr.RoundTrip(get(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait() // the response has arrived
+				time.Sleep(late)
+				if !giveUp {
+					io.Copy(io.Discard, resp.Body)
+				}
+				resp.Body.Close()
+				if age := onlyPool(t, tr).Snapshot().IdleAges[0]; age != late {
+					t.Errorf("age after %v (given up: %v) = %v", late, giveUp, age)
+				}
+			}
 		}
 	})
-	tr := newTransport(t, h2c)
-	age := func(readAfter time.Duration, giveUp bool) (age, most time.Duration) {
-		start := time.Now()
-		resp, err := tr.RoundTrip(newRequest(t, "GET", s.addr(), nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(readAfter)
-		if !giveUp {
-			io.Copy(io.Discard, resp.Body)
-		}
-		resp.Body.Close()
-		p := onlyPool(t, tr)
-		return p.Snapshot().IdleAges[0], time.Since(start)
-	}
-	if d, most := age(0, false); d > most {
-		t.Errorf("age after a quick read = %v, want at most %v", d, most)
-	}
-	const late = 500 * time.Millisecond
-	for _, giveUp := range []bool{false, true} {
-		// The response may arrive somewhat behind its header.
-		if d, most := age(late, giveUp); d < late/2 || d > most {
-			t.Errorf("age after a slow read (given up: %v) = %v, want %v to %v", giveUp, d, late, most)
-		}
-	}
 }
 
 // A grant moves no idle clock: its stream may begin later, or never. Connections

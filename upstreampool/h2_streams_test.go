@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"golang.org/x/net/http2"
 
@@ -205,7 +204,7 @@ func TestH2Cancel(t *testing.T) {
 	srv.StartTLS()
 	defer srv.Close()
 	defer close(release)
-	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.AcquireTimeout = caddy.Duration(time.Second) })
+	tr := newTransport(t, insecure)
 	addr := srv.Listener.Addr().String()
 	mustSend(t, tr, newRequest(t, "GET", addr, nil))
 	for range 20 {

@@ -111,26 +111,27 @@ func TestInvalidRequestLeavesTheConnection(t *testing.T) {
 }
 
 func TestResponseHeaderTimeout(t *testing.T) {
-	t.Parallel()
-	var seen atomic.Int64
-	s := serveRaw(t, func(n int64, c net.Conn, r *bufio.Reader) {
-		for i := 0; fake.ReadRequest(r) != nil; i++ {
-			seen.Add(1)
-			if i == 0 {
-				fake.Respond(c, "")
+	change := func(tr *Transport) { known(tr); tr.ResponseHeaderTimeout = caddy.Duration(time.Second) }
+	bubble(t, change, func(t *testing.T, tr *Transport, _ *pipeServer) {
+		var seen atomic.Int64
+		scripted(tr, func(_ int64, c net.Conn, r *bufio.Reader) {
+			for i := 0; fake.ReadRequest(r) != nil; i++ {
+				seen.Add(1)
+				if i == 0 {
+					fake.Respond(c, "")
+				}
 			}
+		})
+		mustSend(t, tr, get(t))
+		_, _, err := send(tr, get(t))
+		var ne net.Error
+		if !errors.As(err, &ne) || !ne.Timeout() {
+			t.Errorf("error = %v, want a timeout", err)
+		}
+		if seen.Load() != 2 {
+			t.Errorf("a request that timed out was repeated: %d requests", seen.Load())
 		}
 	})
-	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ResponseHeaderTimeout = caddy.Duration(time.Second) })
-	mustSend(t, tr, newRequest(t, "GET", s.addr(), nil))
-	_, _, err := send(tr, newRequest(t, "GET", s.addr(), nil))
-	var ne net.Error
-	if !errors.As(err, &ne) || !ne.Timeout() {
-		t.Errorf("error = %v, want a timeout", err)
-	}
-	if seen.Load() != 2 {
-		t.Errorf("a request that timed out was repeated: %d requests", seen.Load())
-	}
 }
 
 // read_timeout is a timeout of ours: it must not hit a request on a connection
@@ -143,13 +144,14 @@ func TestReadTimeout(t *testing.T) {
 			fake.Respond(c, strconv.FormatInt(n, 10))
 		}
 	})
-	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(1800 * time.Millisecond) })
+	const timeout = 4 * time.Second
+	tr := newTransport(t, func(tr *Transport) { known(tr); tr.ReadTimeout = caddy.Duration(timeout) })
 	mustSend(t, tr, newRequest(t, "POST", s.addr(), nil))
-	time.Sleep(time.Second) // with the next response more than the timeout
+	time.Sleep(timeout - time.Second/2) // with the next response more than the timeout
 	if got := mustSend(t, tr, newRequest(t, "POST", s.addr(), nil)); got != "1" {
 		t.Errorf("connection %s", got)
 	}
-	time.Sleep(1900 * time.Millisecond)
+	time.Sleep(timeout + time.Second/10)
 	if st := tr.core.upstreams.get(tr.mustTarget(t, s.addr()).upstream()).H1.Limit(time.Now(), idletime.Optional{}); st.Bound == idletime.BoundEarlyClose {
 		t.Errorf("a timeout of ours was taken for the upstream's: %v", st)
 	}

@@ -65,7 +65,7 @@ func TestFullPoolMarksNoUpstreamDown(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			port = freePort(t)
-			runCaddy(t, port, `,"max_conns_per_host":1,"acquire_timeout":200000000`, test.extra, upstreams...)
+			runCaddy(t, port, `,"max_conns_per_host":1,"acquire_timeout":"1s"`, test.extra, upstreams...)
 			slow := make(chan int, 1)
 			go func() {
 				resp, _ := post("/slow")

@@ -16,26 +16,8 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
+	"github.com/caddy-connreuse/connreuse/internal/test/standstill"
 )
-
-// standstill measures the longest time in which this process did not run, until
-// the function that it returns is called.
-func standstill(longest *time.Duration) (stop func()) {
-	const tick = 10 * time.Millisecond
-	end, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for before := time.Now(); ; before = time.Now() {
-			select {
-			case <-end:
-				return
-			case <-time.After(tick):
-				*longest = max(*longest, time.Since(before)-tick)
-			}
-		}
-	}()
-	return func() { close(end); <-ended }
-}
 
 // Requests whose distance is swept over the moment at which the upstream closes
 // idle connections, on real sockets, without configuration: none fails. The
@@ -116,14 +98,14 @@ func TestBoundarySweep(t *testing.T) {
 			}
 			var failed, sent int64
 			for range tries {
-				var stood time.Duration
-				stop := standstill(&stood)
+				machine := standstill.Begin()
 				failed, sent = sweep(func() http.RoundTripper {
 					return newTransport(t, func(tr *Transport) { change(tr.HTTPTransport) })
 				})
+				stood := machine.End()
 				// Where nothing runs for long, the server closes connections that
 				// it had just accepted.
-				if stop(); failed == 0 || stood < idle/4 {
+				if failed == 0 || stood < idle/4 {
 					break
 				}
 				t.Logf("%d requests failed, the last one with: %v; but everything stood still for %v", failed, last.Load(), stood)

@@ -301,7 +301,15 @@ func TestChunkedUploadToHTTP10(t *testing.T) {
 // A request body is not kept for as long as its response streams.
 func TestKeptBodyIsFreedWithTheResponse(t *testing.T) {
 	const streams, size = 200, 60 << 10
+	inUse := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
 	heap := func(tr http.RoundTripper) int64 {
+		goroutines, before := runtime.NumGoroutine(), inUse()
 		end := make(chan struct{})
 		l := listen(t, nil)
 		serve(t, l, false, func(w http.ResponseWriter, r *http.Request) {
@@ -318,15 +326,14 @@ func TestKeptBodyIsFreedWithTheResponse(t *testing.T) {
 			}
 			bodies = append(bodies, resp.Body)
 		}
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
+		more := inUse() - before
 		close(end)
 		for _, b := range bodies {
 			_ = b.Close()
 		}
-		return int64(m.HeapAlloc)
+		l.CloseConns() // or they would count in what comes next
+		poll.Until(t, "the connections to end", func() bool { return runtime.NumGoroutine() < goroutines+streams })
+		return more
 	}
 	stock := heap(newStock(t, nil))
 	ours := heap(newTransport(t, nil))

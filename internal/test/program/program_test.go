@@ -66,17 +66,18 @@ func TestKillEndsTheGroup(t *testing.T) {
 func TestStop(t *testing.T) {
 	for _, test := range []struct {
 		name, script string
+		patience     time.Duration
 		want         string // of the error
 	}{
-		{"obeys", "echo ready; exec sleep 60", ""},
-		{"does not obey", "trap '' TERM; echo ready; while :; do sleep 60; done", "did not end within"},
+		{"obeys", "echo ready; exec sleep 60", time.Minute, ""},
+		{"does not obey", "trap '' TERM; echo ready; while :; do sleep 60; done", 500 * time.Millisecond, "did not end within"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := sh(t, test.script)
 			for p.Output() == "" {
 				time.Sleep(time.Millisecond) // polls another process
 			}
-			err := p.Stop(syscall.SIGTERM, 500*time.Millisecond)
+			err := p.Stop(syscall.SIGTERM, test.patience)
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}

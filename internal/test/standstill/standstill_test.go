@@ -1,0 +1,18 @@
+package standstill
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// On a machine that does nothing else, nothing is lost.
+func TestQuietMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := Begin()
+		time.Sleep(time.Minute)
+		if lost, longest := w.Lost(), w.End(); lost != 0 || longest != 0 {
+			t.Errorf("lost %v, %v at most", lost, longest)
+		}
+	})
+}
