@@ -76,13 +76,21 @@ func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 // dial opens a TLS connection to a port.
 func dial(t testing.TB, port int, sni string, alpn ...string) *tls.Conn {
 	t.Helper()
-	c, err := tls.Dial("tcp", address(port), clientTLS(sni, alpn...))
+	c, err := tryDial(t, port, sni, alpn...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	return c
+}
+
+// tryDial is dial where that may fail.
+func tryDial(t testing.TB, port int, sni string, alpn ...string) (*tls.Conn, error) {
+	c, err := tls.Dial("tcp", address(port), clientTLS(sni, alpn...))
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { c.Close() })
+	return c, c.SetDeadline(time.Now().Add(30 * time.Second))
 }
 
 func clientTLS(sni string, alpn ...string) *tls.Config {
