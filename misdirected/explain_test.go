@@ -2,6 +2,7 @@ package misdirected
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"strings"
@@ -9,17 +10,22 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-connreuse/connreuse/internal/authority"
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
-	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
 // It asks random servers over real connections, and compares each answer with what
-// explain says of it. Some have default_sni or fallback_sni, error routes, or a
-// listener wrapper that hides TLS; some requests are early data.
+// explain says of it. Some have default_sni or fallback_sni, error routes, named routes,
+// or a listener wrapper that hides TLS; some requests are early data. Nobody is answered
+// without the client certificate that the policy for the host asks for.
+//
+// Checklist: M15.
 func TestExplainIsTrueOnTheWire(t *testing.T) {
 	if race.Enabled {
 		t.Skip("quic-go's client has a data race of its own with early data")
@@ -32,14 +38,13 @@ func TestExplainIsTrueOnTheWire(t *testing.T) {
 		`,"remote_ip":{"ranges":["10.0.0.0/8"]}`, `,"not":[{"remote_ip":{"ranges":["10.0.0.0/8"]},"sni_regexp":{"pattern":"^b"}}]`,
 	}
 	certificates := testcaddy.TLSApp(t, `{}`, []string{"a.p3.test", "b.p3.test", "x.w.p3.test"}, []string{"c.p3.test"}, []string{"*.w.p3.test", "n.p3.test"})
-	cert, err := testcert.SelfSigned("client")
-	if err != nil {
-		t.Fatal(err)
-	}
+	staffCA, staff := clientCA(t, "staff")
+	guestCA, guests := clientCA(t, "guests")
+	certs := []tls.Certificate{clientCert(t, nil), clientCert(t, nil), clientCert(t, &staffCA), clientCert(t, &guestCA)}
 	counts := make(map[string]int)
 	rounds := needs.InLong(25, 8)
 	for range rounds {
-		const inner = `{"handler":"static_response","body":"ok"}`
+		inner := rnd.Pick("", `{"handler":"invoke","name":"n"},`) + `{"handler":"static_response","body":"ok"}`
 		var routes []string
 		for range 1 + rnd.IntN(4) {
 			handlers := rnd.Guard(`,"error_routes":true`, `,"missing_sni":"accept"`, `,"missing_sni":"reject"`, `,"report_only":true`) + inner
@@ -51,7 +56,9 @@ func TestExplainIsTrueOnTheWire(t *testing.T) {
 		}
 		routes = append(routes, `{"handle":[`+rnd.Guard()+inner+`]}`)
 		hidden := rnd.IntN(5) == 0
-		config := rnd.Policies(`,"default_sni":"a.p3.test"`, `,"fallback_sni":"c.p3.test"`, `,"drop":true`) + `,"routes":[` + strings.Join(routes, ",") + `],
+		config := rnd.Policies(`,"default_sni":"a.p3.test"`, `,"fallback_sni":"c.p3.test"`, `,"drop":true`, `,"client_authentication":{`+staff+`}`,
+			`,"client_authentication":{"mode":"require_and_verify",`+guests+`}`, `,"client_authentication":{"mode":"verify_if_given",`+staff+`}`) + `,
+			"routes":[` + strings.Join(routes, ",") + `],"named_routes":{"n":{"match":[{"host":` + rnd.Some(rnd.Patterns, 3) + `}],"handle":[` + rnd.Guard() + `{"handler":"headers"}]}},
 			"errors":{"routes":[{"handle":[{"handler":"static_response","status_code":599}]}]}`
 		if hidden {
 			config = `"listener_wrappers":[{"wrapper":"test_hiding"}],` + config
@@ -63,13 +70,17 @@ func TestExplainIsTrueOnTheWire(t *testing.T) {
 		for range 40 {
 			sni, host := rnd.Pick(append(names, "other.test", "")...), rnd.Pick(append(names, "other.test", "A.p3.TEST:443", "b.p3.test.", "127.0.0.1")...)
 			protocol := rnd.Pick("h1", "h2", "h3", "early")
+			cert := certs[rnd.IntN(len(certs))]
 			status, err := askOnce(t, protocol, port, sni, host, cert)
 			if err != nil {
 				counts["no connection"]++
 				continue
 			}
+			if lacks := lacking(t, sni, host, cert); lacks != "" && status == 200 && !strings.Contains(config, "report_only") {
+				t.Fatalf("%s, SNI %q, host %q: the host is reached, and %s, in %s", protocol, sni, host, lacks, config)
+			}
 			explained := server.Explain(sni, host)
-			if snap := server.Snapshot(); snap.AsksClientCert(sni) && !snap.RequiresClientCert(sni) && status == 200 {
+			if snap := server.Snapshot(); snap.AsksClientCert(sni) && !snap.RequiresClientCert(sni) {
 				continue // explain tells of clients that show what they must, and this one shows what it may
 			}
 			counts[protocol+" "+explained.Answer]++
@@ -101,6 +112,56 @@ func TestExplainIsTrueOnTheWire(t *testing.T) {
 	}
 	t.Log(counts)
 }
+
+// lacking says, by Caddy's own choice of TLS policies, what a client with a certificate
+// on a connection with that SNI does not show although a connection for the host would
+// ask for it.
+func lacking(t *testing.T, sni, host string, cert tls.Certificate) string {
+	t.Helper()
+	name, err := hostname.Parse(host)
+	if err != nil {
+		return ""
+	}
+	if hostname.IsIP(name) {
+		name = "" // which is what clients send for an address
+	}
+	app, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	choose := app.(*caddyhttp.App).Servers["srv0"].TLSConnPolicies.TLSConfig(caddy.Context{}).GetConfigForClient
+	own, err := choose(&tls.ClientHelloInfo{ServerName: name, Conn: loopback{}})
+	if err != nil {
+		return "" // such a host is the matter of other tests
+	}
+	had, err := choose(&tls.ClientHelloInfo{ServerName: sni, Conn: loopback{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := func(by *tls.Config) bool {
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: by.ClientCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		return err == nil
+	}
+	// Clients show what they have to those alone who name its CA.
+	shown := had.ClientAuth != tls.NoClientCert && (had.ClientCAs == nil || signed(had))
+	switch {
+	case !shown && own.ClientAuth == tls.RequireAnyClientCert, !shown && own.ClientAuth == tls.RequireAndVerifyClientCert:
+		return "no client certificate is shown"
+	case shown && own.ClientAuth >= tls.VerifyClientCertIfGiven && !signed(own):
+		return "the client certificate is one of another CA"
+	}
+	return ""
+}
+
+// loopback is a connection between two ends on this machine.
+type loopback struct{ net.Conn }
+
+func (loopback) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 443} }
+func (loopback) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1024} }
 
 // askOnce asks over a connection of its own, with a client certificate if the server
 // asks for one. Early data is sent on the second of two.
@@ -173,6 +234,26 @@ func TestExplainKnowsThatOneOfSeveralGatesRuns(t *testing.T) {
 						t.Errorf("%s: %d (%v)", path, status, err)
 					}
 				}
+			}
+		})
+	}
+}
+
+// What a client must show for the SNI is what the policy asks for that this client gets,
+// though another one would fit as well.
+func TestExplainKnowsWhatTheClientHasShown(t *testing.T) {
+	_, staff := clientCA(t, "staff")
+	for name, first := range map[string]string{
+		"an expression for other names": `"sni_regexp":{"pattern":"^shop[.]"}`,
+		"addresses of others":           `"remote_ip":{"ranges":["192.0.2.0/24"]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, testcaddy.TLSApp(t, `{}`, wireNames), testcaddy.FreePort(t), `"tls_connection_policies":[
+				{"match":{`+first+`},"client_authentication":{"mode":"require"}},
+				{"match":{"sni":["vault.wire.test"]},"client_authentication":{`+staff+`}},{}],
+				"routes":[{"handle":[{"handler":"misdirected"},{"handler":"static_response","body":"ok"}]}]`)
+			if got := authority.Active()[0].Explain("vault.wire.test", "vault.wire.test"); got.Answer != "pass" {
+				t.Errorf("the vault on its own connection: %s", got.Answer)
 			}
 		})
 	}

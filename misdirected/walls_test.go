@@ -130,33 +130,39 @@ func TestPoliciesThatLookAtMoreThanNamesAreKept(t *testing.T) {
 	}
 }
 
+// clientCA makes a CA, and what a client authentication that trusts it says.
+func clientCA(t *testing.T, name string) (ca tls.Certificate, trusted string) {
+	t.Helper()
+	template := testcert.For()
+	template.Subject.CommonName, template.IsCA, template.BasicConstraintsValid = name, true, true
+	template.KeyUsage = x509.KeyUsageCertSign
+	ca, err := testcert.Issue(nil, template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca, `"ca":{"provider":"inline","trusted_ca_certs":["` + base64.StdEncoding.EncodeToString(ca.Certificate[0]) + `"]}`
+}
+
+// clientCert makes a client's certificate, which signs itself without an issuer.
+func clientCert(t *testing.T, issuer *tls.Certificate) tls.Certificate {
+	t.Helper()
+	template := testcert.For("client")
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	cert, err := testcert.Issue(issuer, template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
 // A site may ask for certificates of a CA, or for some certificates alone. One that was
 // shown for other demands opens it neither by share nor by missing_sni.
 //
 // Checklist: M15.
 func TestCertificateForAnotherSiteOpensNone(t *testing.T) {
-	ca := func(name string) (tls.Certificate, string) {
-		template := testcert.For()
-		template.Subject.CommonName, template.IsCA, template.BasicConstraintsValid = name, true, true
-		template.KeyUsage = x509.KeyUsageCertSign
-		made, err := testcert.Issue(nil, template)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return made, `"ca":{"provider":"inline","trusted_ca_certs":["` + base64.StdEncoding.EncodeToString(made.Certificate[0]) + `"]}`
-	}
-	issue := func(issuer *tls.Certificate) tls.Certificate {
-		template := testcert.For("client")
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		made, err := testcert.Issue(issuer, template)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return made
-	}
-	staffCA, staffPool := ca("staff")
-	guestCA, guestPool := ca("guests")
-	staff, guest, stranger := issue(&staffCA), issue(&guestCA), issue(nil)
+	staffCA, staffPool := clientCA(t, "staff")
+	guestCA, guestPool := clientCA(t, "guests")
+	staff, guest, stranger := clientCert(t, &staffCA), clientCert(t, &guestCA), clientCert(t, nil)
 	cert, _, err := testcert.PEM(staff)
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +185,7 @@ func TestCertificateForAnotherSiteOpensNone(t *testing.T) {
 		{"another CA, where a certificate may be given", guestPool, `"mode":"verify_if_given",` + staffPool, guest, false},
 		{"no CA, where a certificate may be given", `"mode":"request"`, `"mode":"verify_if_given",` + staffPool, stranger, false},
 		{"some certificates alone", `"mode":"request"`, `"mode":"require",` + only, stranger, false},
-		{"some certificates of a CA", `"mode":"require_and_verify",` + staffPool, staffPool + `,` + only, issue(&staffCA), false},
+		{"some certificates of a CA", `"mode":"require_and_verify",` + staffPool, staffPool + `,` + only, clientCert(t, &staffCA), false},
 		{"the same CA, if a certificate is given", `"mode":"verify_if_given",` + staffPool, `"mode":"require_and_verify",` + staffPool, stranger, true},
 		{"the same certificates", `"mode":"request",` + only, `"mode":"require",` + only, stranger, true},
 	} {
@@ -211,6 +217,36 @@ func TestCertificateForAnotherSiteOpensNone(t *testing.T) {
 				}
 				if got := ask(protocol, "vault.wire.test", "vault.wire.test", staff); got != "SECRET" {
 					t.Errorf("%s: on its own connection the vault says %s to staff", protocol, got)
+				}
+			}
+		})
+	}
+}
+
+// A client certificate for another site is none for a host whose connections are dropped,
+// or dropped from where the client is.
+func TestDroppedHostIsReachedWithNoCertificate(t *testing.T) {
+	gate := `{"handler":"misdirected","missing_sni":"accept","share":[["shop.wire.test","vault.wire.test"]]}`
+	for name, drop := range map[string]string{
+		"dropped":               `{"match":{"sni":["vault.wire.test"]},"drop":true}`,
+		"dropped by address":    `{"match":{"sni":["vault.wire.test"],"remote_ip":{"ranges":["127.0.0.1"]}},"drop":true}`,
+		"dropped by expression": `{"match":{"sni_regexp":{"pattern":"^vault"}},"drop":true}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			port := testcaddy.FreePort(t)
+			run(t, testcaddy.TLSApp(t, `{}`, wireNames), port, `"tls_connection_policies":[`+drop+`,{"default_sni":"shop.wire.test","client_authentication":{"mode":"require"}}],
+				"routes":[{"match":[{"host":["shop.wire.test"]}],"terminal":true,"handle":[`+gate+`,`+witnessing("shop")+`]},{"handle":[`+gate+`,`+witnessing("SECRET")+`]}]`)
+			cert := clientCert(t, nil)
+			for _, protocol := range []string{"h1", "h2", "h3"} {
+				for _, sni := range []string{"shop.wire.test", ""} {
+					status, err := askOnce(t, protocol, port, sni, "vault.wire.test", cert)
+					if saw := witnessed(); err != nil || status != 421 || len(saw) > 0 {
+						t.Errorf("%s, SNI %q: %d (%v), seen by %q", protocol, sni, status, err, saw)
+					}
+				}
+				status, err := askOnce(t, protocol, port, "shop.wire.test", "shop.wire.test", cert)
+				if saw := witnessed(); err != nil || status != 200 {
+					t.Errorf("%s to the shop: %d (%v), seen by %q", protocol, status, err, saw)
 				}
 			}
 		})

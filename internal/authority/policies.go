@@ -346,6 +346,13 @@ func (ps *policies) all(by field, host string) bool {
 	return a.seen && !a.differ && a.value == 1
 }
 
+// connects tells whether a proper connection for host can come about.
+func (ps *policies) connects(host string) bool {
+	var a agree
+	ps.ofHost(&a, (*policy).bySettings, host)
+	return a.seen
+}
+
 // some tells whether a field is 1 in a policy that a proper connection for host can
 // have.
 func (ps *policies) some(by field, host string) bool {

@@ -20,6 +20,7 @@ const (
 	NoCert     Proof = iota // no client certificate
 	AnyCert                 // one that no trusted CA has signed
 	SignedCert              // one that a CA has signed which the connection's policy trusts
+	noProof                 // what nobody shows: no connection comes about
 )
 
 // ProofOf returns what a connection shows.
@@ -34,14 +35,14 @@ func ProofOf(state *tls.ConnectionState) Proof {
 }
 
 // Worth returns what a proof that a connection with that SNI shows is worth for host:
-// nothing, if a proper connection for host might not have come about with it, since its
-// certificates are checked against something else, or are not checked here. What a
-// client has shown for its own name is what it has to show.
+// nothing, if a proper connection for host might not have come about with it, since
+// certificates are checked there against something else, or are not checked here, or since
+// none comes about. What a client has shown for its own name is what it has to show.
 func (s *Snapshot) Worth(shown Proof, sni, host string) Proof {
 	switch ps := s.policies; {
 	case shown == NoCert || sni == host:
 		return shown
-	case shown == AnyCert && ps.some((*policy).bySigned, host), ps.some((*policy).byChecks, host) && !ps.same((*policy).byTrust, sni, host):
+	case !ps.connects(host), shown == AnyCert && ps.some((*policy).bySigned, host), ps.some((*policy).byChecks, host) && !ps.same((*policy).byTrust, sni, host):
 		return NoCert
 	}
 	return shown
@@ -79,7 +80,7 @@ func (s *Snapshot) AsksSome() bool { return s.matching != nil }
 // A connection that began under an older configuration may show less, and so may one
 // whose SNI is spelled in another way than an expression has it.
 func (s *Snapshot) Owes(r *http.Request, host string, shown Proof) bool {
-	return s.AsksSome() && r != nil && shown < SignedCert && shown < s.owed(r, host)
+	return s.AsksSome() && r != nil && shown < s.owed(r, host)
 }
 
 // MayOwe is [Snapshot.Owes] where nobody in particular asks: some client may owe a
@@ -108,14 +109,16 @@ func (s *Snapshot) owed(r *http.Request, host string) Proof {
 			}
 		}
 		switch p := &s.policies.list[ref.index]; {
-		case p.drop || p.verifies:
+		case p.drop:
+			return noProof
+		case p.verifies:
 			return SignedCert
 		case p.requires:
 			return AnyCert
 		}
 		return NoCert
 	}
-	return SignedCert // from there, no connection for host comes about
+	return noProof
 }
 
 // Requires returns what a client has shown on a connection with that SNI, "" if it has
@@ -123,15 +126,14 @@ func (s *Snapshot) owed(r *http.Request, host string) Proof {
 // is; it may be nil.
 func (s *Snapshot) Requires(r *http.Request, sni string) Proof {
 	switch {
+	case s.AsksSome() && r != nil:
+		return s.owed(r, sni)
 	case s.VerifiesClientCert(sni):
 		return SignedCert
 	case s.RequiresClientCert(sni):
 		return AnyCert
 	}
-	if !s.AsksSome() || r == nil {
-		return NoCert
-	}
-	return s.owed(r, sni)
+	return NoCert
 }
 
 // ends are the two ends of a request's connection, for matchers on them.
