@@ -12,8 +12,10 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
+	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
 // proxying provisions a server with a guard and a pool, in front of an upstream.
@@ -25,7 +27,14 @@ func proxying(t testing.TB) *caddyhttp.Server {
 		{"match": [{"host": ["a.history.test"]}], "handle": [{"handler": "misdirected"},
 			{"handler": "reverse_proxy", "transport": {"protocol": "upstreampool"}, "upstreams": [{"dial": "%s"}]}]}]}}}}`,
 		testcaddy.NoRedirects, upstream.Listener.Addr()), "")
-	return testcaddy.HTTPServer(t, ctx)
+	srv := testcaddy.HTTPServer(t, ctx)
+	pool := srv.Routes[0].Handlers[1].(*reverseproxy.Handler).Transport.(*upstreampool.Transport)
+	t.Cleanup(func() { // or other tests would find it
+		if err := pool.Cleanup(); err != nil {
+			t.Error(err)
+		}
+	})
+	return srv
 }
 
 // TestHistory: a point says what happened since the one before.

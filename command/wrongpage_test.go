@@ -230,7 +230,7 @@ func TestPagesOfServers(t *testing.T) {
 			t.Parallel()
 			o := options{dialer: dialer{roots: ca.pool(), resolve: make(map[string][]string)}}
 			if strings.HasPrefix(test.path, "/slow") {
-				o.timeout = time.Second
+				o.timeout = 2 * time.Second
 			}
 			var urls []string
 			for _, name := range []string{"a.pages.test", "b.pages.test"} {
