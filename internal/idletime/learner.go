@@ -29,6 +29,7 @@ type Learner struct {
 	sensor     sensorGate
 	serial     serial
 	known      knowledge // what the limit depends on, gathered anew each time
+	stands     standing  // the limit that was computed last
 	observed   int       // closes
 	events     []Event   // to be reported once mu is free
 }
@@ -54,10 +55,15 @@ func NewLearner(config Config, report func(Event)) *Learner {
 // Config returns what the configuration says.
 func (l *Learner) Config() Config { return l.config }
 
-// begin locks the learner and lets time take effect. It is the only place where
-// it does.
+// begin locks the learner and lets time take effect.
 func (l *Learner) begin(now time.Time) {
 	l.mu.Lock()
+	l.advance(now)
+}
+
+// advance lets time take effect. It is the only place where it does.
+func (l *Learner) advance(now time.Time) {
+	l.stands = standing{}
 	l.margins.advance(now)
 	l.announced.advance(now)
 	l.pattern.advance(now)
@@ -237,11 +243,27 @@ func (l *Learner) Responded(now time.Time, d time.Duration) {
 
 // Limit returns the idle limit of a connection; own is what it announced itself.
 func (l *Learner) Limit(now time.Time, own Optional) Limit {
-	l.begin(now)
+	l.mu.Lock()
 	defer l.end()
+	if l.stands.until.After(now) && l.stands.own == own {
+		return l.stands.limit
+	}
+	l.advance(now)
 	k := l.knowledge(now)
 	k.announced = own.or(k.announced)
-	return k.limit()
+	l.stands = standing{own, now.Add(limitStands), k.limit()}
+	return l.stands.limit
+}
+
+// limitStands is for how long a limit stands if nothing is observed. Each request asks
+// for it twice.
+const limitStands = time.Millisecond
+
+// standing is the limit of connections that announced own.
+type standing struct {
+	own   Optional
+	until time.Time
+	limit Limit
 }
 
 // UnusedLimit returns the idle limit of a connection that has carried no request.

@@ -116,11 +116,39 @@ func FuzzLearner(f *testing.F) {
 	})
 }
 
-// BenchmarkLimit computes an idle limit, which every take-out does.
-func BenchmarkLimit(b *testing.B) {
-	b.ReportAllocs()
+// A limit stands for a moment, but not against what is announced or observed.
+func TestLimitStands(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
-	for b.Loop() {
-		l.Limit(c.now, Optional{})
+	assumed := l.value(c)
+	if got := l.Limit(c.now, Known(time.Minute)).Value; got <= assumed {
+		t.Errorf("limit of a connection that announced a minute = %v, of others %v", got, assumed)
+	}
+	if got := l.value(c); got != assumed {
+		t.Errorf("limit of others afterwards = %v, want %v", got, assumed)
+	}
+	l.SawClose(Close{At: c.now, Idle: 2 * time.Second, Open: 2 * time.Second})
+	if got := l.value(c); got >= assumed {
+		t.Errorf("limit after an early close = %v, want less than %v", got, assumed)
+	}
+}
+
+// BenchmarkLimit asks for an idle limit, as every take-out does: while the last one
+// stands, and afterwards, with as much in memory as there is room for.
+func BenchmarkLimit(b *testing.B) {
+	for _, test := range []struct {
+		name string
+		step time.Duration
+	}{{"stands", 0}, {"anew", limitStands}} {
+		b.Run(test.name, func(b *testing.B) {
+			b.ReportAllocs()
+			c, l := newClock(), newLearner(defaults)
+			for i := range maxSightings {
+				l.SawOpen(Sighting{At: c.now, Idle: leastTimeout, Opened: c.now.Add(time.Duration(i) * time.Second), Proof: LivePath})
+			}
+			for b.Loop() {
+				l.Limit(c.now, Optional{})
+				c.add(test.step)
+			}
+		})
 	}
 }
