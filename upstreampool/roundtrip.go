@@ -195,7 +195,10 @@ func (x *exchange) attempt(t *try) {
 		x.failed(t)
 		return
 	}
-	now := time.Now()
+	now := l.ReadAt() // in HTTP/1, what was read last is the head of the response
+	if l.HTTP2() {
+		now = time.Now()
+	}
 	t.known.Status = t.resp.StatusCode
 	t.pool.requests.firstByte.of(t.known.Status).Observe(now.Sub(l.Sent()).Seconds())
 	if t.known.Status == http.StatusMisdirectedRequest {

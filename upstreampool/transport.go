@@ -351,10 +351,12 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // setScheme sets the scheme of the request's URL, as the embedded transport
 // does; with PROXY protocol, the URL it goes by does not hold the port.
 func (t *Transport) setScheme(req *http.Request) {
-	di, ok := reverseproxy.GetDialInfo(req.Context())
-	if req.URL.Scheme == "" && t.TLS != nil && ok && slices.Contains(t.TLS.ExceptPorts, di.Port) {
-		req.URL.Scheme = "http"
-		return
+	if req.URL.Scheme == "" && t.TLS != nil && len(t.TLS.ExceptPorts) > 0 {
+		di, ok := reverseproxy.GetDialInfo(req.Context())
+		if ok && slices.Contains(t.TLS.ExceptPorts, di.Port) {
+			req.URL.Scheme = "http"
+			return
+		}
 	}
 	t.SetScheme(req)
 }

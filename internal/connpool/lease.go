@@ -44,8 +44,11 @@ func (l *Lease) HTTP2() bool { return l.c.h2 }
 // Age returns how long the connection has been open.
 func (l *Lease) Age() time.Duration { return time.Since(l.c.opened) }
 
-// Sent returns when the request was sent.
+// Sent returns when the request was sent, which is at once.
 func (l *Lease) Sent() time.Time { return l.start }
+
+// ReadAt returns when something was last read from the connection.
+func (l *Lease) ReadAt() time.Time { return l.c.net.ReadAt() }
 
 // Connect returns how long it took to open the connection, TLS included.
 func (l *Lease) Connect() time.Duration { return l.c.opened.Sub(l.c.dialed) }
@@ -60,7 +63,6 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 	if l.First && !c.h2 && l.pool.cfg.Reuse && req.Header["Connection"] == nil {
 		req = idletime.Asking(req)
 	}
-	l.start = time.Now()
 	if c.h2 && c.streams.Lasts(l.start, lasting) {
 		req = l.part(req)
 	}

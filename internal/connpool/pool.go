@@ -104,9 +104,11 @@ func (p *Pool) Acquire(ctx context.Context, n Need, l *Lease) error {
 			continue
 		}
 		if w != nil {
-			l.Waited = time.Since(start)
+			now = time.Now()
+			l.Waited = now.Sub(start)
 			p.events.Waited(l.Waited)
 		}
+		l.start = now
 		return l.err
 	}
 }

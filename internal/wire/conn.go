@@ -44,11 +44,12 @@ type Conn struct {
 	got     atomic.Int64 // bytes read since take-out
 	last    atomic.Int64 // bytes of the last Read that had any
 	readAt  atomic.Int64 // end of that Read, in nanoseconds since started
-	settled atomic.Int64 // when the upstream was last seen to have all that was sent, likewise
 	taken   atomic.Int64 // when a request last took it as it was idle, likewise
-	written atomic.Int64 // end of the last Write, likewise
+	written atomic.Int64 // when the last Write of what is timed ended, likewise
+	writes  atomic.Int32 // that have ended
+	settled atomic.Int32 // so many of them when the upstream was last seen to have all that was sent
 	timing  atomic.Bool  // the next byte ends a response time that is to be measured
-	entries atomic.Int32 // of Read since HTTP began, and one more; zero: it has not
+	entries atomic.Int32 // of Read since HTTP began, up to two, and one more; zero: it has not
 	shut    atomic.Bool
 	tls     bool
 	ending  atomic.Pointer[Ending]
@@ -86,6 +87,7 @@ func sinceStart(t time.Time) int64 { return int64(t.Sub(started)) }
 func (n *Conn) Wrap(c net.Conn, opt Options) {
 	n.Conn, n.tls, n.readTimeout = c, opt.TLS, opt.ReadTimeout
 	n.tcp = socket.Of(c)
+	n.settled.Store(-1)
 	n.readAt.Store(sinceStart(time.Now()))
 	n.socket.Init(c, func() { n.reading.Store(false) }, opt.OutOfData)
 }
@@ -141,6 +143,9 @@ func (n *Conn) Waits() { n.reading.Store(true) }
 // Waiting tells whether net/http waits for data, as far as is known.
 func (n *Conn) Waiting() bool { return n.reading.Load() }
 
+// ReadAt returns when something was read last.
+func (n *Conn) ReadAt() time.Time { return started.Add(time.Duration(n.readAt.Load())) }
+
 // EnteredAt returns when the Read under way began. It is for the goroutine that reads.
 func (n *Conn) EnteredAt() time.Time { return n.enteredAt }
 
@@ -152,8 +157,8 @@ func (n *Conn) WaitedAt() time.Time { return n.waitedAt }
 func (n *Conn) Enter() {
 	n.enteredAt = time.Now()
 	n.reading.Store(true)
-	if n.entries.Load() > 0 {
-		n.entries.Add(1)
+	if e := n.entries.Load(); e == 1 || e == 2 {
+		n.entries.Store(e + 1)
 	}
 }
 
@@ -212,14 +217,18 @@ func (n *Conn) renewTimeout(now time.Time) {
 }
 
 func (n *Conn) Write(p []byte) (int, error) {
-	if n.timing.Load() { // the response may be here before we are told that the request is gone
+	timing := n.timing.Load()
+	if timing { // the response may be here before we are told that the request is gone
 		n.written.Store(int64(time.Since(started)))
 	}
 	count, err := n.Conn.Write(p)
 	if n.carriesHTTP(int64(count)) {
 		n.sent.Store(true)
 	}
-	n.written.Store(int64(time.Since(started)))
+	n.writes.Add(1)
+	if timing {
+		n.written.Store(int64(time.Since(started)))
+	}
 	return count, err
 }
 

@@ -34,16 +34,16 @@ func (n *Conn) Look(now, sent time.Time) (info socket.Info, silence socket.Silen
 
 // Listen looks, and notes whether the upstream has all that was sent.
 func (n *Conn) Listen() socket.Silence {
-	now := time.Now()
-	info, silence, ok := n.Look(now, n.TakenAt())
+	writes := n.writes.Load()
+	info, silence, ok := n.Look(time.Now(), n.TakenAt())
 	if ok && info.Unacked == 0 && info.Unsent == 0 {
-		n.settled.Store(sinceStart(now))
+		n.settled.Store(writes)
 	}
 	return silence
 }
 
 // Settled tells whether nothing was sent since Listen found that the upstream had all.
-func (n *Conn) Settled() bool { return n.written.Load() < n.settled.Load() }
+func (n *Conn) Settled() bool { return n.writes.Load() == n.settled.Load() }
 
 // QuietFor returns for how long nothing has been read, since the last Take at most.
 func (n *Conn) QuietFor(now time.Time) time.Duration {
