@@ -23,7 +23,10 @@ var clearAltSvc = []string{"clear"}[:1:1]
 // known, HTTP/3 stays.
 func astray(s *authority.Snapshot, a *asked) (found authority.Refusal) {
 	offers := a.host.kind == valid && !a.odd
-	if a.sni.kind == valid && !(offers && a.sni.canonical == a.host.canonical) {
+	if offers && a.sni.kind == valid && a.sni.canonical == a.host.canonical {
+		return s.Astray(a.host.canonical) // what nearly every request comes to
+	}
+	if a.sni.kind == valid {
 		found = s.Refuses(a.sni.canonical)
 	}
 	// What is offered is offered for the host, on a connection whose SNI is the host.

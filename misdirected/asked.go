@@ -135,7 +135,7 @@ func forward(r *http.Request) bool {
 
 // early tells whether the request is early data (RFC 9001 section 4.6.1). A request
 // that only the rules are asked about is none.
-func (a asked) early() bool { return a.r != nil && a.r.TLS != nil && !a.r.TLS.HandshakeComplete }
+func (a *asked) early() bool { return a.r != nil && a.r.TLS != nil && !a.r.TLS.HandshakeComplete }
 
 // misrouted tells whether Caddy may take a host, as it was sent, for another one than
 // its canonical name.
@@ -193,7 +193,7 @@ func (a *asked) suppose(s *authority.Snapshot) {
 
 // decidedOn is the name of the host in words for an operator: the canonical one,
 // or as the client sent it where that is what counts.
-func (a asked) decidedOn() string {
+func (a *asked) decidedOn() string {
 	if a.host.kind != valid || a.odd {
 		return a.host.sent
 	}
@@ -202,7 +202,7 @@ func (a asked) decidedOn() string {
 
 // keepsClientAuth tells whether the request, if it passes, leads around no
 // client-certificate rule.
-func (a asked) keepsClientAuth(s *authority.Snapshot) bool {
+func (a *asked) keepsClientAuth(s *authority.Snapshot) bool {
 	host := a.host.canonical
 	switch {
 	case a.host.kind != valid || a.odd:
