@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/hostname"
 )
 
 // A Warning is something in the config that an operator should know of before
@@ -64,10 +66,7 @@ func (s *Snapshot) warnings() (found []Warning) {
 		for _, group := range g.Share {
 			if key := strings.Join(group, " "); !seen[key] {
 				seen[key] = true
-				if sites := s.crossed(group); len(sites) > 0 {
-					found = append(found, warn("a share group of misdirected lets requests cross from one TLS policy to another",
-						"sites", sites, zap.Strings("share", group)))
-				}
+				found = append(found, s.shareWarnings(group)...)
 			}
 		}
 	}
@@ -151,6 +150,36 @@ func unnamed(tables ...*table) string {
 		labels = max(labels, t.labels())
 	}
 	return strings.Repeat("*.", labels) + "*"
+}
+
+// shareWarnings are about a share group.
+func (s *Snapshot) shareWarnings(group []string) (found []Warning) {
+	few := group[:min(len(group), mostNamed)]
+	if sites := s.crossed(group); len(sites) > 0 {
+		found = append(found, warn("a share group of misdirected lets requests cross from one TLS policy to another",
+			"sites", sites, zap.Strings("share", few)))
+	}
+	if sites := s.unshared(group); len(sites) > 0 {
+		found = append(found, warn("a share group of misdirected has names that are refused on connections for its others: the misdirected handlers of their own sites "+
+			"must have the group, and it leads to no site that requires a client certificate which the connection does not show", "sites", sites, zap.Strings("share", few)))
+	}
+	return found
+}
+
+// unshared returns the names of a group that are refused on connections for others of it.
+func (s *Snapshot) unshared(group []string) (refused []string) {
+	var names []string
+	for _, text := range group {
+		if name, err := hostname.ParseName(text); err == nil {
+			names = append(names, name)
+		}
+	}
+	for i, name := range names {
+		if len(names) > 1 && s.refused(names[bit(i == 0)], name) {
+			refused = append(refused, name)
+		}
+	}
+	return refused
 }
 
 // crossed returns the sites of a group of names, if their TLS policies differ.

@@ -151,6 +151,12 @@ func TestWarnings(t *testing.T) {
 				off + `,"routes":[` + site("127.0.0.1", guard) + `]`,
 		},
 		{
+			name: "a share group that the sites of some of its names do not have",
+			server: `"tls_connection_policies":[{}],` + off + `,"routes":[` + site("a.test", `{"handler":"test_guard","scope":"sni","share":[["a.test","b.test","c.test","d.test","elsewhere.test"]]}`) + `,` +
+				site("b.test", `{"handler":"test_guard","scope":"sni"}`) + `,` + site("c.test", `{"handler":"test_guard","scope":"sni","report_only":true}`) + `,` + site("d.test", "") + `]`,
+			want: []string{"refused on connections for its others|sites: b.test|share: a.test, b.test"},
+		},
+		{
 			name: "share groups that cross from one policy to another",
 			server: mtls + `,` + off + `,"routes":[` + site("m.test", `{"handler":"test_guard","share":[["a.test","m.test"],["a.test","b.test"]]}`) + `,` +
 				site("*.m.test", guard) + `,` + site("a.test", "") + `]`,
