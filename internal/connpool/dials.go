@@ -61,7 +61,7 @@ func (p *Pool) startDialsLocked(now time.Time) {
 // dialLocked starts a dial for the first waiter that has none.
 func (p *Pool) dialLocked(now time.Time) {
 	c := &conn{pool: p, dialed: now, life: p.cfg.life()}
-	c.net.owner = c
+	c.net.above = c
 	if w := p.queue.Find(func(w *waiter) bool { return !w.dialed }); w != nil {
 		w.dialed, c.dialedFor = true, w
 	}
@@ -148,14 +148,19 @@ func (p *Pool) HTTP2() bool {
 	return p.memory.Protocol() == memory.HTTP2
 }
 
-// dialsForLocked tells whether a dial under way is for w.
+// dialsForLocked tells whether a dial under way is for w: it is among the first, whom
+// the new connections will serve.
 func (p *Pool) dialsForLocked(w *waiter) bool {
-	dials := p.lists[dialing].Len()
+	served := p.underWayLocked(time.Now(), p.upstream())
 	if p.sharesDials() {
-		return w.place.Listed() && dials > 0
+		served *= cmp.Or(p.memory.Streams.Limit(), p.queue.Len())
 	}
-	last := p.queue.Find(func(v *waiter) bool { dials--; return v == w || dials < 0 })
-	return last == w && dials >= 0
+	for v := range p.queue.All() {
+		if served--; served < 0 || v == w {
+			return served >= 0
+		}
+	}
+	return false
 }
 
 // opened adds the outcome of a dial. A connection is counted before anybody can have

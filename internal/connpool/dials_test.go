@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -431,6 +432,63 @@ func TestSocketOfFailedDialIsClosedLate(t *testing.T) {
 		synctest.Wait()
 		if b.seen.failed == 0 || len(b.seen.closes) > 0 {
 			t.Errorf("%d failed dials and closes %v, want no close", b.seen.failed, b.seen.closes)
+		}
+	})
+}
+
+// In a full pool, a dial is the hope of as many requests as its connection will serve, and
+// of no others.
+func TestAcquireTimeoutBesideADial(t *testing.T) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		cfg.MaxConns, b.h2 = 2, true
+		b.serve = frames(func(_ int64, f *peer) {
+			for nextRequest(f) != 0 { // without an answer
+			}
+		}, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 2})
+		b.dialing = func(n int64) error {
+			if n > 1 {
+				time.Sleep(6500 * time.Millisecond)
+			}
+			return nil
+		}
+	}, func(t *testing.T, b *bench) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		begin := func() error {
+			l, err := acquire(ctx, b.Pool, anything)
+			if err == nil {
+				go func() {
+					req, _ := http.NewRequestWithContext(ctx, "GET", "http://upstream.test/", nil)
+					_, err := l.RoundTrip(req)
+					l.Fail(err, true)
+				}()
+			}
+			return err
+		}
+		for range 2 {
+			if err := begin(); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		start := time.Now()
+		var served, refused atomic.Int64
+		for range 5 {
+			go func() {
+				switch err := begin(); {
+				case err == nil:
+					served.Add(1)
+				case err == ErrAcquireTimeout && time.Since(start) <= 5*time.Second:
+					refused.Add(1)
+				default:
+					t.Errorf("%v after %s", err, time.Since(start))
+				}
+			}()
+			synctest.Wait()
+		}
+		time.Sleep(8 * time.Second)
+		if served.Load() != 2 || refused.Load() != 3 {
+			t.Errorf("%d requests were served and %d refused, want 2 and 3", served.Load(), refused.Load())
 		}
 	})
 }

@@ -11,7 +11,7 @@ import (
 // Package wire has what it sees there, and its conn what follows.
 type netConn struct {
 	wire.Conn
-	owner *conn
+	above *conn
 }
 
 // wrap makes nc the socket of c.
@@ -25,28 +25,28 @@ func (c *conn) wrap(nc net.Conn) {
 
 func (n *netConn) Read(p []byte) (int, error) {
 	n.Enter()
-	watched := n.owner.readEntered()
+	watched := n.above.readEntered()
 	if watched && !n.Watchable() {
-		n.owner.outOfData()
+		n.above.outOfData()
 		watched = false
 	}
 	count, took, err := n.Fetch(p, watched)
 	if took >= 0 {
-		n.owner.learner.Responded(time.Now(), took)
+		n.above.learner.Responded(time.Now(), took)
 	}
 	if err != nil {
-		n.owner.ends(time.Now(), err)
+		n.above.ends(time.Now(), err)
 	}
 	return count, err
 }
 
-// Close closes the socket and has the owner clean up. It may be called with
-// locks of net/http held, so the owner does that on a goroutine of its own.
+// Close closes the socket and has its conn clean up. It may be called with
+// locks of net/http held, so that is done on a goroutine of its own.
 func (n *netConn) Close() error {
 	if !n.Shut() {
 		return net.ErrClosed
 	}
-	c := n.owner
+	c := n.above
 	c.ends(time.Now(), nil)
 	if c.carries() && (c.h2 || n.TLS() || !n.Responded()) { // perhaps a request was lost
 		n.KeepSilence(n.Silence(time.Now(), n.TakenAt()))

@@ -186,8 +186,9 @@ func (p *Pool) await(ctx context.Context, start time.Time, w *waiter, g *grant) 
 		}
 		p.lock()
 		if err == ErrAcquireTimeout && (w.own() || p.dialsForLocked(w)) {
-			p.unlock() // dials have timeouts of their own, and the owner waits for itself
-			timeout.Reset(p.cfg.AcquireTimeout)
+			p.unlock()
+			// Dials have timeouts of their own, and may serve others. The owner waits for itself.
+			timeout.Reset(min(p.cfg.AcquireTimeout, time.Second))
 			continue
 		}
 		if p.leaveLocked(w) {
