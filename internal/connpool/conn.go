@@ -107,7 +107,7 @@ func (c *conn) countEnd(now time.Time, atOnce bool) {
 	case c.counted:
 		return
 	case atOnce:
-		c.learner.EndedAtOnce(now)
+		c.learner.EndedAtOnce(now, c.requests > 1)
 	default:
 		c.learner.Lasted(now)
 	}

@@ -141,6 +141,9 @@ func (l *Learner) SensorSawOpen(s Sighting) (enough bool) {
 	}
 	l.begin(s.At)
 	defer l.end()
+	if l.ends.useless() && s.Idle >= AtOnce {
+		l.ends.lasted(s.At)
+	}
 	if s.Idle < ceiling {
 		return l.sawOpen(s)
 	}
@@ -184,18 +187,19 @@ func (l *Learner) LostInSilence(now, sent time.Time, idle, limit time.Duration) 
 }
 
 // EndedAtOnce records that the upstream ended a connection within [AtOnce] of its
-// first response, which had said nothing of that.
-func (l *Learner) EndedAtOnce(now time.Time) {
+// first response, which had said nothing of that; met says that a second request met
+// the end, and may have been the reason.
+func (l *Learner) EndedAtOnce(now time.Time, met bool) {
 	l.begin(now)
 	defer l.end()
-	l.ends.atOnce()
+	l.ends.atOnce(now, met)
 }
 
 // Lasted records, once for each connection, that it did not end at once.
 func (l *Learner) Lasted(now time.Time) {
 	l.begin(now)
 	defer l.end()
-	l.ends.lasted()
+	l.ends.lasted(now)
 }
 
 // learned notes the event that there is a new learned value.
@@ -279,7 +283,7 @@ func (l *Learner) UnusedLimit(now time.Time) Limit {
 func (l *Learner) StartSensor(now time.Time) bool {
 	l.begin(now)
 	defer l.end()
-	if l.serial.known(now) || !l.sensor.want(now, l.knowledge(now).limit(), &l.closes) {
+	if l.serial.known(now) || !l.sensor.want(now, l.knowledge(now).limit(), &l.closes, l.ends.sure()) {
 		return false
 	}
 	l.sensor.out, l.sensor.startedAt = true, now

@@ -94,7 +94,7 @@ func FuzzLearner(f *testing.F) {
 			case 9:
 				l.Import(c.now, Memory{KeepAlive: age, SeenAt: c.now.Add(-age), AtLeast: age > time.Second})
 			case 10:
-				l.EndedAtOnce(c.now)
+				l.EndedAtOnce(c.now, false)
 			case 11:
 				l.Lasted(c.now)
 			case 12:

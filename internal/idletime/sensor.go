@@ -8,13 +8,14 @@ type sensorGate struct {
 	startedAt time.Time
 }
 
-// want tells whether a sensor would find out something that is worth it.
-func (g *sensorGate) want(now time.Time, limit Limit, s *closes) bool {
+// want tells whether a sensor would find out something that is worth it; sure says that
+// connections which end at once do so by themselves.
+func (g *sensorGate) want(now time.Time, limit Limit, s *closes, sure bool) bool {
 	switch {
 	case g.out:
 		return false
 	case limit.Bound == BoundAtOnce:
-		return now.Sub(g.startedAt) >= memory
+		return !sure || now.Sub(g.startedAt) >= endsLook
 	case limit.Bound == BoundTooShort:
 		return limit.Source != SourceAnnounced && now.Sub(g.startedAt) >= memory
 	case limit.Source == SourceAssumed, limit.Source == SourceRemembered, s.early.idle > 0:

@@ -158,7 +158,7 @@ func (s *simulation) raced(c *simConn, age time.Duration, post bool) {
 	}
 	switch {
 	case age < AtOnce && c.requests == 1:
-		s.learner.EndedAtOnce(s.now)
+		s.learner.EndedAtOnce(s.now, true)
 	case !post:
 		s.learner.SawClose(Close{At: s.now, Idle: age, Open: age, Opened: c.opened})
 	}
@@ -222,7 +222,7 @@ func (s *simulation) sawClose(c *simConn) {
 		s.learner.SawClose(Close{At: s.now, Idle: age, Open: open, Opened: c.opened})
 		switch {
 		case age < AtOnce && c.requests == 1:
-			s.learner.EndedAtOnce(s.now)
+			s.learner.EndedAtOnce(s.now, false)
 		case c.requests == 1:
 			s.learner.Lasted(s.now)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // workers serves raw connections with a limited number of workers, as prefork
@@ -150,5 +151,46 @@ func TestUpstreamThatClosesAfterEachResponse(t *testing.T) {
 	// Who counts on connections loses half of the POSTs.
 	if allowed := 2 + int(late.Load()); failed > allowed {
 		t.Errorf("%d of the last 1960 POSTs failed, want at most %d", failed, allowed)
+	}
+}
+
+// A client whose second request on each connection makes the upstream close it does not
+// end reuse for all others.
+func TestRequestsThatEndConnectionsHarmNoOthers(t *testing.T) {
+	l := listen(t, nil)
+	l.ServeRaw(func(_ int64, c net.Conn, r *bufio.Reader) {
+		for {
+			req := fake.ReadRequest(r)
+			if req == nil || req.Header.Get("Crash") != "" {
+				return
+			}
+			fake.Respond(c, "x")
+		}
+	})
+	tr := newTransport(t, nil)
+	get := func() { mustSend(t, tr, newRequest(t, t.Context(), "GET", addr(l), nil), 0) }
+	attack := func() {
+		for range 40 {
+			get()
+			req := newRequest(t, t.Context(), "POST", addr(l), strings.NewReader("x"))
+			req.Header.Set("Crash", "1")
+			send(tr, req)
+		}
+	}
+	attack()
+	poll.Until(t, "connections are reused", func() bool {
+		get()
+		before := l.Accepted.Load()
+		get()
+		return l.Accepted.Load() == before
+	})
+	attack()
+	get()
+	before := l.Accepted.Load()
+	for range 20 {
+		get()
+	}
+	if n := l.Accepted.Load() - before; n > 2 {
+		t.Errorf("%d connections for 20 requests after another attack", n)
 	}
 }
