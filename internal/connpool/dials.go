@@ -66,6 +66,7 @@ func (p *Pool) dialLocked(now time.Time) {
 		w.dialed, c.dialedFor = true, w
 	}
 	p.lists[dialing].Push(&c.place, c)
+	p.watchFirstLocked(c, now)
 	go func() {
 		d, err := p.opt.Dial(&Dial{c})
 		p.opened(c, d, err)

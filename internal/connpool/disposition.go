@@ -36,7 +36,7 @@ func (p *Pool) disposeLocked(c *conn, now time.Time) {
 	case !c.idles():
 	case p.fullLocked() && p.waitersExceedComingLocked() && !lingers,
 		p.cfg.MaxConns > 0 && p.countedLocked() > p.cfg.MaxConns,
-		p.blocksLocked(now):
+		p.memory.H1.Serial(now) && p.oldestSilentLocked() != nil:
 		p.closeLocked(c, CloseReplaced)
 	default:
 		p.boundLocked()

@@ -37,7 +37,7 @@ func (p *Pool) tick() {
 	defer p.unlock()
 	now := time.Now()
 	p.timerAt = time.Time{}
-	for c := range p.inLists(idleLists[:]) {
+	for c := range p.inLists(resting[1:]) {
 		if p.fitLocked(c, now) {
 			p.watchIdleLocked(c, now)
 		}
@@ -55,14 +55,11 @@ func (p *Pool) tick() {
 	p.tidyLocked(now)
 }
 
-// idleLists are the lists of connections that wait for requests.
-var idleLists = [...]int{int(idle), int(fresh), listPinned}
-
 // spareLocked returns how many connections wait for anybody's requests.
 func (p *Pool) spareLocked() int { return p.lists[idle].Len() + p.lists[fresh].Len() }
 
 // resting are the lists of connections that are open and carry no request, in the
-// order in which they make room for others.
+// order in which they make room for others. All but the first wait for requests.
 var resting = [...]int{int(sensor), int(idle), int(fresh), listPinned}
 
 // restingLocked returns how many connections are open and carry no request.
@@ -104,7 +101,7 @@ func (p *Pool) oldestLocked(lists ...int) (oldest *conn) {
 // boundLocked closes the oldest idle connection if the pool has too many.
 func (p *Pool) boundLocked() {
 	if most := p.cfg.MaxIdlePerPool; most > 0 && p.spareLocked()+p.lists[listPinned].Len() > most {
-		p.closeLocked(p.oldestLocked(idleLists[:]...), CloseMaxIdle)
+		p.closeLocked(p.oldestLocked(resting[1:]...), CloseMaxIdle)
 	}
 }
 
@@ -139,7 +136,7 @@ func (p *Pool) tidyLocked(now time.Time) {
 	if p.inLocked(busy)+p.lists[draining].Len() == 0 {
 		p.listenAt = time.Time{}
 	}
-	if !p.listenAt.IsZero() || p.restingLocked() > 0 || p.queue.Len() > 0 || p.missingLocked(now) > 0 || p.firsts.watching() {
+	if !p.listenAt.IsZero() || p.restingLocked() > 0 || p.queue.Len() > 0 || p.missingLocked(now) > 0 || !p.firsts.lookAt.IsZero() || p.firsts.waiting != nil {
 		return
 	}
 	if p.timer != nil && !p.timerAt.IsZero() {

@@ -16,11 +16,11 @@ var errGoAway = errors.New("receiving GOAWAY")
 func (p *Pool) retireLocked(c *conn, now time.Time) {
 	age := c.age(now)
 	late := age - c.limit.Value
-	if c.requests > 0 && !c.suspect && late <= tolerance(age) {
+	if c.requests > 0 && !c.suspect && late <= idletime.Tolerance(age) {
 		c.sight(now, age)
 	}
 	noRoom := p.queue.Len() > 0 && p.fullLocked()
-	if p.lists[sensor].Len() > 0 || noRoom || c.requests == 0 || c.suspect || c.owner != nil || late > tolerance(age) ||
+	if p.lists[sensor].Len() > 0 || noRoom || c.requests == 0 || c.suspect || c.owner != nil || late > idletime.Tolerance(age) ||
 		!c.learner.StartSensor(now) {
 		p.closeLocked(c, CloseIdleLimit)
 		return
@@ -28,11 +28,6 @@ func (p *Pool) retireLocked(c *conn, now time.Time) {
 	p.moveLocked(c, sensor)
 	c.seenOpen = now
 	p.armLocked(p.nextLookLocked(c, now))
-}
-
-// tolerance is how exactly the age of a close must be known to count.
-func tolerance(age time.Duration) time.Duration {
-	return max(300*time.Millisecond, age/10)
 }
 
 // nextLookLocked returns when to look at the sensor again. Looks are frequent enough
@@ -71,7 +66,7 @@ func (p *Pool) lookAtSensor() (l look) {
 func (p *Pool) checkSensorLocked(c *conn, now time.Time, l look) {
 	age := c.age(now)
 	switch late := elapsed(p.lookAt, now); {
-	case late > tolerance(age):
+	case late > idletime.Tolerance(age):
 		p.closeLocked(c, CloseSensor) // we were not there to see
 	case now.Before(p.lookAt):
 		p.armLocked(p.lookAt)
@@ -113,10 +108,10 @@ func (p *Pool) learnLocked(c *conn) {
 	open, wasSensor := age, c.is(sensor)
 	if wasSensor {
 		open = c.age(c.seenOpen)
-		if elapsed(c.seenOpen, at) > age/20+250*time.Millisecond+tolerance(age) {
+		if elapsed(c.seenOpen, at) > age/20+250*time.Millisecond+idletime.Tolerance(age) {
 			return // seen too late
 		}
-	} else if age >= c.limit.Value+tolerance(age) {
+	} else if age >= c.limit.Value+idletime.Tolerance(age) {
 		return // it should have been retired long ago: we were suspended
 	}
 	c.learner.SawClose(idletime.Close{At: at, Idle: age, Open: open, Opened: c.opened})

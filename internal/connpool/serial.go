@@ -5,8 +5,8 @@ import "time"
 // Some upstreams serve one connection at a time, as small devices do. There, a
 // connection that is kept open blocks all others. Those with few workers, one for
 // each connection, are not much better. It shows when a first request has no
-// response for long: an idle connection is closed, and if that helps, a byte arrives
-// at once.
+// response for long, or TLS takes long before it: an idle connection is closed, and if
+// that helps, something happens at once.
 
 const (
 	// lookAgain is the time between two looks for first requests without a response.
@@ -20,22 +20,27 @@ const (
 type firsts struct {
 	lookAt  time.Time // when to look for one; zero: there are none
 	waiting *conn     // another one was closed for it; nil: none was
+	since   time.Time // when it had begun to wait
 	showsBy time.Time
 }
 
-func (f *firsts) watching() bool { return !f.lookAt.IsZero() || f.waiting != nil }
-
-// silent tells whether c carries its first request, in HTTP/1, without a response
-// so far.
-func (c *conn) silent() bool {
-	return c.is(busy) && !c.h2 && c.requests == 1 && !c.net.Responded()
+// silentSince returns since when c is being dialed, or carries its first request without
+// a response so far, in HTTP/1; zero: it does neither.
+func (c *conn) silentSince() (t time.Time) {
+	if c.is(dialing) {
+		return c.dialed
+	}
+	if c.is(busy) && !c.h2 && c.requests == 1 && !c.net.Responded() {
+		return c.takenAt
+	}
+	return t
 }
 
-// watchFirstLocked has the timer look at the first request of a connection, unless
+// watchFirstLocked has the timer look at a connection before its first response, unless
 // it is the only connection.
 func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
-	if !c.h2 && p.firsts.lookAt.IsZero() && p.countedLocked() > 1 {
-		p.firsts.lookAt = now.Add(c.learner.Patience(now))
+	if !c.h2 && !p.HTTP2() && p.firsts.lookAt.IsZero() && p.countedLocked() > 1 {
+		p.firsts.lookAt = now.Add(p.memory.H1.Patience(now))
 		p.armLocked(p.firsts.lookAt)
 	}
 }
@@ -43,9 +48,9 @@ func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
 // checkFirstsLocked does what is due about first requests without a response.
 func (p *Pool) checkFirstsLocked(now time.Time) {
 	f := &p.firsts
-	if f.waiting != nil && !now.Before(f.showsBy) {
-		f.waiting.learner.Yielded(now, !f.waiting.silent())
-		f.waiting = nil
+	if w := f.waiting; w != nil && !now.Before(f.showsBy) {
+		p.memory.H1.Yielded(now, w.heard.Load() || (w.idles() || w.is(busy)) && !w.silentSince().Equal(f.since))
+		f.waiting, f.showsBy = nil, time.Time{}
 	}
 	if !f.lookAt.IsZero() && !now.Before(f.lookAt) {
 		f.lookAt = time.Time{}
@@ -53,33 +58,34 @@ func (p *Pool) checkFirstsLocked(now time.Time) {
 			p.yieldToLocked(c, now)
 		}
 	}
-	if f.waiting != nil {
-		p.armLocked(f.showsBy)
-	}
+	p.armLocked(f.showsBy)
 	p.armLocked(f.lookAt)
 }
 
 func (p *Pool) oldestSilentLocked() (oldest *conn) {
-	for c := range p.lists[busy].All() {
-		if c.silent() && (oldest == nil || c.takenAt.Before(oldest.takenAt)) {
+	for c := range p.inLists([]int{int(busy), int(dialing)}) {
+		if since := c.silentSince(); !since.IsZero() && (oldest == nil || since.Before(oldest.silentSince())) {
 			oldest = c
 		}
 	}
 	return oldest
 }
 
-// yieldToLocked closes a connection beside c, if it is time.
+// yieldToLocked closes a connection beside c, if it is time, and all that have carried no
+// request: they wait in front of c.
 func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 	f := &p.firsts
-	patience, waits := c.learner.Patience(now), elapsed(c.takenAt, now)
-	if waits < patience {
-		f.lookAt = now.Add(patience - waits)
+	if early := p.memory.H1.Patience(now) - elapsed(c.silentSince(), now); early > 0 {
+		f.lookAt = now.Add(early)
 		return
 	}
 	f.lookAt = now.Add(lookAgain)
-	if f.waiting == nil && p.lists[sensor].Len()+p.spareLocked() > 0 && c.learner.MayYield(now) {
+	if f.waiting == nil && p.lists[sensor].Len()+p.spareLocked() > 0 && p.memory.H1.MayYield(now) {
 		p.makeRoomLocked()
-		f.waiting, f.showsBy = c, now.Add(yieldShows)
+		for unused := range p.lists[fresh].All() {
+			p.displaceLocked(unused)
+		}
+		f.waiting, f.since, f.showsBy = c, c.silentSince(), now.Add(yieldShows)
 	}
 }
 
@@ -91,9 +97,4 @@ func (p *Pool) clearForDialLocked(now time.Time) {
 	for c := range p.inLists(resting[:]) {
 		p.displaceLocked(c)
 	}
-}
-
-// blocksLocked tells whether an idle connection would block requests on others.
-func (p *Pool) blocksLocked(now time.Time) bool {
-	return p.lists[busy].Len() > 0 && p.memory.H1.Serial(now) && p.oldestSilentLocked() != nil
 }

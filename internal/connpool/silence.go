@@ -139,7 +139,7 @@ func (p *Pool) judgeLocked(all []heard, now time.Time) {
 func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
 	before := now.Add(-age / 2)
 	p.memory.Suspect(before)
-	for c := range p.inLists(idleLists[:]) {
+	for c := range p.inLists(resting[1:]) {
 		if !c.idleAt.After(before) {
 			p.closeLocked(c, CloseSuspect)
 		}

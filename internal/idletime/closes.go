@@ -58,6 +58,11 @@ func SameAge(a, b time.Duration) bool {
 	return (a - b).Abs() <= max(min(300*time.Millisecond, larger/4), larger/10)
 }
 
+// Tolerance is how exactly the age of a close must be known to count.
+func Tolerance(age time.Duration) time.Duration {
+	return max(300*time.Millisecond, age/10)
+}
+
 // closes is what the closes of an upstream taught.
 //
 // They are judged one second late, in batches: what happens to connections of

@@ -2,6 +2,9 @@ package blackbox
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -10,9 +13,11 @@ import (
 	"testing"
 	"time"
 
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
+	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
 // workers serves raw connections with a limited number of workers, as prefork
@@ -30,21 +35,38 @@ func workers(t testing.TB, n int, header ...string) *fake.Listener {
 // Checklist: P25.
 func TestUpstreamWithOneConnection(t *testing.T) {
 	t.Parallel()
+	cert, err := testcert.SelfSigned("localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	minIdle := func(tr *upstreampool.Transport) { tr.MinIdle = 1 }
 	for _, test := range []struct {
 		name    string
-		pauses  []time.Duration
+		pause   time.Duration
 		methods []string
+		secure  bool // TLS waits for the worker, too
+		change  func(*upstreampool.Transport)
 	}{
-		{"an idle connection too old for a POST", []time.Duration{0, 900 * time.Millisecond, 900 * time.Millisecond},
-			[]string{"GET", "POST", "POST"}},
-		{"a sensor", []time.Duration{0, 4500 * time.Millisecond, 4500 * time.Millisecond}, []string{"GET", "GET", "GET"}},
+		{"an idle connection too old for a POST", 900 * time.Millisecond, []string{"GET", "POST", "POST"}, false, nil},
+		{"a sensor", 4500 * time.Millisecond, []string{"GET", "GET", "GET"}, false, nil},
+		{"TLS, and one too old", 900 * time.Millisecond, []string{"GET", "POST", "POST"}, true, overTLS},
+		{"TLS, and a sensor", 4500 * time.Millisecond, []string{"GET", "GET", "GET"}, true, overTLS},
+		{"one too old, and one that is kept warm", 900 * time.Millisecond, []string{"GET", "POST", "POST"}, false, minIdle},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			l := workers(t, 1)
-			tr := newTransport(t, nil)
+			l := listen(t, func(_ int64, c net.Conn) net.Conn {
+				if test.secure {
+					return tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})
+				}
+				return c
+			})
+			l.ServeWorkers(1)
+			tr := newTransport(t, test.change)
 			for i, method := range test.methods {
-				time.Sleep(test.pauses[i])
+				if i > 0 {
+					time.Sleep(test.pause)
+				}
 				done := make(chan result, 1)
 				go func() { done <- send(tr, newRequest(t, t.Context(), method, addr(l), strings.NewReader("x"))) }()
 				select {
@@ -57,6 +79,39 @@ func TestUpstreamWithOneConnection(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A client that gives up shows nothing about the upstream: connections stay beside those
+// that carry a first request.
+func TestClientThatGivesUpMakesNoUpstreamSerial(t *testing.T) {
+	t.Parallel()
+	l := listen(t, nil)
+	serve(t, l, false, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.Header.Get("Wait") != "" {
+			<-r.Context().Done()
+		}
+		_, _ = io.WriteString(w, "x")
+	}, nil)
+	tr := newTransport(t, nil)
+	beside := func(ctx context.Context, wait bool) result { // on a new connection, beside an idle one
+		mustSend(t, tr, newRequest(t, t.Context(), "GET", addr(l), nil), 0)
+		time.Sleep(900 * time.Millisecond) // too old for a POST
+		req := newRequest(t, ctx, "POST", addr(l), strings.NewReader("x"))
+		if wait {
+			req.Header.Set("Wait", "1")
+		}
+		return send(tr, req)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2100*time.Millisecond) // 1.2 s after it is sent
+	defer cancel()
+	if r := beside(ctx, true); r.ok() {
+		t.Fatal(r)
+	}
+	time.Sleep(time.Second)
+	if r := beside(t.Context(), false); !r.ok() || l.Open.Load() != 2 {
+		t.Errorf("%v, and %d connections are open, want 2", r, l.Open.Load())
 	}
 }
 
