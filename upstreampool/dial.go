@@ -108,6 +108,16 @@ func (c *core) protocol(k key) memory.Protocol {
 	return memory.Negotiated
 }
 
+// speaksHTTP2 tells whether the next connection of key k, to up, will speak HTTP/2, as
+// far as is known.
+func (c *core) speaksHTTP2(k key, up *upstream) bool {
+	p := c.protocol(k)
+	if p == memory.Negotiated {
+		p = up.Protocol()
+	}
+	return p == memory.HTTP2
+}
+
 // h2c tells whether HTTP/2 is spoken by prior knowledge; over TLS to a forward
 // proxy net/http speaks HTTP/1.
 func (c *core) h2c(k key) bool {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
-	"github.com/caddy-connreuse/connreuse/internal/memory"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 )
 
@@ -105,8 +104,7 @@ func (c *core) states(now time.Time) []PoolState {
 	}
 	for _, r := range c.records.all() {
 		if !live[r] {
-			h2 := c.protocol(r.key) == memory.HTTP2 || !r.key.h1 && r.up.Protocol() == memory.HTTP2
-			add(r, h2, connpool.NoConnections())
+			add(r, c.speaksHTTP2(r.key, r.up), connpool.NoConnections())
 		}
 	}
 	return states

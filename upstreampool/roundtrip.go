@@ -240,7 +240,9 @@ func (x *exchange) lengthFor10() error {
 	if x.body == nil || x.req.ContentLength >= 0 {
 		return nil
 	}
-	if p := x.core.pool(&x.tg); !p.up.versions.Only10(time.Now()) || p.HTTP2() {
+	// There need not be a pool: what does not acquire anything must not leave an empty one.
+	up := x.core.upstreams.get(x.tg.upstream())
+	if !up.versions.Only10(time.Now()) || x.core.speaksHTTP2(x.tg.key, up) {
 		return nil
 	}
 	out := x.edit()

@@ -84,10 +84,13 @@ func (p *Pool) lock() { p.mu.Lock() }
 // caller's, so that nothing of it is copied on the way. It waits for as long as dials
 // take, in a full pool for AcquireTimeout, and not longer than ctx allows.
 func (p *Pool) Acquire(ctx context.Context, n Need, l *Lease) error {
+	start := time.Now()
 	if ctx.Err() != nil {
+		p.lock()
+		p.tidyLocked(start) // it may have been made for this request
+		p.unlock()
 		return context.Cause(ctx)
 	}
-	start := time.Now()
 	*l = Lease{pool: p, bodyless: n.Bodyless}
 	for now, again := start, false; ; now, again = time.Now(), true {
 		w := p.acquire(now, n, again, &l.grant)
