@@ -8,8 +8,9 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/neterr"
 )
 
 // maxHeader bounds the header of a response, in octets.
@@ -73,7 +74,7 @@ func (c *connection) ended(err error) string {
 	switch op, ok := errors.AsType[*net.OpError](err); {
 	case ok && op.Op == "remote error": // of crypto/tls
 		return "TLS alert: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case neterr.IsReset(err), neterr.IsBroken(err):
 		return "RST"
 	case c.tls != nil && c.wire.err == nil && errors.Is(err, io.EOF):
 		return "close_notify"

@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
+	"github.com/caddy-connreuse/connreuse/internal/neterr"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
@@ -127,7 +128,7 @@ Refusals are logged here. Ctrl-C ends the demo.
 // free tells, in a sentence, if an address is taken.
 func free(addr string) error {
 	ln, err := net.Listen("tcp", addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
+	if neterr.IsTaken(err) {
 		return fmt.Errorf("another program listens on %s already: stop it and try again", addr)
 	}
 	if err != nil {

@@ -4,16 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"syscall"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/neterr"
 )
 
 // timedOut tells whether err is a timeout of ours. The kernel's is none: it says that
 // the upstream answers nothing.
 func timedOut(err error) bool {
 	timeout, ok := errors.AsType[net.Error](err)
-	return ok && timeout.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
+	return ok && timeout.Timeout() && !neterr.IsGivenUp(err)
 }
 
 // A silenceError tells why the connection of a request was given up.

@@ -3,9 +3,10 @@ package replay
 import (
 	"errors"
 	"reflect"
-	"syscall"
 
 	"golang.org/x/net/http2"
+
+	"github.com/caddy-connreuse/connreuse/internal/neterr"
 )
 
 // The errors below have no exported value or type in golang.org/x/net/http2 or
@@ -42,7 +43,7 @@ func WasRefused(err error) bool {
 // ClosedWhileIdle tells whether an HTTP/1 connection ended with err because the
 // upstream closed it while it was idle.
 func ClosedWhileIdle(err error) bool {
-	return err.Error() == textServerClosedIdle || errors.Is(err, syscall.ECONNRESET)
+	return err.Error() == textServerClosedIdle || neterr.IsReset(err)
 }
 
 // Plain takes off the wrappers that http.Transport takes off, too: reverse_proxy

@@ -1,4 +1,4 @@
-//go:build !unix || nosocket
+//go:build !unix || aix || nosocket
 
 package socket
 

@@ -3,8 +3,9 @@ package wire
 import (
 	"errors"
 	"os"
-	"syscall"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/neterr"
 )
 
 // lastWords is the size of the largest end of an HTTP/2 connection: a GOAWAY,
@@ -43,12 +44,10 @@ func (n *Conn) IsShut() bool { return n.shut.Load() }
 func (e *Ending) TimedOut() bool { return errors.Is(e.Err, os.ErrDeadlineExceeded) }
 
 // Reset tells whether the upstream did not know the connection.
-func (e *Ending) Reset() bool { return e != nil && errors.Is(e.Err, syscall.ECONNRESET) }
+func (e *Ending) Reset() bool { return e != nil && neterr.IsReset(e.Err) }
 
 // GivenUp tells whether the kernel gave the connection up: nobody answered it.
-func (e *Ending) GivenUp() bool {
-	return errors.Is(e.Err, syscall.ETIMEDOUT) || errors.Is(e.Err, syscall.EHOSTUNREACH) || errors.Is(e.Err, syscall.ENETUNREACH)
-}
+func (e *Ending) GivenUp() bool { return neterr.IsGivenUp(e.Err) }
 
 // LostPing tells whether net/http seems to have closed an HTTP/2 connection because a
 // PING was not answered in time; zero: it sends none. It says so to nobody but requests

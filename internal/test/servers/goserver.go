@@ -3,16 +3,15 @@ package servers
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
-	"syscall"
 	"time"
 
+	"github.com/caddy-connreuse/connreuse/internal/neterr"
 	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 )
 
@@ -40,7 +39,7 @@ func startGo(s *Server) error {
 	ln, err := net.Listen("tcp", s.Addr)
 	// A process that is being started holds a copy of the listener before this one
 	// until it runs its program.
-	for end := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); ln, err = net.Listen("tcp", s.Addr) {
+	for end := time.Now().Add(5 * time.Second); neterr.IsTaken(err) && time.Now().Before(end); ln, err = net.Listen("tcp", s.Addr) {
 		time.Sleep(time.Millisecond) // polls another process
 	}
 	if err != nil {
