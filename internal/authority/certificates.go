@@ -240,7 +240,21 @@ func choose(found []certmagic.Certificate, name string, selection *caddytls.Cust
 			break
 		}
 	}
-	return chosen
+	return inTime(chosen)
+}
+
+// inTime leaves out the certificates that are over, or not valid yet, if there are
+// others. Caddy presents them only to clients that support none of the others, and these
+// do not stay either.
+func inTime(certs []certmagic.Certificate) []certmagic.Certificate {
+	now := time.Now()
+	late := func(cert certmagic.Certificate) bool {
+		return cert.Leaf != nil && (now.Before(cert.Leaf.NotBefore) || now.After(cert.Leaf.NotAfter))
+	}
+	if !slices.ContainsFunc(certs, late) || !slices.ContainsFunc(certs, func(cert certmagic.Certificate) bool { return !late(cert) }) {
+		return certs
+	}
+	return slices.DeleteFunc(certs, late)
 }
 
 // managed tells whether certificates for a name come from a certificate

@@ -95,6 +95,37 @@ func TestCertificateCovers(t *testing.T) {
 	}
 }
 
+// Of several certificates for a name, Caddy presents one that is not over. What is over
+// counts where there is no other.
+func TestCertificatesThatAreOverAreLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps, err := copyPolicies(readPolicies(t, `[{"match":{"sni":["tagged.test"]},"certificate_selection":{"any_tag":["tag"]}},{}]`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cs := newCertificates(ps, new(caddytls.TLS))
+		now := time.Now()
+		valid := func(from, to time.Duration, others ...string) certmagic.Certificate {
+			cert := certmagic.Certificate{Names: []string{"a.test", "tagged.test"}, Tags: []string{"tag"}}
+			cert.Leaf = &x509.Certificate{DNSNames: append(others, cert.Names...), NotBefore: now.Add(from), NotAfter: now.Add(to)}
+			return cert
+		}
+		certs := []certmagic.Certificate{valid(-2*time.Hour, -time.Hour, "old.test"), valid(-time.Hour, time.Hour, "b.test"), valid(time.Hour, 2*time.Hour, "new.test")}
+		cs.find = func(string) []certmagic.Certificate { return certs }
+		for _, want := range []string{"b.test", "new.test", ""} {
+			for _, sni := range []string{"a.test", "tagged.test"} {
+				for _, host := range []string{"old.test", "b.test", "new.test"} {
+					if got := cs.cover(sni, host); got != (host == want) {
+						t.Errorf("after %v, what is presented for %s covers %s: %t", time.Since(now), sni, host, got)
+					}
+				}
+			}
+			time.Sleep(time.Hour + time.Minute)
+			synctest.Wait()
+		}
+	})
+}
+
 // A replaced certificate counts after at most a second, and a flood of made-up
 // names does not grow anything.
 func TestCertificatesAreReadAnew(t *testing.T) {
