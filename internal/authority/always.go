@@ -18,14 +18,14 @@ func (w unguardedWays) list(rs *routes, above *chain) (open, answered bool) {
 	}
 	here := chain{rs, above}
 	ended := false                 // some end at a route without being answered
-	surely := make(map[int32]bool) // groups of which a route has run
+	var taken groupSet             // groups of which a route has run or may have
 	passed := make(map[int32]bool) // groups of which an unguarded route may have run
 	open = true
 	var c cursor
 	rs.byHost.find(&c, w.host)
 	for r, ok := c.next(); ok && open; r, ok = c.next() {
 		s := &rs.sites[r.index]
-		if surely[s.group] {
+		if _, surely := taken.add(s.group, r.certain); surely {
 			continue
 		}
 		goesOn, answers := w.steps(s, &here)
@@ -40,7 +40,6 @@ func (w unguardedWays) list(rs *routes, above *chain) (open, answered bool) {
 			open = !r.certain || goesOn
 		case s.alone:
 			passed[s.group] = passed[s.group] || goesOn
-			surely[s.group] = r.certain
 			open = !r.certain || passed[s.group]
 		}
 	}

@@ -149,13 +149,11 @@ func (w *walk) list(rs *routes, certain bool, above *chain) (answered bool) {
 		if w.early && s.later {
 			continue
 		}
-		if s.group != 0 {
-			before, surelyBefore := taken.add(s.group, r.certain)
-			if surelyBefore {
-				continue
-			}
-			surely = surely && !before && s.alone
+		before, surelyBefore := taken.add(s.group, r.certain)
+		if surelyBefore {
+			continue
 		}
+		surely = surely && !before && (s.alone || s.group == 0)
 		if w.only == 0 || s.contents.handlers&w.only != 0 {
 			answered = w.steps(s, certain && surely && !answered, &here) || answered
 		}
@@ -202,8 +200,12 @@ type groupState struct {
 }
 
 // add notes that a route of the group runs, surely or perhaps, and returns
-// whether one has before.
+// whether one has before: then this one does not run, surely or perhaps. Routes
+// without a group, which is 0, do not exclude each other.
 func (gs *groupSet) add(group int32, surely bool) (before, surelyBefore bool) {
+	if group == 0 {
+		return false, false
+	}
 	for i := range gs.few[:gs.n] {
 		if g := &gs.few[i]; g.group == group {
 			surelyBefore = g.surely
