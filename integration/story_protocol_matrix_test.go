@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
+	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 )
 
 // TestStoryProtocolMatrix runs example/protocol-matrix: each protocol of a client
@@ -41,22 +41,23 @@ func TestStoryProtocolMatrix(t *testing.T) {
 	c.certificates(c.addr, []string{"localhost"})
 
 	// saw waits until Apache has logged a request, and returns what it saw.
-	saw := func(t *testing.T, target string) string {
+	saw := func(t *testing.T, target string) (fields string) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) { // polls another process
+		poll.Succeed(t, "Apache to log "+target, func() error {
 			text, err := os.ReadFile(filepath.Join(dir, "saw.log"))
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
 			for line := range strings.Lines(string(text)) {
-				if logged, rest, _ := strings.Cut(strings.TrimSpace(line), " "); logged == target {
-					return rest
+				line, whole := strings.CutSuffix(line, "\n") // or it is being written
+				logged, rest, _ := strings.Cut(line, " ")
+				if fields = rest; whole && logged == target {
+					return nil
 				}
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("Apache did not log %s, only:\n%s", target, text)
-			}
-		}
+			return fmt.Errorf("there is only:\n%s", text)
+		})
+		return fields
 	}
 	// Which protocol Apache has to have seen, by the path.
 	upstreams := []struct{ path, proto, saw string }{

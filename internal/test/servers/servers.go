@@ -161,7 +161,9 @@ func (s *Server) Done() (map[string]int, error) {
 	}
 	done := make(map[string]int)
 	for line := range strings.Lines(string(text)) {
-		done[strings.TrimSpace(line)]++
+		if strings.HasSuffix(line, "\n") { // or it is being written
+			done[strings.TrimSpace(line)]++
+		}
 	}
 	return done, nil
 }

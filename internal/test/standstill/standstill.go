@@ -23,6 +23,15 @@ func Begin() *Watch {
 	return w
 }
 
+// Of calls f, and returns how long it took, and for how much of that nothing ran.
+func Of(f func()) (took, lost time.Duration) {
+	w, began := Begin(), time.Now()
+	f()
+	took, lost = time.Since(began), w.Lost()
+	w.End()
+	return took, lost
+}
+
 func (w *Watch) run() {
 	defer close(w.ended)
 	for before := time.Now(); ; before = time.Now() {

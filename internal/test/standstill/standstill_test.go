@@ -14,5 +14,8 @@ func TestQuietMachine(t *testing.T) {
 		if lost, longest := w.Lost(), w.End(); lost != 0 || longest != 0 {
 			t.Errorf("lost %v, %v at most", lost, longest)
 		}
+		if took, lost := Of(func() { time.Sleep(time.Second) }); took != time.Second || lost != 0 {
+			t.Errorf("a second took %v, of which %v were lost", took, lost)
+		}
 	})
 }
