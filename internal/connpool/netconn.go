@@ -43,11 +43,11 @@ func (n *netConn) Read(p []byte) (int, error) {
 // Close closes the socket and has its conn clean up. It may be called with
 // locks of net/http held, so that is done on a goroutine of its own.
 func (n *netConn) Close() error {
+	c := n.above
+	c.ends(time.Now(), nil) // before anybody can see that it is shut
 	if !n.Shut() {
 		return net.ErrClosed
 	}
-	c := n.above
-	c.ends(time.Now(), nil)
 	if c.carries() && (c.h2 || n.TLS() || !n.Responded()) { // perhaps a request was lost
 		n.KeepSilence(n.Silence(time.Now(), n.TakenAt()))
 	}
