@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -83,11 +84,14 @@ func TestHedges(t *testing.T) {
 	}
 }
 
-// Dials fail alike if the cause is the same, whatever stands around it.
+// opaque errors show nothing but their texts, as those of reverse_proxy's dials do.
+type opaque struct{ error }
+
+// Dials fail alike if their errors differ in numbers only.
 func TestFailedAlike(t *testing.T) {
 	refused := errors.New("connection refused")
 	dial := func(port int, err error) error {
-		return &net.OpError{Op: "dial", Err: fmt.Errorf("from port %d: %w", port, err)}
+		return opaque{&net.OpError{Op: "dial", Err: fmt.Errorf("from port %d: %w", port, err)}}
 	}
 	var d Dials
 	for i, step := range []struct {
@@ -116,6 +120,37 @@ func TestFailedAlike(t *testing.T) {
 		if got := d.Failed(moment(step.began), step.err); !got.Equal(want) {
 			t.Errorf("dial %d: failed alike since %v, want %v", i+1, got, want)
 		}
+	}
+}
+
+// Which errors of real dials are alike.
+func TestWhatIsAlike(t *testing.T) {
+	reset := func(port int) error {
+		return &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET,
+			Source: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 2), Port: port}, Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 443}}
+	}
+	expired := func(now string) error {
+		return errors.New("x509: certificate has expired or is not yet valid: current time " + now + " is after 2026-01-01T00:00:00Z")
+	}
+	for name, tc := range map[string]struct {
+		first, second error
+		alike         bool
+	}{
+		"TLS is reset": {reset(40001), reset(40002), true},
+		"a resolver does not answer": {
+			&net.DNSError{Err: "read udp 127.0.0.1:41061->127.0.0.53:53: i/o timeout", Name: "a.test", Server: "127.0.0.53:53"},
+			&net.DNSError{Err: "read udp 127.0.0.1:9->127.0.0.53:53: i/o timeout", Name: "a.test", Server: "127.0.0.53:53"}, true,
+		},
+		"a certificate has expired": {expired("2026-02-03T04:05:06Z"), expired("2026-02-03T04:05:07Z"), true},
+		"refused, then reset":       {&net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, reset(40001), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var d Dials
+			d.Failed(moment(1*s), opaque{tc.first})
+			if since := d.Failed(moment(2*s), opaque{tc.second}); since.IsZero() == tc.alike {
+				t.Errorf("%v, then %v: alike since %v", tc.first, tc.second, since)
+			}
+		})
 	}
 }
 

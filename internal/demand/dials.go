@@ -7,8 +7,9 @@
 package demand
 
 import (
-	"errors"
+	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -106,10 +107,14 @@ func (d *Dials) Failed(began time.Time, err error) (since time.Time) {
 // Succeeded notes that a dial led to a connection for a request.
 func (d *Dials) Succeeded() { d.failed = "" }
 
-// cause returns the text of the innermost error, which holds no port of ours.
+// cause returns the text of an error without its numbers: a port of ours, or the time at
+// which a certificate has expired, is another one with each dial. Errors cannot be
+// compared, since those of reverse_proxy hide what is in them.
 func cause(err error) string {
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return err.Error()
+	return strings.Map(func(r rune) rune {
+		if unicode.IsDigit(r) {
+			return -1
+		}
+		return r
+	}, err.Error())
 }

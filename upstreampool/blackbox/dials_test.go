@@ -113,6 +113,40 @@ func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
 	}
 }
 
+// An upstream resets every handshake: requests that wait together hear of it together,
+// and not one after the other, though each error names another port of ours.
+//
+// Checklist: P23.
+func TestRequestsHearOfFailedHandshakesTogether(t *testing.T) {
+	var sick atomic.Bool
+	l := listen(t, func(_ int64, c net.Conn) net.Conn {
+		if !sick.Load() {
+			return c
+		}
+		time.Sleep(50 * time.Millisecond) // everyone waits by then
+		fake.Reset(c)
+		return nil
+	})
+	serve(t, l, true, hello, nil)
+	tr := newTransport(t, func(tr *upstreampool.Transport) {
+		overTLS(tr)
+		tr.MaxRequests = 2
+	})
+	get := func(int) *http.Request { return newRequest(t, t.Context(), "GET", addr(l), nil) }
+	if n, r := failures(together(t, tr, 2, get)); n > 0 { // that it speaks HTTP/2 is known now
+		t.Fatal(r)
+	}
+	before := l.Accepted.Load()
+	sick.Store(true)
+	n, r := failures(together(t, tr, 50, get))
+	if n < 48 { // two may find a connection that takes one more
+		t.Fatalf("%d of 50 requests failed, one with %v", n, r)
+	}
+	if dials := l.Accepted.Load() - before; dials > 20 { // two, and a few more where the machine is busy
+		t.Errorf("%d requests failed after %d dials", n, dials)
+	}
+}
+
 // A failed handshake is a failed dial, which lb_retries takes elsewhere whatever
 // the method, unless the body is gone.
 func TestFailedHandshakeIsDialError(t *testing.T) {
