@@ -171,7 +171,7 @@ func TestRestartedProcess(t *testing.T) {
 	for range 5 {
 		f.ask(c, "POST")
 	}
-	const warning = "what is learned about upstreams is not kept in the storage"
+	const warning = "what is remembered of an upstream is invalid"
 	poll.Until(t, "a warning", func() bool { return len(c.logged(warning)) > 0 })
 	f.learns(c) // and the value is written anew
 	if n := len(c.logged(warning)); n != 1 {

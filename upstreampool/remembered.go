@@ -16,9 +16,13 @@ var remembered = remember.New(
 		id, err := caddy.InstanceID()
 		return id.String(), err
 	},
-	func(err error) {
-		caddy.Log().Named("http.reverse_proxy.transport.upstreampool").Warn(
-			"what is learned about upstreams is not kept in the storage", zap.Error(err))
+	func(f remember.Failure) {
+		text := "what is learned about upstreams is not kept in the storage"
+		if f.Invalid {
+			text = "what is remembered of an upstream is invalid"
+		}
+		caddy.Log().Named("http.reverse_proxy.transport.upstreampool").Warn(text,
+			zap.String("upstream", f.Upstream.Address), zap.String("protocol", f.Upstream.Protocol), zap.Error(f.Err))
 	},
 	func(write, failed bool) { storageCounter(write, failed).Inc() })
 

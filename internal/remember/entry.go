@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -65,28 +66,31 @@ func encode(k Key, m idletime.Memory) ([]byte, error) {
 	return json.MarshalIndent(value{version, k.shown(), m}, "", "\t")
 }
 
+// errInvalid is part of each error of parse.
+var errInvalid = errors.New("parsing what is remembered")
+
 // parse reads what is stored for k. It comes from outside, so nothing is taken for
 // granted: whoever can write it could otherwise have connections used for longer
 // than is safe, or not at all.
 func parse(k Key, stored []byte) (idletime.Memory, error) {
 	if len(stored) > maxSize {
-		return idletime.Memory{}, fmt.Errorf("parsing what is remembered: %d bytes, more than %d", len(stored), maxSize)
+		return idletime.Memory{}, fmt.Errorf("%w: %d bytes, more than %d", errInvalid, len(stored), maxSize)
 	}
 	d := json.NewDecoder(bytes.NewReader(stored))
 	var v value
 	if err := d.Decode(&v); err != nil {
-		return idletime.Memory{}, fmt.Errorf("parsing what is remembered: %w", err)
+		return idletime.Memory{}, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	switch {
 	case v.Version != version:
-		return idletime.Memory{}, fmt.Errorf("parsing what is remembered: version %d, must be %d", v.Version, version)
+		return idletime.Memory{}, fmt.Errorf("%w: version %d, must be %d", errInvalid, v.Version, version)
 	case v.Upstream != k.shown():
-		return idletime.Memory{}, fmt.Errorf("parsing what is remembered: it is about upstream '%s'", v.Upstream.Address)
+		return idletime.Memory{}, fmt.Errorf("%w: it is about upstream '%s'", errInvalid, v.Upstream.Address)
 	case v.Learned.KeepAlive <= 0 || v.Learned.KeepAlive > maxKeepAlive:
-		return idletime.Memory{}, fmt.Errorf("parsing what is remembered: keep_alive '%s' must be above zero and at most %s",
+		return idletime.Memory{}, fmt.Errorf("%w: keep_alive '%s' must be above zero and at most %s", errInvalid,
 			v.Learned.KeepAlive, maxKeepAlive)
 	case v.Learned.SeenAt.IsZero():
-		return idletime.Memory{}, fmt.Errorf("parsing what is remembered: seen_at is missing")
+		return idletime.Memory{}, fmt.Errorf("%w: seen_at is missing", errInvalid)
 	}
 	return v.Learned, nil
 }

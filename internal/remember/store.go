@@ -57,7 +57,7 @@ type Learner interface {
 // own, which ends when there is nothing to do.
 type Store struct {
 	instance func() (string, error)
-	warn     func(err error)
+	warn     func(Failure)
 	count    func(write, failed bool)
 
 	stuck chan struct{} // a place for each operation under way
@@ -78,18 +78,25 @@ type entry struct {
 	stored  idletime.Memory // zero: nothing of ours is in the storage
 }
 
+// A Failure says what is not remembered, and why.
+type Failure struct {
+	Upstream Key  // without the password of its proxy
+	Invalid  bool // what was read is no good; else the storage is
+	Err      error
+}
+
 // told is what was warned of.
 type told struct {
-	failing   bool // the storage, and it has not come back since
-	byRead    bool // when something was read
-	corrupted bool // a value
+	failing bool // the storage, and it has not come back since
+	byRead  bool // when something was read
+	invalid bool // a value
 }
 
 // New returns a Store for one instance of Caddy, whose id is asked for when it is
 // needed. warn is called for the first failure of a storage, and again only when it
 // has worked meanwhile; for values that are no good, once. count is called for each
 // read and write.
-func New(instance func() (string, error), warn func(err error), count func(write, failed bool)) *Store {
+func New(instance func() (string, error), warn func(Failure), count func(write, failed bool)) *Store {
 	return &Store{instance: instance, warn: warn, count: count, stuck: make(chan struct{}, maxStuck), wake: make(chan struct{}, 1)}
 }
 
@@ -190,20 +197,17 @@ func (s *Store) loadAll() {
 
 // load returns what is stored for a key; zero, if nothing is.
 func (s *Store) load(k Key) (idletime.Memory, error) {
-	var found idletime.Memory
-	stored, err := s.do(func(ctx context.Context, storage Storage, instance string) ([]byte, error) {
-		return storage.Load(ctx, k.path(instance))
-	})
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		err = nil
-	case err == nil:
-		if found, err = parse(k, stored); err != nil {
-			s.tellCorrupted(err)
-			return found, err
+	found, err := s.do("reading", k, func(ctx context.Context, storage Storage, path string) (idletime.Memory, error) {
+		stored, err := storage.Load(ctx, path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return idletime.Memory{}, nil
 		}
-	}
-	s.tell(false, err)
+		if err != nil {
+			return idletime.Memory{}, err
+		}
+		return parse(k, stored)
+	})
+	s.tell(k, false, err)
 	return found, err
 }
 
@@ -239,52 +243,57 @@ func changed(stored, learned idletime.Memory, known bool) bool {
 }
 
 func (s *Store) write(e *entry, learned idletime.Memory, known bool) error {
-	_, err := s.do(func(ctx context.Context, storage Storage, instance string) ([]byte, error) {
+	stored, err := s.do("writing", e.key, func(ctx context.Context, storage Storage, path string) (idletime.Memory, error) {
 		if !known {
-			return nil, storage.Delete(ctx, e.key.path(instance))
+			return learned, storage.Delete(ctx, path)
 		}
 		text, err := encode(e.key, learned)
 		if err != nil {
-			return nil, err
+			return learned, err
 		}
-		return nil, storage.Store(ctx, e.key.path(instance), text)
+		return learned, storage.Store(ctx, path, text)
 	})
 	if err == nil {
-		e.stored = learned
+		e.stored = stored
 	}
-	s.tell(true, err)
+	s.tell(e.key, true, err)
 	return err
 }
 
 var (
-	errNoStorage = errors.New("remembering what was learned: there is no storage")
-	errStuck     = fmt.Errorf("remembering what was learned: the storage did not answer within %s", timeout)
+	errNoStorage = errors.New("there is no storage")
+	errStuck     = fmt.Errorf("the storage did not answer within %s", timeout)
+	errBusy      = fmt.Errorf("the storage still has %d older operations to do, which took longer than %s", maxStuck, timeout)
 )
 
-// do runs one operation, for no longer than the timeout even if the storage does not
-// care for that. Whoever waits is the goroutine of the Store alone.
-func (s *Store) do(operation func(ctx context.Context, storage Storage, instance string) ([]byte, error)) ([]byte, error) {
+// do runs one operation on the place of a key, for no longer than the timeout even if the
+// storage does not care for that. Whoever waits is the goroutine of the Store alone.
+func (s *Store) do(doing string, k Key, operation func(ctx context.Context, storage Storage, path string) (idletime.Memory, error)) (idletime.Memory, error) {
 	storage := s.newest()
 	if storage == nil {
-		return nil, errNoStorage
+		return idletime.Memory{}, errNoStorage
 	}
 	select {
 	case s.stuck <- struct{}{}:
 	default:
-		return nil, errStuck
+		return idletime.Memory{}, fmt.Errorf("%s what is remembered: %w", doing, errBusy)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	type result struct {
-		value []byte
-		err   error
+		memory idletime.Memory
+		err    error
 	}
 	done := make(chan result, 1)
 	go func() {
 		var r result
-		var instance string
-		if instance, r.err = s.instance(); r.err == nil {
-			r.value, r.err = operation(ctx, *storage, instance)
+		if instance, err := s.instance(); err != nil {
+			r.err = fmt.Errorf("reading the instance's id: %w", err)
+		} else {
+			path := k.path(instance)
+			if r.memory, err = operation(ctx, *storage, path); err != nil {
+				r.err = fmt.Errorf("%s '%s': %w", doing, path, err)
+			}
 		}
 		<-s.stuck
 		done <- r
@@ -293,12 +302,12 @@ func (s *Store) do(operation func(ctx context.Context, storage Storage, instance
 	select {
 	case r = <-done:
 	case <-ctx.Done():
-		r.err = errStuck
+		r.err = fmt.Errorf("%s what is remembered: %w", doing, errStuck)
 	}
 	if r.err != nil && storage != s.newest() {
 		r.err = errNoStorage // what is wrong with one that is gone is no news
 	}
-	return r.value, r.err
+	return r.memory, r.err
 }
 
 // newest returns the storage of the newest configuration, or nil.
@@ -313,15 +322,19 @@ func (s *Store) newest() *Storage {
 
 // tell counts an operation, and warns of a failure, unless an earlier one was told and
 // the storage has not worked since. A storage that can only be read has not, whatever
-// is read. That there is no storage any more is no failure.
-func (s *Store) tell(write bool, err error) {
+// is read. That there is no storage any more is no failure. An invalid value says nothing
+// about the storage: of the first one is warned.
+func (s *Store) tell(k Key, write bool, err error) {
 	if err == errNoStorage {
 		return
 	}
 	s.count(write, err != nil)
+	invalid := errors.Is(err, errInvalid)
 	s.mu.Lock()
 	first := err != nil && !s.told.failing
 	switch {
+	case invalid:
+		first, s.told.invalid = !s.told.invalid, true
 	case first:
 		s.told.failing, s.told.byRead = true, !write
 	case err == nil && (write || s.told.byRead):
@@ -329,18 +342,6 @@ func (s *Store) tell(write bool, err error) {
 	}
 	s.mu.Unlock()
 	if first {
-		s.warn(err)
-	}
-}
-
-// tellCorrupted warns of a value that is no good, once.
-func (s *Store) tellCorrupted(err error) {
-	s.count(false, true)
-	s.mu.Lock()
-	first := !s.told.corrupted
-	s.told.corrupted = true
-	s.mu.Unlock()
-	if first {
-		s.warn(err)
+		s.warn(Failure{Upstream: k.shown(), Invalid: invalid, Err: err})
 	}
 }

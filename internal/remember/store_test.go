@@ -135,10 +135,10 @@ func keyOf(i int) Key {
 func open(t *testing.T, instance string, storage Storage) (s *Store, warnings func() []string) {
 	var mu sync.Mutex
 	var all []string
-	s = New(func() (string, error) { return instance, nil }, func(err error) {
+	s = New(func() (string, error) { return instance, nil }, func(f Failure) {
 		mu.Lock()
 		defer mu.Unlock()
-		all = append(all, err.Error())
+		all = append(all, f.Err.Error())
 	}, func(bool, bool) {})
 	release := s.Use(storage)
 	t.Cleanup(release)
@@ -370,6 +370,78 @@ func TestStorageThatIsGone(t *testing.T) {
 	})
 }
 
+// A warning says of which upstream something is not remembered, what was tried, where
+// that is in the storage, and whose fault it is: the storage's or that of what it holds.
+func TestWarningNamesPlaceAndFault(t *testing.T) {
+	k := someKey
+	path := k.path("one")
+	fails := func(err error) func(context.Context) error { return func(context.Context) error { return err } }
+	for _, test := range []struct {
+		name    string
+		set     func(*memoryStorage)
+		invalid bool
+		text    string
+	}{
+		{"reading fails", func(s *memoryStorage) { s.delayBy(fails(errors.New("connection refused"))) }, false,
+			"reading '" + path + "': connection refused"},
+		{"writing fails", func(s *memoryStorage) { s.delayBy(failsLater(errors.New("disk full"))) }, false,
+			"writing '" + path + "': disk full"},
+		{"cut off", func(s *memoryStorage) { s.values[path] = []byte(`{"version":1,`) }, true,
+			"reading '" + path + "': parsing what is remembered: unexpected EOF"},
+		{"another version", func(s *memoryStorage) { s.values[path] = []byte(`{"version":2}`) }, true,
+			"reading '" + path + "': parsing what is remembered: version 2, must be 1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				storage := newStorage()
+				test.set(storage)
+				var got []Failure
+				s := New(func() (string, error) { return "one", nil }, func(f Failure) { got = append(got, f) }, func(bool, bool) {})
+				release := s.Use(storage)
+				defer release()
+				l := new(learner)
+				l.set(5*time.Second, true)
+				s.Remember(k, l)
+				time.Sleep(2 * writeEvery)
+				end(s, l)
+				if len(got) != 1 || got[0].Invalid != test.invalid || got[0].Err.Error() != test.text || got[0].Upstream != k.shown() {
+					t.Errorf("warnings = %+v, want one, invalid = %v: %s", got, test.invalid, test.text)
+				}
+			})
+		})
+	}
+}
+
+// failsLater is the delay of a storage of which only the first operation works.
+func failsLater(err error) func(context.Context) error {
+	var operations int
+	return func(context.Context) error {
+		if operations++; operations == 1 {
+			return nil
+		}
+		return err
+	}
+}
+
+// A storage that is not asked, since it has too much to do, is not said to have been.
+func TestBusyStorage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newStorage()
+		storage.delayBy(func(context.Context) error { time.Sleep(time.Hour); return nil })
+		s, _ := open(t, "one", storage)
+		for range maxStuck {
+			if _, err := s.load(someKey); !errors.Is(err, errStuck) {
+				t.Errorf("a deaf storage: %v", err)
+			}
+		}
+		began := time.Now()
+		if _, err := s.load(someKey); !errors.Is(err, errBusy) || time.Since(began) > 0 {
+			t.Errorf("one with %d operations under way: %v after %s", maxStuck, err, time.Since(began))
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
 type readOnly struct{ *memoryStorage }
 
 func (s readOnly) Store(context.Context, string, []byte) error {
@@ -384,7 +456,7 @@ func TestOperationsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type operation struct{ write, failed bool }
 		counts := make(map[operation]int)
-		s := New(func() (string, error) { return "one", nil }, func(error) {}, func(write, failed bool) {
+		s := New(func() (string, error) { return "one", nil }, func(Failure) {}, func(write, failed bool) {
 			counts[operation{write, failed}]++
 		})
 		storage := newStorage()
@@ -411,7 +483,7 @@ func TestOperationsAreCounted(t *testing.T) {
 // configuration is gone.
 func TestStorageOfTheNewestConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(func() (string, error) { return "one", nil }, func(err error) { t.Error(err) }, func(bool, bool) {})
+		s := New(func() (string, error) { return "one", nil }, func(f Failure) { t.Error(f.Err) }, func(bool, bool) {})
 		nobody := new(learner)
 		s.Remember(keyOf(0), nobody)
 		first, second := newStorage(), newStorage()
