@@ -88,7 +88,7 @@ func serversBlocks(option any) (blocks []serversBlock) {
 	for i := range list.Len() {
 		address, wrappers := list.Index(i).FieldByName("ListenerAddress"), list.Index(i).FieldByName("ListenerWrappersRaw")
 		strict := list.Index(i).FieldByName("StrictSNIHost")
-		if address.Kind() != reflect.String || wrappers.Kind() != reflect.Slice || strict.Kind() != reflect.Pointer {
+		if address.Kind() != reflect.String || !holdsJSON(wrappers) || strict.Kind() != reflect.Pointer {
 			return nil
 		}
 		b := serversBlock{address: address.String(), strict: !strict.IsNil()}
@@ -102,6 +102,11 @@ func serversBlocks(option any) (blocks []serversBlock) {
 		blocks = append(blocks, b)
 	}
 	return blocks
+}
+
+// holdsJSON tells whether a field holds what Caddy has not decoded yet.
+func holdsJSON(field reflect.Value) bool {
+	return field.IsValid() && field.Type() == reflect.TypeFor[[]json.RawMessage]()
 }
 
 // listenAddresses returns the addresses with TLS that the site of a directive

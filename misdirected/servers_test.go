@@ -1,6 +1,7 @@
 package misdirected
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -59,5 +60,55 @@ func TestServersBlocksThatDoNotApply(t *testing.T) {
 				t.Errorf("says %q, want %q", lastMissed, test.want)
 			}
 		})
+	}
+}
+
+// A Caddy that keeps its servers blocks in another way is no reason to panic: nothing is
+// read then.
+func TestServersBlocksOfAnotherCaddy(t *testing.T) {
+	type block struct {
+		ListenerAddress     string
+		ListenerWrappersRaw []json.RawMessage
+		StrictSNIHost       *bool
+	}
+	want := []serversBlock{{address: ":443", origin: true, strict: true}}
+	asNow := []block{{":443", []json.RawMessage{[]byte(`{"wrapper":"tls"}`), []byte(`{"wrapper":"origin"}`)}, new(bool)}}
+	if got := serversBlocks(asNow); !slices.Equal(got, want) {
+		t.Errorf("as it is now, %+v is read, want %+v", got, want)
+	}
+	for name, option := range map[string]any{
+		"nothing":            nil,
+		"no list":            block{},
+		"pointers to blocks": []*block{new(block)},
+		"other names":        []struct{ Address string }{{":443"}},
+		"names of wrappers": []struct {
+			ListenerAddress     string
+			ListenerWrappersRaw []string
+			StrictSNIHost       *bool
+		}{{":443", []string{"origin"}, nil}},
+		"decoded wrappers": []struct {
+			ListenerAddress     string
+			ListenerWrappersRaw []any
+			StrictSNIHost       *bool
+		}{{":443", []any{"origin"}, nil}},
+		"a map of wrappers": []struct {
+			ListenerAddress     string
+			ListenerWrappersRaw map[string]json.RawMessage
+			StrictSNIHost       *bool
+		}{{":443", map[string]json.RawMessage{"origin": nil}, nil}},
+		"a list of addresses": []struct {
+			ListenerAddress     []string
+			ListenerWrappersRaw []json.RawMessage
+			StrictSNIHost       *bool
+		}{{[]string{":443"}, nil, nil}},
+		"no pointer": []struct {
+			ListenerAddress     string
+			ListenerWrappersRaw []json.RawMessage
+			StrictSNIHost       bool
+		}{{":443", nil, true}},
+	} {
+		if got := serversBlocks(option); got != nil {
+			t.Errorf("%s: %+v is read", name, got)
+		}
 	}
 }
