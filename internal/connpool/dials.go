@@ -152,7 +152,7 @@ func (p *Pool) HTTP2() bool {
 // dialsForLocked tells whether a dial under way is for w: it is among the first, whom
 // the new connections will serve.
 func (p *Pool) dialsForLocked(w *waiter) bool {
-	served := p.underWayLocked(time.Now(), p.upstream())
+	served := p.lists[dialing].Len()
 	if p.sharesDials() {
 		served *= cmp.Or(p.memory.Streams.Limit(), p.queue.Len())
 	}

@@ -317,9 +317,7 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 		c.net.Take(now, n.Bodyless && !c.h2)
 		p.moveLocked(c, busy)
 		p.idle.InUse(now, p.inLocked(busy))
-		if c.requests == 0 {
-			p.watchFirstLocked(c, now)
-		}
+		p.watchFirstLocked(c, now)
 	}
 	if c.leases == 0 && c.requests == 1 && c.age(now) >= idletime.AtOnce {
 		c.countEnd(now, false)

@@ -24,22 +24,23 @@ type firsts struct {
 	showsBy time.Time
 }
 
-// silentSince returns since when c is being dialed, or carries its first request without
-// a response so far, in HTTP/1; zero: it does neither.
+// silentSince returns since when a request waits for the first bytes that c brings: those
+// of TLS, or those of its first response in HTTP/1; zero: none does.
 func (c *conn) silentSince() (t time.Time) {
-	if c.is(dialing) {
-		return c.dialed
-	}
-	if c.is(busy) && !c.h2 && c.requests == 1 && !c.net.Responded() {
-		return c.takenAt
+	switch w := c.dialedFor; {
+	case !c.net.Connected() || c.net.Responded():
+	case c.is(dialing) && w != nil && w.place.Listed():
+		t = c.dialed
+	case c.is(busy) && !c.h2 && c.requests == 1:
+		t = c.takenAt
 	}
 	return t
 }
 
-// watchFirstLocked has the timer look at a connection before its first response, unless
-// it is the only connection.
+// watchFirstLocked has the timer look at a connection that has carried no request, unless
+// it is the only one.
 func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
-	if !c.h2 && !p.HTTP2() && p.firsts.lookAt.IsZero() && p.countedLocked() > 1 {
+	if c.requests == 0 && !c.h2 && !p.HTTP2() && p.firsts.lookAt.IsZero() && p.countedLocked() > 1 {
 		p.firsts.lookAt = now.Add(p.memory.H1.Patience(now))
 		p.armLocked(p.firsts.lookAt)
 	}
@@ -91,10 +92,9 @@ func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 
 // clearForDialLocked runs before a connection is opened.
 func (p *Pool) clearForDialLocked(now time.Time) {
-	if p.restingLocked() == 0 || !p.memory.H1.Serial(now) {
-		return
-	}
-	for c := range p.inLists(resting[:]) {
-		p.displaceLocked(c)
+	if p.restingLocked() > 0 && p.memory.H1.Serial(now) {
+		for c := range p.inLists(resting[:]) {
+			p.displaceLocked(c)
+		}
 	}
 }

@@ -43,7 +43,7 @@ type Conn struct {
 	sent    atomic.Bool  // something of the request was written
 	got     atomic.Int64 // bytes read since take-out
 	last    atomic.Int64 // bytes of the last Read that had any
-	readAt  atomic.Int64 // end of that Read, in nanoseconds since started
+	readAt  atomic.Int64 // end of that Read, or when the socket was opened, in nanoseconds since started
 	taken   atomic.Int64 // when a request last took it as it was idle, likewise
 	written atomic.Int64 // when the last Write of what is timed ended, likewise
 	writes  atomic.Int32 // that have ended
@@ -94,6 +94,9 @@ func (n *Conn) Wrap(c net.Conn, opt Options) {
 
 // Begin says that what is read from now on is HTTP.
 func (n *Conn) Begin() { n.entries.CompareAndSwap(0, 1) }
+
+// Connected tells whether there is a socket. It may be asked while that is opened.
+func (n *Conn) Connected() bool { return n.readAt.Load() != 0 }
 
 // Remote returns the address that the connection goes to. There is none over a Unix
 // socket.
