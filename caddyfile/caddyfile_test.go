@@ -3,6 +3,9 @@ package caddyfile
 import (
 	"bytes"
 	"encoding/json"
+	"go/doc/comment"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -96,8 +99,8 @@ func TestExamplesInJSON(t *testing.T) {
 }
 
 // TestCaddyfilesOfDocs adapts, validates and formats each Caddyfile that the
-// README, the docs and the examples show, and validates the JSON there: that of a
-// handler, a list of listener wrappers or a transport.
+// README, the docs, the examples and package comments show, and validates the JSON
+// there: that of a handler, a list of listener wrappers or a transport.
 func TestCaddyfilesOfDocs(t *testing.T) {
 	found := 0
 	check := func(name string, text []byte) {
@@ -146,6 +149,12 @@ func TestCaddyfilesOfDocs(t *testing.T) {
 			}
 		} else if strings.Contains(entry.Name(), "Caddyfile") {
 			check(path, text)
+		} else if strings.HasSuffix(path, ".go") {
+			for _, block := range packageComment(t, path, text) {
+				if strings.HasSuffix(block, "}\n") {
+					check(path, []byte(block))
+				}
+			}
 		}
 		return nil
 	})
@@ -155,4 +164,19 @@ func TestCaddyfilesOfDocs(t *testing.T) {
 	if found < 5 {
 		t.Errorf("%d Caddyfiles found, want those of README, docs and examples", found)
 	}
+}
+
+// packageComment returns the code blocks of a file's package comment.
+func packageComment(t *testing.T, path string, text []byte) (blocks []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, text, parser.PackageClauseOnly|parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range new(comment.Parser).Parse(file.Doc.Text()).Content {
+		if code, ok := block.(*comment.Code); ok {
+			blocks = append(blocks, code.Text)
+		}
+	}
+	return blocks
 }

@@ -3,6 +3,7 @@ package upstreampool
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +11,28 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/test/docs"
 )
+
+// The page and the transport have the same options.
+func TestOptionsOfDocs(t *testing.T) {
+	page := docs.Page(t, "../docs/upstreampool.md")
+	var names, syntax, described []string
+	for _, o := range options {
+		names = append(names, o.name)
+	}
+	_, block, _ := strings.Cut(page, "transport upstreampool {\n")
+	block, _, _ = strings.Cut(block, "\n\n")
+	for line := range strings.Lines(block) {
+		syntax = append(syntax, strings.Fields(line)[0])
+	}
+	_, table, _ := strings.Cut(page, "| option | effect | default |\n|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for line := range strings.Lines(table) {
+		described = append(described, strings.Trim(strings.Fields(line)[1], "`"))
+	}
+	if !slices.Equal(syntax, names) || !slices.Equal(described, names) {
+		t.Errorf("options are %v; the syntax has %v, the table %v", names, syntax, described)
+	}
+}
 
 // The JSON of the documentation is what its last Caddyfile adapts to. That its
 // Caddyfiles load is tested with those of all pages, in package caddyfile.

@@ -8,21 +8,21 @@
 //		servers {
 //			strict_sni_host insecure_off
 //			listener_wrappers {
-//				tls
 //				origin
 //			}
 //		}
 //	}
+//
 //	a.example.com, b.example.com {
 //		misdirected {
 //			scope certificate
 //		}
 //	}
+//
 //	vault.example.com {
-//		tls {
+//		tls internal {
 //			client_auth {
-//				mode require_and_verify
-//				trust_pool file ca.pem
+//				trust_pool pki_root local
 //			}
 //		}
 //		misdirected
