@@ -26,9 +26,9 @@ const (
 	// timeout is how long a storage may take.
 	timeout = 5 * time.Second
 
-	// maxEntries is how many keys are remembered. An upstream has two, one for each
-	// protocol.
-	maxEntries = 1000
+	// maxEntries is how many keys are remembered. An upstream has at most two, one for
+	// each protocol.
+	maxEntries = 2000
 
 	// maxStuck is how many operations of a storage that ignores its timeout may be
 	// under way.
