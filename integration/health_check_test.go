@@ -20,7 +20,6 @@ import (
 //
 // Checklist: M11.
 func TestHAProxyCheckStaysUp(t *testing.T) {
-	haproxy := needs.Program(t, "haproxy", "haproxy")
 	c := startCaddy(t, strings.Replace(strictOff, "o.y.test", "a.x.test", 1), `
 a.x.test {
 	misdirected
@@ -42,6 +41,18 @@ https:// {
 	respond 404
 }
 `, []string{"a.x.test"})
+	stayUp(t, fmt.Sprintf(`
+backend caddy
+	option httpchk GET /health
+	server named %[1]s ssl verify none check inter 100 rise 3 check-sni a.x.test
+	server unnamed %[1]s ssl verify none check inter 100 rise 3
+`, c.addr), "named", "unnamed")
+}
+
+// stayUp starts HAProxy with a backend and waits until its checks find the servers up.
+func stayUp(t *testing.T, backend string, servers ...string) {
+	t.Helper()
+	haproxy := needs.Program(t, "haproxy", "haproxy")
 	stats := freePort(t)
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
 	if err := os.WriteFile(file, fmt.Appendf(nil, `defaults
@@ -54,15 +65,11 @@ listen stats
 	bind 127.0.0.1:%s
 	stats enable
 	stats uri /
-backend caddy
-	option httpchk GET /health
-	server named %[2]s ssl verify none check inter 100 rise 3 check-sni a.x.test
-	server unnamed %[2]s ssl verify none check inter 100 rise 3
-`, stats, c.addr), 0o600); err != nil {
+%s`, stats, backend), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	player{listen: []string{stats}, args: []string{haproxy, "-db", "-f", file}}.start(t)
-	for _, server := range []string{"named", "unnamed"} {
+	for _, server := range servers {
 		poll.Succeed(t, "the check of "+server, func() error {
 			status, code, err := checked("http://127.0.0.1:"+stats+"/;csv", server)
 			if err == nil && (status != "UP" || code != "200") {

@@ -193,10 +193,12 @@ func TestRecipePassthrough(t *testing.T) {
 	}
 }
 
-// TestRecipeProbe asks as a Kubernetes probe does: by address, without SNI.
+// TestRecipeProbe asks as a Kubernetes probe does, by address and without SNI, and as
+// HAProxy does.
 func TestRecipeProbe(t *testing.T) {
 	r := readRecipe(t, "Health checks")
 	c := r.start(t, strings.NewReplacer(), "a.example.com")
+	stayUp(t, strings.NewReplacer("10.0.0.1:443", c.addr, " check ", " check inter 100 rise 3 ").Replace(r.others[0]), "a")
 	for _, test := range []struct{ sni, host, path, want string }{
 		{"a.example.com", "a.example.com", "/", "200 Hello from a."},
 		{"", "127.0.0.1", "/healthz", "200 ok"},
