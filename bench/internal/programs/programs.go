@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -78,6 +79,9 @@ func Address() (string, error) {
 // versionFlag is how a program is asked for its version, if not by --version.
 var versionFlag = map[string]string{"haproxy": "-v", "nginx": "-v", "apache2": "-v"}
 
+// date is what HAProxy says behind its version.
+var date = regexp.MustCompile(` 20\d\d/.*`)
+
 // Versions are those of programs.
 func Versions(names ...string) []string {
 	var versions []string
@@ -85,7 +89,7 @@ func Versions(names ...string) []string {
 		flag := cmp.Or(versionFlag[name], "--version")
 		out, _ := exec.Command(name, flag).CombinedOutput()
 		line, _, _ := strings.Cut(string(out), "\n")
-		line, _, _ = strings.Cut(line, " 20") // a date
+		line = date.ReplaceAllString(line, "")
 		for _, prefix := range []string{"nginx version: ", "Server version: ", "Running "} {
 			line = strings.TrimPrefix(line, prefix)
 		}

@@ -114,7 +114,7 @@ var troubles = []trouble{
 		fleet: forgetful(forgetters, forgetsAfter),
 		load:  load{pause: around(2 * time.Second / forgetters)},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.AtMost("sick/forgotten", fmt.Sprintf("silent drops: requests of `upstreampool` above 3 s, per 100, the first three of each of %d servers left out", forgetters),
+			r.AtMost("sick/forgotten", fmt.Sprintf("silent drops: requests of `upstreampool` above 3 s, per 100, %d left out: three for each server", 3*forgetters),
 				100*float64(max(0, by[ours].longer(3*time.Second)-3*forgetters))/float64(len(by[ours].sent)), 1)
 		},
 	},
