@@ -245,10 +245,8 @@ func TestClientGoesDuringRequest(t *testing.T) {
 	took, lost := standstill.Of(func() {
 		eventually(t, "pinned connections closed", func() bool {
 			held := 0
-			for _, p := range States() {
-				if p.Upstream == s.addr() {
-					held += p.Connections["pinned"] + p.Connections["busy"]
-				}
+			for _, p := range statesOf(s.addr()) {
+				held += p.Connections["pinned"] + p.Connections["busy"]
 			}
 			return held == 0
 		})

@@ -2,7 +2,6 @@ package upstreampool
 
 import (
 	"fmt"
-	"net"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -44,12 +43,7 @@ func TestCountersOutliveTheirPool(t *testing.T) {
 
 // An upstream that cannot be dialed is told of right after the request that failed.
 func TestUpstreamWithoutConnectionIsListed(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t)) // which no other test gets meanwhile
 	tr := newTransport(t, nil)
 	if _, _, err := send(tr, newRequest(t, "GET", addr, nil)); err == nil {
 		t.Fatal("a closed port answered")

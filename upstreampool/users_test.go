@@ -52,11 +52,9 @@ func TestTransportsAreToldApart(t *testing.T) {
 	want := [][]string{{"a.test", "c.test"}, {"b.test"}, {"front"}}
 	var got [][]string
 	names := make(map[string]bool)
-	for _, state := range States() {
-		if state.Upstream == s.addr() {
-			got = append(got, state.Sites)
-			names[state.Transport] = true
-		}
+	for _, state := range statesOf(s.addr()) {
+		got = append(got, state.Sites)
+		names[state.Transport] = true
 	}
 	slices.SortFunc(got, slices.Compare)
 	if !slices.EqualFunc(got, want, slices.Equal) || len(names) != len(want) {

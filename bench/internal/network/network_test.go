@@ -1,9 +1,12 @@
 package network
 
 import (
+	"fmt"
 	"net"
 	"testing"
 	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/test/port"
 )
 
 // Datagrams of several clients reach the target and come back, late by both ways.
@@ -22,12 +25,11 @@ func TestUDPRelay(t *testing.T) {
 			_, _ = target.WriteTo(buf[:n], from)
 		}
 	}()
-	free, err := net.ListenPacket("udp", "127.0.0.1:0")
+	free, err := port.Free() // and no client gets it meanwhile
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := free.LocalAddr().String()
-	_ = free.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", free)
 	const late = 20 * time.Millisecond
 	relay, err := StartUDP(addr, target.LocalAddr().String(), late)
 	if err != nil {
