@@ -66,7 +66,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if err := t.check(); err != nil {
+	if err := t.check(nil); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil

@@ -165,7 +165,7 @@ func TestCaddyfileRefused(t *testing.T) {
 		if err := json.Unmarshal([]byte(`{"margin":-1,"max_requests":-2,"max_lifetime_jitter":200,"follow_dns":-2}`), tr); err != nil {
 			t.Fatal(err)
 		}
-		err := tr.check()
+		err := tr.check(nil)
 		for _, want := range []string{"margin '-1ns'", "follow_dns '-2ns': must not be negative", "max_requests '-2'", "jitter '200': must be", "jitter '200': needs"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("error = %v, want %q in it", err, want)

@@ -2,7 +2,10 @@ package upstreampool
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +106,41 @@ func TestMinIdleInVain(t *testing.T) {
 					t.Errorf("%d connections opened in 10 s, want at most %d", n, tc.most)
 				}
 			})
+		})
+	}
+}
+
+// Nothing is kept open to addresses that clients choose: one request to each would cost
+// dials for an hour.
+//
+// Checklist: P28.
+func TestMinIdleWhereClientsChoose(t *testing.T) {
+	t.Setenv("UPSTREAM", "app.test:8080")
+	for _, tc := range []struct {
+		handler, transport string // settings
+		refused            string // "": it is not
+	}{
+		{`"upstreams":[{"dial":"127.0.0.1:8080"}]`, ``, ``},
+		{`"upstreams":[{"dial":"{env.UPSTREAM}"}]`, ``, ``},
+		{`"upstreams":[{"dial":"127.0.0.1:8080"},{"dial":"{http.request.host}:80"}]`, ``, `upstream with '{http.request.host}'`},
+		{`"dynamic_upstreams":{"source":"a","name":"app.test","port":"80"}`, ``, ``},
+		{`"dynamic_upstreams":{"source":"a","name":"{env.UPSTREAM}","port":"80"}`, ``, ``},
+		{`"dynamic_upstreams":{"source":"a","name":"{http.request.header.X-To}","port":"80"}`, ``, `dynamic with '{http.request.header.X-To}'`},
+		{`"upstreams":[{"dial":"127.0.0.1:8080"}]`, `,"network_proxy":{"from":"url","url":"http://{http.vars.proxy}"}`,
+			`network_proxy with '{http.vars.proxy}'`},
+		{`"upstreams":[{"dial":"127.0.0.1:8080"}]`, `,"forward_proxy_url":"http://{http.vars.proxy}"`, `forward_proxy_url with '{http.vars.proxy}'`},
+	} {
+		t.Run(tc.handler+tc.transport, func(t *testing.T) {
+			var cfg caddy.Config
+			if err := json.Unmarshal(fmt.Appendf(nil, `{"admin":{"disabled":true},"logging":{"logs":{"default":{"level":"PANIC"}}},
+				"apps":{"http":{"servers":{"front":{"listen":["127.0.0.1:0"],"routes":[{"handle":[
+				{"handler":"reverse_proxy","transport":{"protocol":"upstreampool","min_idle":2%s},%s}]}]}}}}}`, tc.transport, tc.handler), &cfg); err != nil {
+				t.Fatal(err)
+			}
+			err := caddy.Validate(&cfg)
+			if tc.refused == "" && err != nil || tc.refused != "" && (err == nil || !strings.Contains(err.Error(), "min_idle '2': "+tc.refused)) {
+				t.Errorf("error = %v, want %q", err, tc.refused)
+			}
 		})
 	}
 }

@@ -3,12 +3,14 @@ package upstreampool
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // An option is a setting that transport http does not have. Its field says what
@@ -123,12 +125,13 @@ func readJitter(t *Transport, arg string) error {
 // A check collects what is wrong with settings, to tell it all at once.
 type check struct {
 	*Transport
-	errs []error
+	handler *reverseproxy.Handler // around it; nil: that is not known
+	errs    []error
 }
 
-// check refuses settings that cannot mean what they say.
-func (t *Transport) check() error {
-	c := check{Transport: t}
+// check refuses settings that cannot mean what they say, in the reverse_proxy given.
+func (t *Transport) check(h *reverseproxy.Handler) error {
+	c := check{Transport: t, handler: h}
 	c.bounds()
 	c.keepAlive()
 	c.minIdle()
@@ -225,6 +228,11 @@ func (c *check) minIdle() {
 	if c.TLS != nil && strings.Contains(c.TLS.ServerName, "{") {
 		c.refuse("min_idle '%d': tls_server_name '%s' makes connections of each name their own", n, c.TLS.ServerName)
 	}
+	for _, d := range c.destinations() {
+		if p := ofRequest(d[1]); p != "" {
+			c.refuse("min_idle '%d': %s with '%s' makes connections to where each request says", n, d[0], p)
+		}
+	}
 	cfg := c.config()
 	for _, most := range []struct {
 		name  string
@@ -238,6 +246,32 @@ func (c *check) minIdle() {
 			c.refuse("min_idle '%d': must be at most %s '%d'", n, most.name, most.value)
 		}
 	}
+}
+
+// destinations returns the settings that say where connections go, with their names.
+func (c *check) destinations() [][2]string {
+	all := [][2]string{{"network_proxy", string(c.NetworkProxyRaw)}, {"forward_proxy_url", c.ForwardProxyURL}}
+	if c.handler == nil {
+		return all
+	}
+	for _, u := range c.handler.Upstreams {
+		all = append(all, [2]string{"upstream", u.Dial})
+	}
+	return append(all, [2]string{"dynamic", string(c.handler.DynamicUpstreamsRaw)})
+}
+
+var placeholders = regexp.MustCompile(`\{[\w.:/-]+\}`)
+
+// ofRequest returns the first placeholder in a setting whose value comes with a request;
+// "" if there is none. Others, such as {env.*}, have one at any time.
+func ofRequest(setting string) string {
+	repl := caddy.NewReplacer()
+	for _, p := range placeholders.FindAllString(setting, -1) {
+		if repl.ReplaceKnown(p, "") == p {
+			return p
+		}
+	}
+	return ""
 }
 
 // silence checks the settings of what is done about upstreams that answer nothing.

@@ -99,7 +99,8 @@ type Transport struct {
 	// after its last request; they are replaced as they age. The first request
 	// to an upstream starts it. Cannot be combined with `proxy_protocol` or with
 	// placeholders in `tls.server_name`, which make connections of each client or
-	// name their own. Default (zero): none.
+	// name their own, nor with placeholders of requests in the address of an upstream,
+	// in `dynamic_upstreams` or in `network_proxy`. Default (zero): none.
 	MinIdle int `json:"min_idle,omitempty"`
 
 	// For how long an upstream may owe TCP an acknowledgement while a request waits
@@ -190,9 +191,10 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.HTTPTransport == nil {
 		t.HTTPTransport = new(reverseproxy.HTTPTransport)
 	}
+	handler := enclosing(ctx)
 	// Provisioning the embedded transport changes its settings and wipes the
 	// raw parts of them, so look at them first.
-	if err := t.check(); err != nil {
+	if err := t.check(handler); err != nil {
 		return err
 	}
 	settings, err := json.Marshal(t)
@@ -208,7 +210,6 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return nil
 	}
 	t.server = watchClients(ctx)
-	handler := enclosing(ctx)
 	t.answersWhenFull = countsFailures(handler)
 	t.warnOfPressure(handler, ctx.Logger())
 	if reg := ctx.GetMetricsRegistry(); reg != nil {
