@@ -120,6 +120,9 @@ func TestClocks(t *testing.T) {
 		if took != time.Second/2 || !n.WaitedAt().Equal(end) {
 			t.Errorf("took %v, waited until %v before the end", took, end.Sub(n.WaitedAt()))
 		}
+		if !n.ReadAt().Equal(end) {
+			t.Errorf("the answer was read %v before the end", end.Sub(n.ReadAt()))
+		}
 		if took, _ := exchange(10 * time.Microsecond); took >= 0 || !n.WaitedAt().Equal(end) {
 			t.Errorf("it measured twice in a second (%v), or the clock moved", took)
 		}
@@ -161,9 +164,44 @@ func TestReadTwice(t *testing.T) {
 	n, _ := piped(false)
 	n.Enter() // of the handshake
 	n.Begin()
-	for i, want := range []bool{false, true} {
+	for i, want := range []bool{false, true, true} {
 		if n.Enter(); n.ReadTwice() != want {
 			t.Errorf("Read %d: %v", i+1, !want)
+		}
+	}
+}
+
+// What was sent is settled once the upstream is seen to have it, until more is sent.
+func TestSettled(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	n := new(Conn)
+	n.Wrap(c, Options{OutOfData: func() {}})
+	if !n.Known() {
+		t.Skip("the kernel does not tell")
+	}
+	if n.Settled() {
+		t.Error("settled, though nobody has looked")
+	}
+	for i := range 3 {
+		if _, err := n.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if n.Settled() {
+			t.Errorf("settled at once after write %d", i+1)
+		}
+		for began := time.Now(); !n.Settled(); time.Sleep(time.Millisecond) {
+			if n.Listen(); time.Since(began) > time.Minute {
+				t.Fatalf("not settled a minute after write %d", i+1)
+			}
 		}
 	}
 }
