@@ -29,12 +29,14 @@ func changing(srv *caddyhttp.Server) []bool {
 	r := failedRequest(http.StatusMisdirectedRequest)
 	routes := make([]bool, len(srv.Errors.Routes))
 	for i := range srv.Errors.Routes {
-		routes[i] = routeChanges(srv, &srv.Errors.Routes[i], r, nil)
+		routes[i] = routeChanges(srv, &srv.Errors.Routes[i], r, make(map[string]bool))
 	}
 	return routes
 }
 
-func routeChanges(srv *caddyhttp.Server, route *caddyhttp.Route, r *http.Request, invoked []string) bool {
+// routeChanges tells it of one route. Each named route is looked at once: those in met
+// have been, or are around this one.
+func routeChanges(srv *caddyhttp.Server, route *caddyhttp.Route, r *http.Request, met map[string]bool) bool {
 	if !canMatch(route.MatcherSets, r) {
 		return false
 	}
@@ -44,8 +46,8 @@ func routeChanges(srv *caddyhttp.Server, route *caddyhttp.Route, r *http.Request
 		case *caddyhttp.Subroute:
 			inner = h.Routes
 		case *caddyhttp.Invoke:
-			if named, ok := srv.NamedRoutes[h.Name]; ok && len(invoked) < 10 {
-				invoked = append(invoked, h.Name)
+			if named, ok := srv.NamedRoutes[h.Name]; ok && !met[h.Name] {
+				met[h.Name] = true
 				inner = caddyhttp.RouteList{*named}
 			}
 		default:
@@ -54,7 +56,7 @@ func routeChanges(srv *caddyhttp.Server, route *caddyhttp.Route, r *http.Request
 			}
 		}
 		for i := range inner {
-			if routeChanges(srv, &inner[i], r, invoked) {
+			if routeChanges(srv, &inner[i], r, met) {
 				return true
 			}
 		}

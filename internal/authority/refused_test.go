@@ -19,6 +19,15 @@ func TestWarnsOfWhatChangesRefusals(t *testing.T) {
 	intercepting := func(match, handle string) string {
 		return `{"handler":"intercept","handle_response":[{` + match + handle + `}]}`
 	}
+	// Each of these named routes leads to all of them, ten times.
+	var around []string
+	for range 10 {
+		around = append(around, `{"handler":"subroute","routes":[{"handle":[{"handler":"invoke","name":"n"},{"handler":"invoke","name":"m"}]}]}`)
+	}
+	everywhere := strings.Join(around, ",")
+	cycles := func(last string) string {
+		return `"named_routes":{"n":{"handle":[` + everywhere + `]},"m":{"handle":[` + everywhere + `,` + last + `]}},` + errors(`{"handler":"invoke","name":"n"}`)
+	}
 	for _, test := range []struct {
 		name, server string
 		want         string // "" is no warning
@@ -28,6 +37,8 @@ func TestWarnsOfWhatChangesRefusals(t *testing.T) {
 		{"abort", policies + errors(`{"handler":"static_response","abort":true}`) + `"routes":[` + site("a.test", handing) + `]`, "error routes|sites: a.test"},
 		{"below", policies + errors(`{"handler":"subroute","routes":[{"handle":[{"handler":"static_response","status_code":200}]}]}`) + `"routes":[` + site("a.test", handing) + `]`, "error routes|sites: a.test"},
 		{"in a named route", policies + `"named_routes":{"n":{"handle":[{"handler":"static_response","status_code":200}]}},` + errors(`{"handler":"invoke","name":"n"}`) + `"routes":[` + site("a.test", handing) + `]`, "error routes|sites: a.test"},
+		{"behind named routes that lead to each other", policies + cycles(`{"handler":"static_response","status_code":200}`) + `"routes":[` + site("a.test", handing) + `]`, "error routes|sites: a.test"},
+		{"nowhere in named routes that lead to each other", policies + cycles(`{"handler":"static_response"}`) + `"routes":[` + site("a.test", handing) + `]`, ""},
 		{"the status of the error", policies + errors(`{"handler":"static_response","status_code":"{http.error.status_code}","body":"sorry"}`) + `"routes":[` + site("a.test", handing) + `]`, ""},
 		{"no status is that of the error", policies + errors(`{"handler":"static_response","body":"sorry"}`) + `"routes":[` + site("a.test", handing) + `]`, ""},
 		{"a page from a file", policies + errors(`{"handler":"rewrite","uri":"/{http.error.status_code}.html"},{"handler":"file_server"}`) + `"routes":[` + site("a.test", handing) + `]`, ""},
