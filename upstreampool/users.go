@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-connreuse/connreuse/internal/matcher"
 )
 
 // maxSites is how many sites of a core are told.
@@ -91,24 +93,9 @@ func sitesOf(ctx caddy.Context) []string {
 	}
 	i := slices.IndexFunc(routes, func(r caddyhttp.Route) bool { return len(r.Handlers) == 0 && len(r.HandlersRaw) > 0 })
 	if i >= 0 {
-		if hosts := hostsOf(routes[i].MatcherSets); len(hosts) > 0 {
+		if hosts := matcher.Hosts(routes[i].MatcherSets); len(hosts) > 0 {
 			return hosts[:min(len(hosts), maxSites)]
 		}
 	}
 	return []string{server.Name()}
-}
-
-// hostsOf returns the hosts that matchers name.
-func hostsOf(sets caddyhttp.MatcherSets) (hosts []string) {
-	for _, set := range sets {
-		for _, m := range set {
-			switch m := m.(type) {
-			case *caddyhttp.MatchHost:
-				hosts = append(hosts, *m...)
-			case caddyhttp.MatchHost:
-				hosts = append(hosts, m...)
-			}
-		}
-	}
-	return hosts
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/matcher"
 )
 
 // A condition is what a route's matchers ask of the host of a TLS request.
@@ -32,22 +34,14 @@ func hostCondition(route *caddyhttp.Route, repl *caddy.Replacer) (cond condition
 	}
 	for _, matchers := range route.MatcherSets {
 		set, possible := hostSet{certain: true}, true
-		for _, matcher := range matchers {
-			switch m := matcher.(type) {
-			case *caddyhttp.MatchHost:
-				possible = possible && len(*m) > 0
-				cond.unknown = set.addHosts(*m, repl) || cond.unknown
-			case caddyhttp.MatchHost: // in auto-HTTPS redirects
-				possible = possible && len(m) > 0
-				cond.unknown = set.addHosts(m, repl) || cond.unknown
-			case *caddyhttp.MatchProtocol:
-				possible = possible && *m != "http"
-				set.certain = set.certain && *m == "https"
-			case caddyhttp.MatchProtocol:
-				possible = possible && m != "http"
-				set.certain = set.certain && m == "https"
-			default:
-				set.certain = false
+		for _, m := range matchers {
+			if hosts, ok := matcher.As[caddyhttp.MatchHost](m); ok {
+				possible = possible && len(hosts) > 0
+				cond.unknown = set.addHosts(hosts, repl) || cond.unknown
+			} else {
+				protocol, _ := matcher.As[caddyhttp.MatchProtocol](m)
+				possible = possible && protocol != "http"
+				set.certain = set.certain && protocol == "https"
 			}
 		}
 		if possible {

@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-connreuse/connreuse/internal/hostname"
+	"github.com/caddy-connreuse/connreuse/internal/matcher"
 )
 
 // openMatchers are the matchers that say nothing about who may ask: a host that
@@ -133,15 +134,12 @@ func open(set caddyhttp.MatcherSet) bool {
 
 // hostsOf returns the host patterns of a matcher set.
 func (w *openWalk) hostsOf(set caddyhttp.MatcherSet) (patterns []string) {
-	for _, matcher := range set {
-		var hosts hostSet
-		switch m := matcher.(type) {
-		case *caddyhttp.MatchHost:
-			hosts.addHosts(*m, w.repl)
-		case caddyhttp.MatchHost: // in auto-HTTPS redirects
-			hosts.addHosts(m, w.repl)
+	for _, m := range set {
+		if named, ok := matcher.As[caddyhttp.MatchHost](m); ok {
+			var hosts hostSet
+			hosts.addHosts(named, w.repl)
+			patterns = append(patterns, hosts.patterns...)
 		}
-		patterns = append(patterns, hosts.patterns...)
 	}
 	return patterns
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-connreuse/connreuse/internal/matcher"
 )
 
 // A managed knows the certificates that Caddy will have by subject. It obtains them, or
@@ -61,19 +63,10 @@ func (m managed) find(name string) []certmagic.Certificate {
 }
 
 // routedHosts are the names in the host matchers of a server's routes, where automatic
-// HTTPS looks for them. Its own redirects have them by value.
+// HTTPS looks for them.
 func routedHosts(srv *caddyhttp.Server) (hosts []string) {
 	for _, route := range srv.Routes {
-		for _, set := range route.MatcherSets {
-			for _, matcher := range set {
-				switch m := matcher.(type) {
-				case *caddyhttp.MatchHost:
-					hosts = append(hosts, *m...)
-				case caddyhttp.MatchHost:
-					hosts = append(hosts, m...)
-				}
-			}
-		}
+		hosts = append(hosts, matcher.Hosts(route.MatcherSets)...)
 	}
 	return hosts
 }
