@@ -2,6 +2,7 @@ package misdirected
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net/http"
 	"net/url"
 	"strings"
@@ -110,7 +111,7 @@ func read(s *authority.Snapshot, server *authority.Server, r *http.Request) aske
 		a.host = parseHost(r.Host)
 		a.odd = a.host.kind == valid && misrouted(s, a.host)
 	}
-	a.show(s, authority.ProofOf(r.TLS))
+	a.show(s, authority.ProofOf(r.TLS), r.TLS.VerifiedChains)
 	if r.ProtoMajor > 1 { // net/http has compared the fields of HTTP/1 itself
 		for _, field := range r.Header["Host"] {
 			other := parseHost(field)
@@ -172,11 +173,15 @@ func suppose(s *authority.Snapshot, sni, host string) asked {
 	return a
 }
 
-// show lets the connection show something of its client.
-func (a *asked) show(s *authority.Snapshot, shown authority.Proof) {
+// show lets the connection show something of its client, and the chains of its
+// certificate, if it has come.
+func (a *asked) show(s *authority.Snapshot, shown authority.Proof, chains [][]*x509.Certificate) {
 	a.shown = shown
 	if a.host.kind == valid {
 		a.shown = s.Worth(shown, a.sni.canonical, a.host.canonical)
+		if len(chains) > 0 && !s.Signed(chains, a.host.canonical) {
+			a.shown = authority.NoCert
+		}
 	}
 	a.foreign = a.shown != shown
 	a.anonymous = a.shown == authority.NoCert || a.shown == authority.AnyCert && a.host.kind == valid && s.VerifiesClientCert(a.host.canonical)
@@ -188,7 +193,7 @@ func (a *asked) suppose(s *authority.Snapshot) {
 	if a.sni.kind != invalid {
 		required = s.Requires(a.r, a.sni.canonical)
 	}
-	a.show(s, required)
+	a.show(s, required, nil)
 }
 
 // decidedOn is the name of the host in words for an operator: the canonical one,

@@ -38,14 +38,21 @@ func (slowManager) GetCertificate(context.Context, *tls.ClientHelloInfo) (*tls.C
 //
 // Checklist: M28.
 func TestConnectionOfAnOlderConfigReachesNoClientCertificateSite(t *testing.T) {
-	for name, match := range map[string]string{
-		"by name":       `{"sni":["vault.reload.test"]}`,
-		"by expression": `{"sni_regexp":{"pattern":"^vault"}}`,
-		"by address":    `{"sni":["vault.reload.test"],"remote_ip":{"ranges":["127.0.0.0/8"]}}`,
+	const byName, require = `"match":{"sni":["vault.reload.test"]}`, `,"client_authentication":{"mode":"require"}`
+	oldCA, oldTrust := clientCA(t, "old")
+	newCA, newTrust := clientCA(t, "new")
+	withOld, withNew := clientCert(t, &oldCA), clientCert(t, &newCA)
+	for name, test := range map[string]reloaded{
+		"by name":       {`{}`, `{` + byName + require + `}`, nil, withNew},
+		"by expression": {`{}`, `{"match":{"sni_regexp":{"pattern":"^vault"}}` + require + `}`, nil, withNew},
+		"by address":    {`{}`, `{"match":{"sni":["vault.reload.test"],"remote_ip":{"ranges":["127.0.0.0/8"]}}` + require + `}`, nil, withNew},
+		"another CA":    {`{"client_authentication":{` + oldTrust + `}}`, `{` + byName + `,"client_authentication":{` + newTrust + `}}`, []tls.Certificate{withOld}, withNew},
+		"another CA, if a certificate is given": {`{"client_authentication":{"mode":"verify_if_given",` + oldTrust + `}}`,
+			`{` + byName + `,"client_authentication":{"mode":"verify_if_given",` + newTrust + `}}`, []tls.Certificate{withOld}, withNew},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 10 {
-				if reloadUnderAHandshake(t, match) {
+				if reloadUnderAHandshake(t, test) {
 					return
 				}
 			}
@@ -54,23 +61,32 @@ func TestConnectionOfAnOlderConfigReachesNoClientCertificateSite(t *testing.T) {
 	}
 }
 
-// reloadUnderAHandshake lets a policy with that matcher require certificates while a
-// client is about to connect. It returns whether the new server took the connection: the
-// old one may as well, until it is down.
-func reloadUnderAHandshake(t *testing.T, match string) bool {
+// A reloaded is a TLS policy that changes, with the certificates that a client shows which
+// connects before, and one that opens the site afterwards.
+type reloaded struct {
+	before, after string
+	old           []tls.Certificate
+	cert          tls.Certificate
+}
+
+// reloadUnderAHandshake changes the policy while a client is about to connect. It returns
+// whether the new server took the connection: the old one may as well, until it is down.
+func reloadUnderAHandshake(t *testing.T, policy reloaded) bool {
 	asking, released = make(chan struct{}), make(chan struct{})
 	port := testcaddy.FreePort(t)
 	routes := func(name string) string {
 		return `"routes":[{"match":[{"host":["vault.reload.test"]}],"terminal":true,"handle":[{"handler":"misdirected"},` + witnessing(name) + `]}]`
 	}
 	run(t, `"tls":{"automation":{"policies":[{"subjects":["vault.reload.test"],"get_certificate":[{"via":"test_slow"}]}]}}`, port,
-		`"tls_connection_policies":[{}],`+routes("old"))
+		`"tls_connection_policies":[`+policy.before+`],`+routes("old"))
+	config := clientTLS("vault.reload.test")
+	config.Certificates = policy.old
 	ready := make(chan wire)
-	go func() { ready <- dial(t, "h3", net.IPv4(127, 0, 0, 1), port, clientTLS("vault.reload.test")) }()
+	go func() { ready <- dial(t, "h3", net.IPv4(127, 0, 0, 1), port, config) }()
 	<-asking
 
 	run(t, testcaddy.TLSApp(t, `{}`, []string{"vault.reload.test"}), port,
-		`"tls_connection_policies":[{"match":`+match+`,"client_authentication":{"mode":"require"}},{}],`+routes("SECRET"))
+		`"tls_connection_policies":[`+policy.after+`,{}],`+routes("SECRET"))
 	close(released)
 	old := <-ready
 	for range 2 {
@@ -83,16 +99,12 @@ func reloadUnderAHandshake(t *testing.T, match string) bool {
 			t.Errorf("a connection of the old configuration: %d (%v), seen by %q", status, err, saw)
 		}
 	}
-	if latest := Recent()[0]; latest.Reason != "no_client_cert" || latest.Protocol != "h3" {
-		t.Errorf("the latest refusal is %+v", latest)
+	if latest := Recent(); len(latest) == 0 || latest[0].Reason != "no_client_cert" || latest[0].Protocol != "h3" {
+		t.Errorf("the refusals are %+v", latest)
 	}
 
-	config := clientTLS("vault.reload.test")
-	cert, err := testcert.SelfSigned("client")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Certificates = []tls.Certificate{cert}
+	config = clientTLS("vault.reload.test")
+	config.Certificates = []tls.Certificate{policy.cert}
 	if status, _, _, err := dial(t, "h3", nil, port, config).do("GET", "vault.reload.test", ""); err != nil || status != 200 {
 		t.Errorf("a new connection with a certificate: %d (%v)", status, err)
 	}

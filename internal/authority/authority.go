@@ -36,7 +36,7 @@
 //     policies, that can match a name.
 //   - its TLS connection policy (policies.go, compare.go). vault.example.com has one of its
 //     own, as its connections are asked for a client certificate.
-//   - what its client has to show (proof.go), and whether its spelling counts
+//   - what its client has to show (proof.go, trust.go), and whether its spelling counts
 //     (spelling.go).
 //   - the certificate that is presented for it (certificates.go), read from
 //     Caddy's cache at most once a second for each name.
@@ -72,6 +72,7 @@ type Snapshot struct {
 	certificates  *certificates
 	hosts         *hosts
 	refusals      *refusals
+	trust         *trust
 	strictSNIHost bool
 	matching      []matching // nil if names alone select a policy
 	// walled: some connections are asked for a client certificate and others are not,
@@ -91,6 +92,7 @@ func newSnapshot(srv *caddyhttp.Server, ps *policies, tls *caddytls.TLS, registe
 		guards:        guards,
 		certificates:  newCertificates(ps, tls),
 		hosts:         newHosts(srv, guards),
+		trust:         newTrust(srv),
 		strictSNIHost: srv.StrictSNIHost != nil && *srv.StrictSNIHost,
 		changing:      changing(srv),
 	}

@@ -216,6 +216,14 @@ func (ps *policies) find(c *cursor, sni string) {
 	}
 }
 
+// findHost is find for what clients send who ask for host: no name for an address.
+func (ps *policies) findHost(c *cursor, host string) {
+	if hostname.IsIP(host) {
+		host = ""
+	}
+	ps.find(c, host)
+}
+
 // A field is one number of a policy.
 type field func(*policy) int
 
@@ -377,11 +385,8 @@ func (ps *policies) barred(host string) bool {
 // dropped tells whether a proper connection for host may not come about: it has
 // no policy, or one that may drop it.
 func (ps *policies) dropped(host string) bool {
-	if hostname.IsIP(host) {
-		host = ""
-	}
 	var c cursor
-	ps.find(&c, host)
+	ps.findHost(&c, host)
 	seen := false
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if ps.list[r.index].drop {
@@ -405,11 +410,8 @@ func (ps *policies) asksByAddress(host string) bool {
 	if ps.simple || !ps.clientAuth(host) {
 		return false
 	}
-	if hostname.IsIP(host) {
-		host = ""
-	}
 	var c cursor
-	ps.find(&c, host)
+	ps.findHost(&c, host)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		if ps.list[r.index].byAddress {
 			return true
