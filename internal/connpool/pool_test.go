@@ -385,8 +385,8 @@ func TestAgeOfAConnectionThatIsStillRead(t *testing.T) {
 	})
 }
 
-// A server that serves one connection at a time answers soon, and from then on at
-// once.
+// A server that serves one connection at a time answers soon, and from the third time
+// on at once.
 func TestOneConnectionAtATime(t *testing.T) {
 	inBubble(t, func(cfg *Config, b *bench) {
 		cfg.Idle.KeepAlive = 0 // an idle connection is soon too old for a POST
@@ -397,7 +397,7 @@ func TestOneConnectionAtATime(t *testing.T) {
 			<-turn
 		}
 	}, func(t *testing.T, b *bench) {
-		for i, most := range []time.Duration{0, 1500 * time.Millisecond, 0, 0} {
+		for i, most := range []time.Duration{0, 1250 * time.Millisecond, 1750 * time.Millisecond, 0, 0} {
 			start := time.Now()
 			l := mustAcquire(t, b.Pool, Need{})
 			if _, err := get(&l); err != nil || time.Since(start) > most {
@@ -407,6 +407,48 @@ func TestOneConnectionAtATime(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 	})
+}
+
+// Neither a page that takes long nor a client that gives up makes an upstream one that
+// serves one connection at a time.
+func TestSlowPagesMakeNoUpstreamSerial(t *testing.T) {
+	for name, test := range map[string]struct{ page, client time.Duration }{
+		"the page takes as long as it takes to yield": {1100 * time.Millisecond, time.Minute},
+		"the client gives up right then":              {time.Minute, 1100 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(cfg *Config, b *bench) {
+				b.serve = func(n int64, c net.Conn) {
+					if n%2 == 0 {
+						time.Sleep(test.page)
+					}
+					answer(n, c)
+				}
+			}, func(t *testing.T, b *bench) {
+				for range 5 {
+					p := b.another() // of the same upstream, the last one is gone
+					rests := mustAcquire(t, p, Need{Freshness: Fresh})
+					slow := mustAcquire(t, p, Need{Freshness: Fresh})
+					if _, err := get(&rests); err != nil {
+						t.Fatal(err)
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), test.client)
+					req, _ := http.NewRequestWithContext(ctx, "GET", "http://upstream.test/", nil)
+					if resp, err := slow.RoundTrip(req); err != nil {
+						slow.Fail(err, true)
+					} else {
+						slow.Done(resp, time.Now())
+						resp.Body.Close()
+					}
+					time.Sleep(time.Minute)
+					cancel()
+					if h1, now := b.known.H1, time.Now(); h1.Serial(now) || !h1.MayYield(now) {
+						t.Fatalf("taken for a serial one: %t, may yield: %t", h1.Serial(now), h1.MayYield(now))
+					}
+				}
+			})
+		})
+	}
 }
 
 // The first connection that turns out to be dead makes others as old suspect: they

@@ -50,7 +50,9 @@ func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
 func (p *Pool) checkFirstsLocked(now time.Time) {
 	f := &p.firsts
 	if w := f.waiting; w != nil && !now.Before(f.showsBy) {
-		p.memory.H1.Yielded(now, w.heard.Load() || (w.idles() || w.is(busy)) && !w.silentSince().Equal(f.since))
+		if silent := w.silentSince().Equal(f.since); silent || w.heard.Load() || w.idles() || w.is(busy) { // it has not ended
+			p.memory.H1.Yielded(now, !silent)
+		}
 		f.waiting, f.showsBy = nil, time.Time{}
 	}
 	if !f.lookAt.IsZero() && !now.Before(f.lookAt) {

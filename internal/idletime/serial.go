@@ -6,16 +6,20 @@ const (
 	leastPatience = time.Second
 
 	// serialLife is how long an upstream counts as one that serves one
-	// connection at a time; yieldPause is the time between attempts to find out.
+	// connection at a time; yieldPause is the time between attempts to find out,
+	// where they do not help.
 	serialLife = time.Hour
 	yieldPause = memory
 )
 
 // serial is what is known of whether the upstream serves one connection at a time.
 // Such a server does not answer on a new connection while an idle one is open.
-// Closing the idle ones for it (yielding) shows whether that is so.
+// Closing the idle ones for it (yielding) shows whether that is so, if it helps twice.
+// Some page may take so long that its response is due just then. The second time comes
+// after half as long again, so that the same page is answered before.
 type serial struct {
 	until    time.Time // it is, as far as is known
+	helpedAt time.Time // when yielding last helped and none since did not; zero: never
 	notTried time.Time // no yielding before that
 }
 
@@ -24,7 +28,11 @@ type serial struct {
 func (l *Learner) Patience(now time.Time) time.Duration {
 	l.begin(now)
 	defer l.end()
-	return max(leastPatience, 3*l.margins.usual)
+	p := max(leastPatience, 3*l.margins.usual)
+	if l.serial.suspected(now) {
+		p += p / 2
+	}
+	return p
 }
 
 // MayYield tells whether closing idle connections for a request that waits for its
@@ -39,10 +47,14 @@ func (l *Learner) MayYield(now time.Time) bool {
 func (l *Learner) Yielded(now time.Time, helped bool) {
 	l.begin(now)
 	defer l.end()
-	if helped {
-		l.serial.until = now.Add(serialLife)
-	} else {
-		l.serial.notTried = now.Add(yieldPause)
+	s := &l.serial
+	switch {
+	case !helped:
+		s.helpedAt, s.notTried = time.Time{}, now.Add(yieldPause)
+	case s.suspected(now):
+		s.helpedAt, s.until = time.Time{}, now.Add(serialLife)
+	default:
+		s.helpedAt = now
 	}
 }
 
@@ -56,3 +68,6 @@ func (l *Learner) Serial(now time.Time) bool {
 }
 
 func (s *serial) known(now time.Time) bool { return now.Before(s.until) }
+
+// suspected tells whether yielding has helped once.
+func (s *serial) suspected(now time.Time) bool { return now.Before(s.helpedAt.Add(serialLife)) }
