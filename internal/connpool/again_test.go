@@ -19,9 +19,10 @@ type pipeSocket struct {
 	dead        *atomic.Bool
 	first       []byte // was read before anybody asked for it
 	err         error
+	late        atomic.Int64 // for how long, in nanoseconds, nothing runs before the next look for data
 }
 
-func newPipeSocket(t *testing.T, c net.Conn, dead *atomic.Bool) (net.Conn, error) {
+func newPipeSocket(t *testing.T, c net.Conn, dead *atomic.Bool) (*pipeSocket, error) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		return nil, err
@@ -59,6 +60,7 @@ func (r pipeRaw) Control(look func(fd uintptr)) error {
 }
 
 func (r pipeRaw) Read(try func(fd uintptr) bool) error {
+	time.Sleep(time.Duration(r.s.late.Swap(0)))
 	try(uintptr(r.s.empty))
 	first := make([]byte, 1)
 	_, r.s.err = r.s.Conn.Read(first)
@@ -99,5 +101,31 @@ func TestAskingAgain(t *testing.T) {
 		}
 		next.Unused()
 		time.Sleep(10 * waits)
+	})
+}
+
+// The process stands still after net/http has begun to wait for data, and before the pool
+// knows: the connection is as old as it is.
+//
+// Checklist: P15.
+func TestStandingStillBeforeReturned(t *testing.T) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		cfg.AcquireTimeout = 5 * time.Minute
+		b.connect = func() (net.Conn, error) {
+			client, server := net.Pipe()
+			go answer(b.dials.Add(1), server)
+			s, err := newPipeSocket(t, client, new(atomic.Bool))
+			if b.dials.Load() == 1 {
+				s.late.Store(int64(2 * time.Minute))
+			}
+			return s, err
+		}
+	}, func(t *testing.T, b *bench) {
+		if got := mustGet(t, b.Pool); got != "1" {
+			t.Fatalf("connection %s", got)
+		}
+		if got := mustGet(t, b.Pool); got != "2" {
+			t.Errorf("connection %s after two minutes, want a new one", got)
+		}
 	})
 }

@@ -95,12 +95,10 @@ func (p *Pool) tryLocked(c *conn, now time.Time, n Need, g *grant) bool {
 // makes room for as many.
 func (p *Pool) comingLocked() int { return p.lists[dialing].Len() + p.lists[closing].Len() }
 
-// waitersExceedComingLocked tells whether more wait than connections are coming.
+// waitersExceedComingLocked tells whether more wait than the connections that are coming
+// will serve.
 func (p *Pool) waitersExceedComingLocked() bool {
-	if p.sharesDials() {
-		return p.queue.Len() > 0 && p.comingLocked() == 0
-	}
-	return p.queue.Len() > p.comingLocked()
+	return p.queue.Len() > p.comingLocked() && (!p.sharesDials() || p.comingLocked() == 0)
 }
 
 // offer serves those that wait with c, or with new connections.
@@ -117,7 +115,7 @@ func (p *Pool) offer(c *conn) {
 // returned takes back an HTTP/1 connection whose response is complete. The
 // upstream's clock started when it had sent the response, which is not before it
 // had the request, and not before our last wait for data ended.
-func (p *Pool) returned(c *conn, now, waitedAt time.Time) {
+func (p *Pool) returned(c *conn, waitedAt time.Time) {
 	p.lock()
 	defer p.unlock()
 	if !c.complete() { // it was given back, and may have been taken again
@@ -127,7 +125,7 @@ func (p *Pool) returned(c *conn, now, waitedAt time.Time) {
 	if waitedAt.After(c.idleAt) {
 		c.idleAt = waitedAt
 	}
-	p.releaseLocked(c, now)
+	p.releaseLocked(c, time.Now()) // the process may have stood still since net/http began to wait
 }
 
 // releaseLocked makes a connection available that carries no request any more.

@@ -125,7 +125,7 @@ func (c *conn) askWhyNoStreams() {
 func (c *conn) outOfData() {
 	switch {
 	case c.is(busy):
-		c.pool.returned(c, c.net.EnteredAt(), c.net.WaitedAt())
+		c.pool.returned(c, c.net.WaitedAt())
 	case c.idles():
 		c.pool.trust(c)
 	}

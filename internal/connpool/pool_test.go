@@ -153,7 +153,7 @@ func TestReturnedWhileGivenBack(t *testing.T) {
 		l.c.cc.Release()
 		b.unusedLocked(l.c, time.Now())
 		b.unlock()
-		b.returned(l.c, time.Now(), time.Now())
+		b.returned(l.c, time.Now())
 		next := <-waiting
 		if n := b.Snapshot().Connections; n["busy"] != 1 {
 			t.Errorf("the connection that carries a request counts as %v", n)

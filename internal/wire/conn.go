@@ -149,9 +149,6 @@ func (n *Conn) Waiting() bool { return n.reading.Load() }
 // ReadAt returns when something was read last.
 func (n *Conn) ReadAt() time.Time { return started.Add(time.Duration(n.readAt.Load())) }
 
-// EnteredAt returns when the Read under way began. It is for the goroutine that reads.
-func (n *Conn) EnteredAt() time.Time { return n.enteredAt }
-
 // WaitedAt returns when the last Read ended that had to wait for data. It is for the
 // goroutine that reads.
 func (n *Conn) WaitedAt() time.Time { return n.waitedAt }
