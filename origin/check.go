@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/authority"
 )
 
 // hiding are the listener wrappers whose connections do not tell that they are TLS
@@ -64,13 +66,13 @@ func wrapperNames(wrappers []json.RawMessage) (names []string, err error) {
 // checkProtocols refuses listeners with TLS that have no HTTP/2 while the server
 // has it elsewhere. Caddy lets clients select it on all of them then; behind any
 // listener wrapper it would hang up on those that do where it is not to be had.
-func checkProtocols(srv *caddyhttp.Server, httpPort uint) error {
+func checkProtocols(server *authority.Server) error {
 	with, without := "", ""
-	for i, address := range srv.Listen {
-		if slices.Contains(protocols(srv, i), "h2") {
-			with = address
-		} else if slices.ContainsFunc(placesOf(srv, i, httpPort), func(p place) bool { return p.tls }) {
-			without = address
+	for p := range server.Places() {
+		if p.H2 {
+			with = p.Listed
+		} else if p.TLS && p.Listens {
+			without = p.Listed
 		}
 	}
 	if with != "" && without != "" {

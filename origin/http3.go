@@ -5,17 +5,16 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
 	"go.uber.org/zap"
 	"golang.org/x/net/publicsuffix"
+
+	"github.com/caddy-connreuse/connreuse/internal/authority"
 )
 
 // mostHTTP3 is how many origins go into a frame on HTTP/3: Chromium takes no more.
@@ -31,26 +30,19 @@ const (
 
 // cannotHTTP3 says what in the configuration keeps the frames from HTTP/3, if anything:
 // Caddy must open a listener, which the wrapper sees, before it begins with HTTP/3.
-func cannotHTTP3(srv *caddyhttp.Server, httpPort uint) string {
+func cannotHTTP3(server *authority.Server) string {
 	listens := false
-	for i := range srv.Listen {
-		listens = listens || len(placesOf(srv, i, httpPort)) > 0
-		if !hasHTTP3(srv, i, httpPort) {
-			continue
-		}
-		if !listens {
+	for p := range server.Places() {
+		listens = listens || p.Listens
+		switch {
+		case !p.HTTP3:
+		case listens:
+			return ""
+		default:
 			return http3Early
 		}
-		return ""
 	}
 	return http3Nowhere
-}
-
-// hasHTTP3 tells whether Caddy serves HTTP/3 on a server's i-th address.
-func hasHTTP3(srv *caddyhttp.Server, i int, httpPort uint) bool {
-	addr, err := caddy.ParseNetworkAddress(srv.Listen[i])
-	return err == nil && slices.Contains(protocols(srv, i), "h3") && len(srv.TLSConnPolicies) > 0 && !addr.IsUnixNetwork() &&
-		(addr.StartPort != httpPort || addr.EndPort != httpPort)
 }
 
 // An http3Sender sends ORIGIN frames on HTTP/3 (RFC 9412), where neither Caddy nor
@@ -66,11 +58,11 @@ const http3Warning = "HTTP/3 connections get no ORIGIN frames"
 
 // beforeHTTP3 returns what keeps the frames from HTTP/3 as long as the server does not
 // listen, and warns if that will stay so.
-func (l *ListenerWrapper) beforeHTTP3(httpPort uint) string {
+func (l *ListenerWrapper) beforeHTTP3(server *authority.Server) string {
 	if !l.HTTP3 {
 		return http3Off
 	}
-	if problem := cannotHTTP3(l.server, httpPort); problem != "" {
+	if problem := cannotHTTP3(server); problem != "" {
 		l.logger.Warn(http3Warning, zap.String("reason", problem), zap.String("server", l.server.Name()))
 		return problem
 	}

@@ -4,32 +4,13 @@ import (
 	"cmp"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/authority"
 )
-
-// httpPort is the port without TLS of the http app that ctx is for. The app is
-// among those that are being provisioned, so ctx.App does not have it yet.
-func httpPort(ctx caddy.Context) uint {
-	for _, module := range ctx.Modules() {
-		if app, ok := module.(*caddyhttp.App); ok {
-			return uint(cmp.Or(app.HTTPPort, caddyhttp.DefaultHTTPPort))
-		}
-	}
-	return caddyhttp.DefaultHTTPPort
-}
-
-// protocols are those of a server's i-th address.
-func protocols(srv *caddyhttp.Server, i int) []string {
-	if srv.ListenProtocols != nil && srv.ListenProtocols[i] != nil {
-		return srv.ListenProtocols[i]
-	}
-	return srv.Protocols
-}
 
 // A place is where Caddy opens a listener of a server for HTTP over TCP or a socket.
 type place struct {
@@ -39,30 +20,12 @@ type place struct {
 	h2      bool
 }
 
-// places returns the places of a server in the order in which the http app's Start
-// opens them.
-func places(srv *caddyhttp.Server, httpPort uint) (list []place) {
-	for i := range srv.Listen {
-		list = append(list, placesOf(srv, i, httpPort)...)
-	}
-	return list
-}
-
-// placesOf returns the places of a server's i-th address, one for each port. HTTP/3
-// has no listener, and the HTTP port no TLS.
-func placesOf(srv *caddyhttp.Server, i int, httpPort uint) (list []place) {
-	addr, err := caddy.ParseNetworkAddress(srv.Listen[i])
-	if err != nil {
-		return nil
-	}
-	has := func(protocol string) bool { return slices.Contains(protocols(srv, i), protocol) }
-	for offset := range addr.PortRangeSize() {
-		port := addr.StartPort + offset
-		withTLS := len(srv.TLSConnPolicies) > 0 && port != httpPort
-		if has("h1") || has("h2") && withTLS || has("h2c") {
-			at := addr.At(offset)
-			text := caddy.JoinNetworkAddress(cmp.Or(at.Network, "tcp"), at.Host, portText(at))
-			list = append(list, place{address: text, port: uint16(port), tls: withTLS, h2: has("h2")})
+// listeners returns the places of a server where there are listeners, in their order.
+func listeners(server *authority.Server) (list []place) {
+	for p := range server.Places() {
+		if p.Listens {
+			text := caddy.JoinNetworkAddress(cmp.Or(p.Address.Network, "tcp"), p.Address.Host, portText(p.Address))
+			list = append(list, place{address: text, port: uint16(p.Address.StartPort), tls: p.TLS, h2: p.H2})
 		}
 	}
 	return list
@@ -85,7 +48,7 @@ type board struct {
 	http3  string // what keeps ORIGIN frames from HTTP/3, "" is nothing
 }
 
-// open is told of the listeners, in the order of places. It returns whether this is the
+// open is told of the listeners, in the order in which they are opened. It returns whether this is the
 // first.
 func (b *board) open(addr net.Addr) (first bool) {
 	b.mu.Lock()

@@ -154,11 +154,10 @@ func (l *ListenerWrapper) Provision(ctx caddy.Context) error {
 			zap.Strings("wrappers", unknown),
 			zap.String("server", server.Name()))
 	}
-	port := httpPort(ctx)
-	if err := checkProtocols(l.server, port); err != nil {
+	if err := checkProtocols(server); err != nil {
 		return err
 	}
-	l.board = &board{places: places(l.server, port), http3: l.beforeHTTP3(port)}
+	l.board = &board{places: listeners(server), http3: l.beforeHTTP3(server)}
 	// one more than needed, since one may be the connection's own
 	l.sets = authority.NewOriginSets(server, l.choice.naming, names, l.choice.most+1+cutNamed)
 	server.SetOrigins(l)

@@ -1,61 +1,30 @@
 package authority
 
 import (
-	"cmp"
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
-	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// tlsListeners says which listeners of a server have TLS. It goes by the http
-// app's Start: all have it if the server has TLS connection policies, but for
-// those on the HTTP port.
+// tlsListeners says which listeners of a server have TLS.
 type tlsListeners struct {
 	policies bool
-	// plain: the HTTP port is among the server's addresses.
+	// plain: one listener has no TLS, though the server has policies.
 	plain    bool
 	httpPort uint
-	// http3: one listener with TLS speaks HTTP/3.
+	// http3: one place speaks HTTP/3.
 	http3 bool
 }
 
 func findTLSListeners(srv *caddyhttp.Server, httpPort uint) tlsListeners {
 	l := tlsListeners{policies: len(srv.TLSConnPolicies) > 0, httpPort: httpPort}
-	for i, address := range srv.Listen {
-		addr, err := caddy.ParseNetworkAddress(address)
-		if err != nil {
-			continue // Caddy refuses it
-		}
-		protocols := srv.Protocols
-		if srv.ListenProtocols != nil && srv.ListenProtocols[i] != nil {
-			protocols = srv.ListenProtocols[i]
-		}
-		// A UDP address has HTTP/3 alone, which has no plain form; unix sockets and
-		// file descriptors have no port, and count as port 0.
-		ports := !addr.IsUnixNetwork() && !addr.IsFdNetwork() && !strings.HasPrefix(addr.Network, "udp")
-		has := addr.StartPort <= httpPort && httpPort <= addr.EndPort
-		listens := slices.ContainsFunc(protocols, func(p string) bool { return p == "h1" || p == "h2c" })
-		l.plain = l.plain || ports && has && listens
-		others := !has || addr.EndPort > addr.StartPort
-		l.http3 = l.http3 || l.policies && others && !addr.IsUnixNetwork() && slices.Contains(protocols, "h3")
+	for p := range places(srv, httpPort) {
+		l.plain = l.plain || l.policies && p.Listens && !p.TLS
+		l.http3 = l.http3 || p.HTTP3
 	}
 	return l
-}
-
-// httpPort is the port without TLS of the http app that ctx is for. The app is
-// among those that are being provisioned, so ctx.App does not have it yet.
-func httpPort(ctx caddy.Context) uint {
-	for _, module := range ctx.Modules() {
-		if app, ok := module.(*caddyhttp.App); ok {
-			return uint(cmp.Or(app.HTTPPort, caddyhttp.DefaultHTTPPort))
-		}
-	}
-	return caddyhttp.DefaultHTTPPort
 }
 
 // Plain tells of a request without TLS state whether it came through a listener
