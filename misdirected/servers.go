@@ -61,12 +61,23 @@ func samePort(address string, others []string) bool {
 	})
 }
 
-// warnOfMissedBlocks logs each thing once for a Caddyfile.
+// warnOfMissedBlocks looks at each site of a Caddyfile once, and logs each thing once.
 func warnOfMissedBlocks(h httpcaddyfile.Helper) {
 	if h.IsNamedRoute() {
 		return
 	}
-	listen := listenAddresses(h)
+	site := siteOf(h)
+	if site.Kind() != reflect.Struct {
+		return
+	}
+	if segments := site.FieldByName("Segments"); segments.Kind() == reflect.Slice {
+		key := fmt.Sprintf("misdirected: site %x", segments.Pointer())
+		if h.State[key] != nil {
+			return
+		}
+		h.State[key] = true
+	}
+	listen := listenAddresses(h, site)
 	if len(listen) == 0 {
 		return
 	}
@@ -109,16 +120,16 @@ func holdsJSON(field reflect.Value) bool {
 	return field.IsValid() && field.Type() == reflect.TypeFor[[]json.RawMessage]()
 }
 
-// listenAddresses returns the addresses with TLS that the site of a directive
-// listens on, as the adapter finds them: each address of bind, or default_bind, with
-// each port of the site's keys. The site is in a field that is not exported; from
-// another one than expected nothing is read.
-func listenAddresses(h httpcaddyfile.Helper) (listen []string) {
-	block := reflect.ValueOf(h).FieldByName("parentBlock")
-	if block.Kind() != reflect.Struct {
-		return nil
-	}
-	hosts := bindHosts(block.FieldByName("Segments"))
+// siteOf returns the site block of a directive. It is in a field that is not exported;
+// from another one than expected nothing is read.
+func siteOf(h httpcaddyfile.Helper) reflect.Value {
+	return reflect.ValueOf(h).FieldByName("parentBlock")
+}
+
+// listenAddresses returns the addresses with TLS that a site listens on, as the adapter
+// finds them: each address of bind, or default_bind, with each port of the site's keys.
+func listenAddresses(h httpcaddyfile.Helper, site reflect.Value) (listen []string) {
+	hosts := bindHosts(site.FieldByName("Segments"))
 	if len(hosts) == 0 {
 		hosts = defaultBind(h.Option("default_bind"))
 	}
@@ -129,7 +140,7 @@ func listenAddresses(h httpcaddyfile.Helper) (listen []string) {
 	if port, ok := h.Option("https_port").(int); ok {
 		httpsPort = port
 	}
-	for _, key := range tokenTexts(block.FieldByName("Keys")) {
+	for _, key := range tokenTexts(site.FieldByName("Keys")) {
 		addr, err := httpcaddyfile.ParseAddress(strings.TrimSuffix(key, ","))
 		port := addr.Port
 		if port == "" {

@@ -2,14 +2,17 @@ package misdirected
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-connreuse/connreuse/internal/test/cputime"
 	_ "github.com/caddy-connreuse/connreuse/origin"
 )
 
@@ -18,7 +21,7 @@ var lastMissed []string
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("test_blocks", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-		lastMissed = missedBlocks(serversBlocks(h.Option("servers")), listenAddresses(h))
+		lastMissed = missedBlocks(serversBlocks(h.Option("servers")), listenAddresses(h, siteOf(h)))
 		return new(Handler), nil
 	})
 	httpcaddyfile.RegisterDirectiveOrder("test_blocks", httpcaddyfile.Before, "header")
@@ -60,6 +63,32 @@ func TestServersBlocksThatDoNotApply(t *testing.T) {
 				t.Errorf("says %q, want %q", lastMissed, test.want)
 			}
 		})
+	}
+}
+
+// A site is looked at once, however many of its blocks are guarded: to read them takes
+// about as long as to read as many others.
+func TestGuardedBlocksAreReadInLinearTime(t *testing.T) {
+	read := func(directive string) time.Duration {
+		var text strings.Builder
+		text.WriteString("*.a.test {\n")
+		for i := range 800 {
+			fmt.Fprintf(&text, "@%d host %[1]d.a.test\nhandle @%[1]d {\n%s\nrespond ok\n}\n", i, directive)
+		}
+		text.WriteString("}\n")
+		return cputime.Of(t, func() {
+			if _, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text.String()), map[string]any{"filename": "Caddyfile"}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	var ratios []float64
+	for range 5 {
+		ratios = append(ratios, float64(read("misdirected"))/float64(read("header X y")))
+	}
+	slices.Sort(ratios)
+	if ratios[2] > 3 {
+		t.Errorf("guarded blocks take %.1f times as long as others, want at most 3", ratios[2])
 	}
 }
 
