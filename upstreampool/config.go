@@ -61,7 +61,7 @@ func (t *Transport) config() config {
 			MaxLifetime:    time.Duration(t.MaxLifetime),
 			Jitter:         defaultJitter,
 			MaxRequests:    t.MaxRequests,
-			MaxConns:       t.MaxConnsPerHost,
+			MaxConns:       max(t.MaxConnsPerHost, 0), // net/http takes less for no limit, too
 			MaxPending:     defaultMaxPending,
 			AcquireTimeout: orElse(t.AcquireTimeout, defaultAcquireTimeout),
 			MinIdle:        t.MinIdle,

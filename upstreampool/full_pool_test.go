@@ -47,6 +47,26 @@ func TestMaxConnsQueue(t *testing.T) {
 	})
 }
 
+// A negative limit is none, as with transport http, and the pool goes with its last
+// connection.
+func TestNegativeMaxConnsIsNoLimit(t *testing.T) {
+	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost = -1 }, func(t *testing.T, tr *Transport, s *pipeServer) {
+		s.delay.Store(int64(time.Second))
+		var requests sync.WaitGroup
+		start := time.Now()
+		for range 10 {
+			requests.Go(func() { mustSend(t, tr, get(t)) })
+		}
+		if requests.Wait(); time.Since(start) != time.Second {
+			t.Errorf("10 requests took %v, want a second, which a dial takes", time.Since(start))
+		}
+		time.Sleep(5 * time.Minute)
+		if n := len(tr.core.all()); n != 0 {
+			t.Errorf("%d pools are left", n)
+		}
+	})
+}
+
 func TestQueueFullAndTimeout(t *testing.T) {
 	bubble(t, func(tr *Transport) { tr.MaxConnsPerHost, tr.MaxPending = 1, 2 }, func(t *testing.T, tr *Transport, s *pipeServer) {
 		s.setLatency(time.Minute)
