@@ -35,7 +35,7 @@ func (c *Config) life() time.Duration {
 	if c.MaxLifetime == 0 || c.Jitter == 0 {
 		return c.MaxLifetime
 	}
-	return c.MaxLifetime - time.Duration(rand.Int64N(int64(c.MaxLifetime)*int64(c.Jitter)/100+1))
+	return c.MaxLifetime - time.Duration(rand.Int64N(int64(c.MaxLifetime)/100*int64(c.Jitter)+1))
 }
 
 // A Group is what the pools of one transport have in common.

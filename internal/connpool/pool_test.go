@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -164,13 +165,24 @@ func TestReturnedWhileGivenBack(t *testing.T) {
 
 // Lifetimes are shortened at random, so that connections do not end together.
 func TestLifetimes(t *testing.T) {
-	cfg := Config{MaxLifetime: 100 * time.Second, Jitter: 10}
-	least, most := time.Hour, time.Duration(0)
-	for range 1000 {
-		least, most = min(least, cfg.life()), max(most, cfg.life())
-	}
-	if least < 90*time.Second || most > 100*time.Second || most-least < 8*time.Second {
-		t.Errorf("lifetimes from %v to %v, want 90 s to 100 s", least, most)
+	const longest = time.Duration(math.MaxInt64)
+	for _, tc := range []struct {
+		life   time.Duration
+		jitter int
+		least  time.Duration
+	}{
+		{100 * time.Second, 10, 90 * time.Second},
+		{100 * time.Second, 100, 0},
+		{longest, 100, 0},
+	} {
+		cfg := Config{MaxLifetime: tc.life, Jitter: tc.jitter}
+		least, most := longest, time.Duration(0)
+		for range 1000 {
+			least, most = min(least, cfg.life()), max(most, cfg.life())
+		}
+		if least < tc.least || most > tc.life || most-least < (tc.life-tc.least)/5*4 {
+			t.Errorf("lifetimes from %v to %v, want %v to %v", least, most, tc.least, tc.life)
+		}
 	}
 }
 
