@@ -33,6 +33,7 @@ type config struct {
 	connpool.Config
 	dialTimeout   time.Duration
 	handshake     time.Duration
+	h2            bool // may be negotiated
 	h2c           bool
 	proxyProtocol bool
 	remember      bool
@@ -113,5 +114,5 @@ func (t *Transport) complete(cfg *config) {
 	if ka := t.KeepAlive; ka != nil && ka.ProbeInterval > 0 {
 		cfg.ProbeInterval = max(time.Duration(ka.ProbeInterval), firstProbe)
 	}
-	cfg.h2c = slices.Contains(t.Versions, "h2c")
+	cfg.h2, cfg.h2c = slices.Contains(t.Versions, "2"), slices.Contains(t.Versions, "h2c")
 }

@@ -118,6 +118,9 @@ func (c *core) speaksHTTP2(k key, up *upstream) bool {
 	return p == memory.HTTP2
 }
 
+// maySpeakHTTP2 tells whether connections of key k can speak HTTP/2.
+func (c *core) maySpeakHTTP2(k key) bool { return c.h2c(k) || c.cfg.h2 && k.scheme == "https" }
+
 // h2c tells whether HTTP/2 is spoken by prior knowledge; over TLS to a forward
 // proxy net/http speaks HTTP/1.
 func (c *core) h2c(k key) bool {

@@ -28,7 +28,7 @@ type key struct {
 	sni     string // TLS server name; empty for http
 	// certificate tells apart the client certificates that Caddy manages.
 	certificate string
-	h1          bool           // HTTP/2 is not negotiated
+	h1          bool           // HTTP/2 could be spoken, and must not
 	proxy       string         // URL of the forward proxy, if any
 	source      netip.AddrPort // announced by PROXY protocol, if enabled
 }
@@ -82,8 +82,6 @@ func (t *Transport) target(req *http.Request, tg *target) error {
 			tg.certificate = managedCertificate(t.TLS.ClientCertificateAutomate)
 		}
 	}
-	// Only HTTP/1 can change protocols by Upgrade; h2c is by prior knowledge.
-	tg.h1 = upgrades(req.Header)
 	if !tg.unix() {
 		u, err := t.core.proxy(req)
 		if err != nil {
@@ -98,6 +96,9 @@ func (t *Transport) target(req *http.Request, tg *target) error {
 			tg.proxyURL, tg.proxy = u, u.String()
 		}
 	}
+	// Only HTTP/1 can change protocols by Upgrade. Where nothing else is spoken, such a
+	// request travels like any other.
+	tg.h1 = upgrades(req.Header) && t.core.maySpeakHTTP2(tg.key)
 	if t.ProxyProtocol != "" {
 		info, ok := caddyhttp.GetVar(req.Context(), proxyProtocolVar).(reverseproxy.ProxyProtocolInfo)
 		if !ok {

@@ -35,9 +35,9 @@ type exchange struct {
 // roundTrip sends the request to its target.
 func (x *exchange) roundTrip() (*http.Response, error) {
 	req := x.req
-	if h, found := withoutH2CUpgrade(req.Header); found && x.tg.h1 {
+	if h, found := withoutH2CUpgrade(req.Header); found && upgrades(req.Header) {
 		x.edit().Header = h
-		x.tg.h1 = upgrades(h)
+		x.tg.h1 = x.tg.h1 && upgrades(h)
 	}
 	if req.Body != nil && req.Body != http.NoBody {
 		x.body = bodyOf(req)

@@ -109,6 +109,44 @@ func TestUpgradeTowardsH2(t *testing.T) {
 	}
 }
 
+// Where only HTTP/1 is spoken, an Upgrade is a request like any other: it takes
+// connections that are there, and counts under the same max_conns_per_host.
+func TestUpgradeTowardsHTTP1(t *testing.T) {
+	plain := serveRaw(t, func(_ int64, c net.Conn, r *bufioReader) {
+		for fake.ReadRequest(r) != nil {
+			fake.Respond(c, "fine")
+		}
+	})
+	secure, _ := tlsServer(t, "h2", "http/1.1")
+	for name, tc := range map[string]struct {
+		addr   string
+		change func(*Transport)
+		pools  int
+	}{
+		"plain":                {plain.addr(), known, 1},
+		"TLS without HTTP/2":   {secure.Listener.Addr().String(), func(tr *Transport) { insecure(tr); tr.Versions = []string{"1.1"} }, 1},
+		"TLS, perhaps HTTP/2":  {secure.Listener.Addr().String(), insecure, 2},
+		"plain, with versions": {plain.addr(), func(tr *Transport) { known(tr); tr.Versions = []string{"1.1", "2"} }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr := newTransport(t, tc.change)
+			upgrade := newRequest(t, "GET", tc.addr, nil)
+			upgrade.Header.Set("Connection", "Upgrade")
+			upgrade.Header.Set("Upgrade", "websocket")
+			for _, req := range []*http.Request{newRequest(t, "GET", tc.addr, nil), upgrade, newRequest(t, "GET", tc.addr, nil)} {
+				mustSend(t, tr, req)
+			}
+			var opened int64
+			for _, p := range tr.core.all() {
+				opened += p.snapshot().Opened
+			}
+			if n := len(tr.core.all()); n != tc.pools || opened != int64(tc.pools) {
+				t.Errorf("%d connections of %d pools, want one of each of %d", opened, n, tc.pools)
+			}
+		})
+	}
+}
+
 // What answers an Upgrade with HTTP/1.0 may still take a large body of unknown length
 // over HTTP/2.
 func TestNoLengthNeededTowardsH2(t *testing.T) {
