@@ -9,6 +9,19 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/test/race"
 )
 
+// In a full pool connections that are anybody's make room before pinned ones, whose owners
+// would have to log in again.
+func TestPinnedMakesRoomLast(t *testing.T) {
+	inBubble(t, func(cfg *Config, _ *bench) { cfg.MaxConns = 2 }, func(t *testing.T, b *bench) {
+		alice, bob := new(Owner), new(Owner)
+		expect(t, "alice's", on(t, b, bound(alice)), "1")
+		time.Sleep(time.Second)
+		expect(t, "nobody's", on(t, b, anything), "2")
+		expect(t, "bob's", on(t, b, bound(bob)), "3")
+		expect(t, "alice's", on(t, b, bound(alice)), "1")
+	})
+}
+
 // In a full pool the oldest pinned connection makes room, whoever waits.
 //
 // Checklist: P30.

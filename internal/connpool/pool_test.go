@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -84,21 +85,36 @@ func TestRefusedRequestClosesNothing(t *testing.T) {
 }
 
 // An active health check does not queue: it has one connection beyond the limit,
-// which is closed afterwards.
+// which is closed afterwards. Several take turns.
 func TestProbeIsBeyondTheLimit(t *testing.T) {
-	inBubble(t, func(cfg *Config, _ *bench) { cfg.MaxConns = 1 }, func(t *testing.T, b *bench) {
-		l := mustAcquire(t, b.Pool, anything)
-		start := time.Now()
-		probe := mustAcquire(t, b.Pool, Need{Replayable: true, Bodyless: true, Probe: true})
-		if _, err := get(&probe); err != nil || time.Since(start) > 0 {
-			t.Errorf("after %v: %v", time.Since(start), err)
-		}
-		synctest.Wait()
-		if n := b.Snapshot().Connections; n["busy"] != 1 || n["idle"] != 0 {
-			t.Errorf("connections = %v", n)
-		}
-		l.Unused()
-	})
+	for _, probes := range []int{1, 3} {
+		inBubble(t, func(cfg *Config, b *bench) {
+			cfg.MaxConns = 1
+			b.dialing = func(int64) error { time.Sleep(100 * time.Millisecond); return nil }
+		}, func(t *testing.T, b *bench) {
+			l := mustAcquire(t, b.Pool, anything)
+			var answered sync.WaitGroup
+			for range probes {
+				answered.Go(func() {
+					start := time.Now()
+					probe := mustAcquire(t, b.Pool, Need{Replayable: true, Bodyless: true, Probe: true})
+					if _, err := get(&probe); err != nil || time.Since(start) > time.Duration(probes)*100*time.Millisecond {
+						t.Errorf("%d at once: after %v: %v", probes, time.Since(start), err)
+					}
+				})
+			}
+			synctest.Wait()
+			if n := b.Snapshot().Connections; n["dialing"] != 1 {
+				t.Errorf("%d at once: connections = %v, want one beyond the limit", probes, n)
+			}
+			answered.Wait()
+			synctest.Wait()
+			if n := b.Snapshot().Connections; n["busy"] != 1 || n["idle"] != 0 {
+				t.Errorf("%d at once: connections = %v", probes, n)
+			}
+			l.Unused()
+		})
+	}
 }
 
 // The oldest idle connection of all pools goes first.
@@ -123,10 +139,20 @@ func TestIdleConnectionsOfAllPools(t *testing.T) {
 	})
 }
 
-// Idle connections above the need are let go, half of the excess a second.
+// Idle connections above the need are let go, half of the excess a second. The oldest go
+// first.
 func TestNotNeeded(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bench) {
-		openMany(t, b.Pool, 100)
+		var used []Lease
+		for range 100 {
+			used = append(used, mustAcquire(t, b.Pool, Need{Freshness: Fresh}))
+		}
+		for _, l := range used { // which become idle in this order
+			if _, err := get(&l); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
 		idle := func() int { synctest.Wait(); return b.Snapshot().Connections["idle"] }
 		for _, at := range []struct {
 			after time.Duration
@@ -136,6 +162,15 @@ func TestNotNeeded(t *testing.T) {
 			time.Sleep(at.after)
 			if n := idle(); n < at.least || n > at.most {
 				t.Errorf("%d idle connections after %v more, want %d to %d", n, at.after, at.least, at.most)
+			}
+		}
+		var left []Lease
+		for range 32 {
+			left = append(left, mustAcquire(t, b.Pool, anything))
+		}
+		for i, l := range left { // the youngest is taken first
+			if got, err := get(&l); err != nil || got != fmt.Sprint(100-i) {
+				t.Errorf("connection %s is left, %v; want the youngest 32 of 100, as %d", got, err, 100-i)
 			}
 		}
 	})

@@ -83,6 +83,42 @@ func TestRequestsThatAreReset(t *testing.T) {
 	})
 }
 
+// What ended a connection is taken to have ended those that are at least half as old.
+// Younger ones stay.
+func TestHalfAsOldAsADeadConnection(t *testing.T) {
+	const dead = 40 * time.Second
+	for _, tc := range []struct {
+		other time.Duration
+		stays bool
+	}{{dead / 2, false}, {dead/2 - time.Millisecond, true}} {
+		inBubble(t, func(_ *Config, b *bench) {
+			b.serve = func(n int64, c net.Conn) {
+				if n > 1 {
+					answer(n, c)
+				}
+				r := bufio.NewReader(c)
+				_, _ = http.ReadRequest(r)
+				fmt.Fprint(c, "HTTP/1.1 204 No Content\r\n\r\n")
+				_, _ = http.ReadRequest(r) // and is dead
+			}
+		}, func(t *testing.T, b *bench) {
+			openMany(t, b.Pool, 1)
+			time.Sleep(dead - tc.other)
+			openMany(t, b.Pool, 1)
+			time.Sleep(tc.other)
+			younger, older := mustAcquire(t, b.Pool, anything), mustAcquire(t, b.Pool, anything)
+			younger.Unused()
+			if got, err := get(&older); err == nil {
+				t.Errorf("answered %q after %v", got, older.Idle)
+			}
+			synctest.Wait()
+			if stays := b.Snapshot().Connections["idle"] == 1; stays != tc.stays {
+				t.Errorf("one was dead after %v, another one idle for %v: it stays: %v, want %v", older.Idle, tc.other, stays, tc.stays)
+			}
+		})
+	}
+}
+
 // What was heard of a connection says nothing about the request that takes it next.
 func TestWhatWasHeardIsOfOneRequest(t *testing.T) {
 	inBubble(t, func(cfg *Config, _ *bench) { cfg.UnackedTimeout = 20 * time.Second }, func(t *testing.T, b *bench) {
