@@ -83,6 +83,13 @@ func TestAltSvcIsClearedWhereHTTP3LeadsIntoRefusals(t *testing.T) {
 			keep: []string{"a.alt.test a.alt.test", "b.alt.test a.alt.test", "b.alt.test b.alt.test"},
 		},
 		{
+			name:         "a guard that only reports, beside one that refuses",
+			certificates: one,
+			server: `"routes":[` + route("a.alt.test", `{"handler":"misdirected","report_only":true}`) + `,` +
+				route("b.alt.test", gateSNI) + `]`,
+			clear: []string{"a.alt.test a.alt.test", "b.alt.test a.alt.test", "c.alt.test a.alt.test"},
+		},
+		{
 			name:         "alt_svc keep",
 			certificates: one,
 			server: `"routes":[` + route("a.alt.test", `{"handler":"misdirected","alt_svc":"keep"}`) + `,` +
