@@ -52,10 +52,8 @@ type config struct {
 	Apps struct {
 		HTTP struct {
 			Servers map[string]struct {
-				Listen    []string `json:"listen"`
-				Listeners []struct {
-					Wrapper string `json:"wrapper"`
-				} `json:"listener_wrappers"`
+				Listen   []string          `json:"listen"`
+				Wrappers []json.RawMessage `json:"listener_wrappers"`
 			} `json:"servers"`
 		} `json:"http"`
 	} `json:"apps"`

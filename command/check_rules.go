@@ -10,7 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/caddy-connreuse/connreuse/origin"
+	auth "github.com/caddy-connreuse/connreuse/internal/authority"
 )
 
 // rules are what the command looks for beside what the modules say themselves.
@@ -26,19 +26,8 @@ func (c *checked) hiddenTLS() (found []finding) {
 		if server := c.app.Server(name); server == nil || !server.HasTLS() || !server.Guarded() {
 			continue
 		}
-		var all, hiding, unknown []string
-		for _, wrapper := range c.config.Apps.HTTP.Servers[name].Listeners {
-			all = append(all, wrapper.Wrapper)
-		}
-		// Caddy puts TLS in front of a list that does not have it.
-		for _, wrapper := range all[slices.Index(all, "tls")+1:] {
-			switch {
-			case origin.HidesTLS(wrapper):
-				hiding = append(hiding, wrapper)
-			case wrapper != "origin":
-				unknown = append(unknown, wrapper)
-			}
-		}
+		wrappers, _ := auth.WrapperNames(c.config.Apps.HTTP.Servers[name].Wrappers) // Caddy has read them
+		hiding, unknown := auth.BehindTLS(wrappers)
 		if len(hiding) > 0 {
 			found = append(found, finding{Server: name, Module: "check", Details: map[string]any{"listener_wrappers": hiding},
 				Message: "listener wrappers stand behind TLS and hide it: misdirected refuses all requests over them; list tls behind them"})
@@ -51,9 +40,7 @@ func (c *checked) hiddenTLS() (found []finding) {
 	return found
 }
 
-// idleServersBlocks finds servers blocks of a Caddyfile that never apply. Caddy
-// applies to each server the one with the longest address among those that name one
-// of its listeners, or no address; it merges none.
+// idleServersBlocks finds servers blocks of a Caddyfile that never apply.
 func (c *checked) idleServersBlocks() (found []finding) {
 	blocks := serversBlocks(c.name, c.caddyfile)
 	takes := make(map[string]string) // block by server
@@ -61,7 +48,7 @@ func (c *checked) idleServersBlocks() (found []finding) {
 	for name, server := range c.config.Apps.HTTP.Servers {
 		listened = append(listened, server.Listen...)
 		for _, address := range blocks {
-			if address == "" || slices.Contains(server.Listen, address) {
+			if auth.AppliesTo(address, server.Listen) {
 				takes[name] = address
 				break
 			}

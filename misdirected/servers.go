@@ -12,12 +12,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-connreuse/connreuse/internal/authority"
 )
 
-// Of several `servers` blocks in the global options, Caddy applies to each server
-// the one whose address is one of the server's, or else the one that has none. It
-// merges none of them, and leaves no trace of the others in JSON. The directive sees them all,
-// so it is here that what a site misses is noticed.
+// Of several `servers` blocks in the global options, Caddy applies one to each server and
+// leaves no trace of the others in JSON. The directive sees them all, so it is here that
+// what a site misses is noticed.
 
 // A serversBlock is what counts here of a `servers` block.
 type serversBlock struct {
@@ -30,18 +31,16 @@ type serversBlock struct {
 // with these listen addresses and do not apply to it.
 func missedBlocks(blocks []serversBlock, listen []string) (missed []string) {
 	var applied serversBlock
-	takes := slices.IndexFunc(blocks, func(b serversBlock) bool { return b.address == "" || slices.Contains(listen, b.address) })
-	if takes >= 0 {
-		applied = blocks[takes]
+	if i := slices.IndexFunc(blocks, func(b serversBlock) bool { return authority.AppliesTo(b.address, listen) }); i >= 0 {
+		applied = blocks[i]
 	}
-	for i, b := range blocks {
-		lacks := b.origin && !applied.origin || b.strict && !applied.strict
-		switch {
-		case i == takes || !lacks:
-		case b.origin && !applied.origin && i > takes && takes >= 0 && (b.address == "" || slices.Contains(listen, b.address)):
+	for _, b := range blocks {
+		noOrigin, notStrict := b.origin && !applied.origin, b.strict && !applied.strict
+		switch applies := authority.AppliesTo(b.address, listen); {
+		case applies && noOrigin:
 			missed = append(missed, fmt.Sprintf("a servers block with the origin listener wrapper does not apply to a site with misdirected: "+
 				"Caddy applies '%s' instead of '%s', and merges none", applied, b))
-		case b.address != "" && !slices.Contains(listen, b.address) && samePort(b.address, listen):
+		case !applies && (noOrigin || notStrict) && samePort(b.address, listen):
 			missed = append(missed, fmt.Sprintf("a servers block does not apply to a site with misdirected: '%s' must name an address as the server listens on it: %s",
 				b, strings.Join(listen, ", ")))
 		}
@@ -99,25 +98,17 @@ func serversBlocks(option any) (blocks []serversBlock) {
 	for i := range list.Len() {
 		address, wrappers := list.Index(i).FieldByName("ListenerAddress"), list.Index(i).FieldByName("ListenerWrappersRaw")
 		strict := list.Index(i).FieldByName("StrictSNIHost")
-		if address.Kind() != reflect.String || !holdsJSON(wrappers) || strict.Kind() != reflect.Pointer {
+		if address.Kind() != reflect.String || wrappers.Kind() != reflect.Slice || strict.Kind() != reflect.Pointer {
 			return nil
 		}
-		b := serversBlock{address: address.String(), strict: !strict.IsNil()}
-		for j := range wrappers.Len() {
-			var module struct {
-				Wrapper string `json:"wrapper"`
-			}
-			_ = json.Unmarshal(wrappers.Index(j).Bytes(), &module)
-			b.origin = b.origin || module.Wrapper == "origin"
+		raw, ok := wrappers.Interface().([]json.RawMessage)
+		if !ok {
+			return nil
 		}
-		blocks = append(blocks, b)
+		names, _ := authority.WrapperNames(raw)
+		blocks = append(blocks, serversBlock{address.String(), slices.Contains(names, "origin"), !strict.IsNil()})
 	}
 	return blocks
-}
-
-// holdsJSON tells whether a field holds what Caddy has not decoded yet.
-func holdsJSON(field reflect.Value) bool {
-	return field.IsValid() && field.Type() == reflect.TypeFor[[]json.RawMessage]()
 }
 
 // siteOf returns the site block of a directive. It is in a field that is not exported;
