@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/prometheus/client_golang/prometheus"
 
 	testcaddy "github.com/caddy-connreuse/connreuse/internal/test/caddy"
@@ -424,7 +425,9 @@ func TestMetricsOfAnUpstreamThatIsNoUTF8(t *testing.T) {
 
 // HTTP/3 upstreams are left to the embedded transport.
 func TestHTTP3IsDelegated(t *testing.T) {
-	tr := newTransport(t, func(tr *Transport) { insecure(tr); tr.Versions = []string{"3"} })
+	tr := newTransport(t, func(tr *Transport) {
+		tr.TLS, tr.Versions = &reverseproxy.TLSConfig{InsecureSkipVerify: true, ServerName: "example.com"}, []string{"3"}
+	})
 	if !tr.h3 || tr.core != nil {
 		t.Fatal("not delegated")
 	}

@@ -55,7 +55,10 @@ func TestCaddyfileStockOptions(t *testing.T) {
 			if got := encode(t, tr); got != want {
 				t.Errorf("JSON = %s\n  want %s", got, want)
 			}
-			tr, err = parse("margin 50ms\n" + block + "\nmax_pending 2")
+			tr, err = parse("unacked_timeout 5s\n" + block + "\nmax_pending 2")
+			if block == "versions 3" {
+				return // that is refused, see TestCaddyfileRefused
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,6 +142,15 @@ func TestCaddyfileRefused(t *testing.T) {
 		{"keepalive 30s\nmax_idle_time 30s", "checking max_idle_time '30s': keepalive '30s' means the same"},
 		{"keepalive off\nmax_idle_time 30s", "checking max_idle_time '30s': keepalive is off"},
 		{"keepalive off\nmin_idle 2", "checking min_idle '2': keepalive is off"},
+		{"keepalive off\nupstream_keep_alive 30s", "checking upstream_keep_alive '30s': keepalive is off"},
+		{"keepalive off\nmargin 1s", "checking margin '1s': keepalive is off"},
+		{"keepalive off\nmax_lifetime 1h", "checking max_lifetime '1h0m0s': keepalive is off"},
+		{"keepalive off\nmax_requests 5", "checking max_requests '5': keepalive is off"},
+		{"keepalive_idle_conns_per_host -1\nmax_idle_time 30s", "checking max_idle_time '30s': keepalive_idle_conns_per_host '-1' means that no connection is reused"},
+		{"keepalive_idle_conns_per_host -1\nmin_idle 2", "checking min_idle '2': keepalive_idle_conns_per_host '-1' means that no connection is reused"},
+		{"versions 3\nmin_idle 2", "checking min_idle '2': versions 3 leaves requests to transport http, which does not know it"},
+		{"versions 3\nacquire_timeout 2s", "checking acquire_timeout '2s': versions 3 leaves"},
+		{"versions 3\nping_interval 2s", "checking ping_interval '2s': versions 3 leaves"},
 		{"max_conns_per_host 2\nmin_idle 3", "checking min_idle '3': must be at most max_conns_per_host '2'"},
 		{"keepalive_idle_conns_per_host 2\nmin_idle 3", "checking min_idle '3': must be at most keepalive_idle_conns_per_host '2'"},
 		{"keepalive_idle_conns 2\nmin_idle 3", "checking min_idle '3': must be at most keepalive_idle_conns '2'"},
@@ -160,6 +172,18 @@ func TestCaddyfileRefused(t *testing.T) {
 			t.Error("no error")
 		}
 	})
+	for _, block := range []string{ // these have an effect, or say what is so anyway
+		"keepalive off\nmax_pending 5\nacquire_timeout 1s\nunacked_timeout 5s\nping_interval 5s",
+		"keepalive off\nfollow_dns off\nremember off",
+		"keepalive_idle_conns_per_host 1\nmax_requests 5\nmin_idle 1",
+		"versions 3\nfollow_dns off\nremember off\nkeepalive 30s\nmax_conns_per_host 5",
+	} {
+		t.Run(strings.ReplaceAll(block, "\n", ";"), func(t *testing.T) {
+			if _, err := parse(block); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	t.Run("all problems at once, from JSON", func(t *testing.T) {
 		tr := Transport{}.CaddyModule().New().(*Transport)
 		if err := json.Unmarshal([]byte(`{"margin":-1,"max_requests":-2,"max_lifetime_jitter":200,"follow_dns":-2}`), tr); err != nil {

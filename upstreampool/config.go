@@ -58,7 +58,7 @@ func (t *Transport) config() config {
 				KeepAlive:   time.Duration(t.UpstreamKeepAlive),
 				Margin:      time.Duration(t.Margin),
 			},
-			Reuse:          true,
+			Reuse:          t.noReuse() == "",
 			MaxLifetime:    time.Duration(t.MaxLifetime),
 			Jitter:         defaultJitter,
 			MaxRequests:    t.MaxRequests,
@@ -86,13 +86,11 @@ func (t *Transport) config() config {
 	}
 	if ka := t.KeepAlive; ka != nil {
 		cfg.Idle.MaxIdle = orElse(ka.IdleConnTimeout, cfg.Idle.MaxIdle)
-		cfg.Reuse = ka.Enabled == nil || *ka.Enabled
 		if ka.MaxIdleConns != 0 {
 			cfg.MaxIdle = ka.MaxIdleConns
 		}
 		if ka.MaxIdleConnsPerHost != 0 {
 			cfg.MaxIdlePerPool = ka.MaxIdleConnsPerHost
-			cfg.Reuse = cfg.Reuse && ka.MaxIdleConnsPerHost > 0
 		}
 	}
 	if !cfg.Reuse {
@@ -114,5 +112,5 @@ func (t *Transport) complete(cfg *config) {
 	if ka := t.KeepAlive; ka != nil && ka.ProbeInterval > 0 {
 		cfg.ProbeInterval = max(time.Duration(ka.ProbeInterval), firstProbe)
 	}
-	cfg.h2, cfg.h2c = slices.Contains(t.Versions, "2"), slices.Contains(t.Versions, "h2c")
+	cfg.h2, cfg.h2c = t.http2(), slices.Contains(t.Versions, "h2c")
 }

@@ -28,13 +28,8 @@ const (
 
 // followDNS checks how often names are looked up.
 func (c *check) followDNS() {
-	d := time.Duration(c.FollowDNS)
-	switch {
-	case d <= 0:
-	case d < leastInterval:
+	if d := time.Duration(c.FollowDNS); d > 0 && d < leastInterval {
 		c.refuse("follow_dns '%s': must be at least %s, or off", d, leastInterval)
-	case c.off():
-		c.refuse("follow_dns '%s': keepalive is off", d)
 	}
 }
 

@@ -25,23 +25,25 @@ type option struct {
 	more func(t *Transport, arg string) error
 	// canBeOff says that a duration of -1, or the word off, turns it off.
 	canBeOff bool
+	// needsReuse says that it means nothing where no connection is reused.
+	needsReuse bool
 }
 
 // options are all of them, in the order of the documentation.
 var options = []option{
-	{name: "max_idle_time", field: func(t *Transport) any { return &t.MaxIdleTime }},
-	{name: "upstream_keep_alive", field: func(t *Transport) any { return &t.UpstreamKeepAlive }, standsForDefault: "learn"},
-	{name: "margin", field: func(t *Transport) any { return &t.Margin }},
-	{name: "max_lifetime", field: func(t *Transport) any { return &t.MaxLifetime }, more: readJitter},
-	{name: "max_requests", field: func(t *Transport) any { return &t.MaxRequests }},
+	{name: "max_idle_time", field: func(t *Transport) any { return &t.MaxIdleTime }, needsReuse: true},
+	{name: "upstream_keep_alive", field: func(t *Transport) any { return &t.UpstreamKeepAlive }, standsForDefault: "learn", needsReuse: true},
+	{name: "margin", field: func(t *Transport) any { return &t.Margin }, needsReuse: true},
+	{name: "max_lifetime", field: func(t *Transport) any { return &t.MaxLifetime }, more: readJitter, needsReuse: true},
+	{name: "max_requests", field: func(t *Transport) any { return &t.MaxRequests }, needsReuse: true},
 	{name: "max_pending", field: func(t *Transport) any { return &t.MaxPending }},
 	{name: "acquire_timeout", field: func(t *Transport) any { return &t.AcquireTimeout }},
-	{name: "min_idle", field: func(t *Transport) any { return &t.MinIdle }},
+	{name: "min_idle", field: func(t *Transport) any { return &t.MinIdle }, needsReuse: true},
 	{name: "unacked_timeout", field: func(t *Transport) any { return &t.UnackedTimeout }},
 	{name: "ping_interval", field: func(t *Transport) any { return &t.PingInterval }, standsForDefault: "off"},
 	{name: "ping_timeout", field: func(t *Transport) any { return &t.PingTimeout }},
 	{name: "remember", field: func(t *Transport) any { return &t.Remember }, standsForDefault: "on"},
-	{name: "follow_dns", field: func(t *Transport) any { return &t.FollowDNS }, canBeOff: true},
+	{name: "follow_dns", field: func(t *Transport) any { return &t.FollowDNS }, canBeOff: true, needsReuse: true},
 }
 
 // optionNamed returns the option with a name, or nil if transport http has it or
@@ -133,6 +135,7 @@ type check struct {
 func (t *Transport) check(h *reverseproxy.Handler) error {
 	c := check{Transport: t, handler: h}
 	c.bounds()
+	c.effects()
 	c.keepAlive()
 	c.minIdle()
 	c.followDNS()
@@ -176,6 +179,55 @@ func (c *check) bounds() {
 	}
 }
 
+// effects refuses what is set and would be ignored.
+func (c *check) effects() {
+	for _, o := range options {
+		value := o.value(c.Transport)
+		switch why := c.noReuse(); {
+		case value == "":
+		case c.http3():
+			c.refuse("%s '%s': versions 3 leaves requests to transport http, which does not know it", o.name, value)
+		case o.needsReuse && why != "":
+			c.refuse("%s '%s': %s", o.name, value, why)
+		}
+	}
+}
+
+// value returns what the option is set to; "" if that is nothing, or off.
+func (o *option) value(t *Transport) string {
+	switch field := o.field(t).(type) {
+	case *caddy.Duration:
+		if *field > 0 {
+			return time.Duration(*field).String()
+		}
+	case *int:
+		if *field > 0 {
+			return strconv.Itoa(*field)
+		}
+	}
+	return ""
+}
+
+// noReuse says why no connection is reused; "" if they are.
+func (t *Transport) noReuse() string {
+	switch ka := t.KeepAlive; {
+	case ka == nil:
+	case ka.Enabled != nil && !*ka.Enabled:
+		return "keepalive is off"
+	case ka.MaxIdleConnsPerHost < 0:
+		return fmt.Sprintf("keepalive_idle_conns_per_host '%d' means that no connection is reused", ka.MaxIdleConnsPerHost)
+	}
+	return ""
+}
+
+// http2 tells whether HTTP/2 can be spoken.
+func (t *Transport) http2() bool {
+	return len(t.Versions) == 0 || slices.Contains(t.Versions, "2") || slices.Contains(t.Versions, "h2c")
+}
+
+// http3 tells whether HTTP/3 is spoken, which is not ours.
+func (t *Transport) http3() bool { return len(t.Versions) == 1 && t.Versions[0] == "3" }
+
 // keepAlive checks the times that connections may be idle against each other.
 func (c *check) keepAlive() {
 	maxIdle, name := c.MaxIdleTime, "max_idle_time"
@@ -185,9 +237,6 @@ func (c *check) keepAlive() {
 				time.Duration(maxIdle), time.Duration(ka.IdleConnTimeout))
 		}
 		maxIdle, name = ka.IdleConnTimeout, "keepalive"
-	}
-	if c.off() && c.MaxIdleTime != 0 {
-		c.refuse("max_idle_time '%s': keepalive is off", time.Duration(c.MaxIdleTime))
 	}
 	k := c.UpstreamKeepAlive
 	if k <= 0 {
@@ -205,12 +254,6 @@ func (c *check) keepAlive() {
 	}
 }
 
-// off tells whether keepalive is off.
-func (c *check) off() bool {
-	ka := c.KeepAlive
-	return ka != nil && ka.Enabled != nil && !*ka.Enabled
-}
-
 // minIdle checks min_idle against what limits connections. It keeps them to each
 // key there is, so keys that clients choose would have it dial for clients that
 // are long gone.
@@ -218,9 +261,6 @@ func (c *check) minIdle() {
 	n := c.MinIdle
 	if n <= 0 {
 		return
-	}
-	if c.off() {
-		c.refuse("min_idle '%d': keepalive is off", n)
 	}
 	if c.ProxyProtocol != "" {
 		c.refuse("min_idle '%d': proxy_protocol '%s' makes a connection of each client's address its own", n, c.ProxyProtocol)
@@ -282,8 +322,7 @@ func (c *check) silence() {
 	if p := c.PingTimeout; p > 0 && c.PingInterval == 0 {
 		c.refuse("ping_timeout '%s': needs a ping_interval", time.Duration(p))
 	}
-	http2 := len(c.Versions) == 0 || slices.Contains(c.Versions, "2") || slices.Contains(c.Versions, "h2c")
-	if i := c.PingInterval; i > 0 && !http2 {
+	if i := c.PingInterval; i > 0 && !c.http2() {
 		c.refuse("ping_interval '%s': versions '%s' has no HTTP/2", time.Duration(i), strings.Join(c.Versions, " "))
 	}
 }

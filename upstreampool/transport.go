@@ -206,7 +206,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	t.complete(&cfg)
-	if t.h3 = len(t.Versions) == 1 && t.Versions[0] == "3"; t.h3 {
+	if t.h3 = t.http3(); t.h3 {
 		return nil
 	}
 	t.server = watchClients(ctx)
