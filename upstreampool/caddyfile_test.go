@@ -186,11 +186,11 @@ func TestCaddyfileRefused(t *testing.T) {
 	}
 	t.Run("all problems at once, from JSON", func(t *testing.T) {
 		tr := Transport{}.CaddyModule().New().(*Transport)
-		if err := json.Unmarshal([]byte(`{"margin":-1,"max_requests":-2,"max_lifetime_jitter":200,"follow_dns":-2}`), tr); err != nil {
+		if err := json.Unmarshal([]byte(`{"margin":-1,"max_requests":-2,"max_lifetime_jitter":200,"follow_dns":-2,"resolver":{}}`), tr); err != nil {
 			t.Fatal(err)
 		}
 		err := tr.check(nil)
-		for _, want := range []string{"margin '-1ns'", "follow_dns '-2ns': must not be negative", "max_requests '-2'", "jitter '200': must be", "jitter '200': needs"} {
+		for _, want := range []string{"margin '-1ns'", "follow_dns '-2ns': must not be negative", "max_requests '-2'", "resolver: must have at least one address", "jitter '200': must be", "jitter '200': needs"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("error = %v, want %q in it", err, want)
 			}

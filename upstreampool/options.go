@@ -169,6 +169,9 @@ func (c *check) bounds() {
 			c.refuse("max_lifetime_jitter '%d': needs a max_lifetime", *j)
 		}
 	}
+	if r := c.Resolver; r != nil && len(r.Addresses) == 0 {
+		c.refuse("resolver: must have at least one address, leave it out for those of the system")
+	}
 	if ka := c.KeepAlive; ka != nil {
 		if ka.IdleConnTimeout < 0 {
 			c.refuse("keepalive '%s': must not be negative", time.Duration(ka.IdleConnTimeout))
