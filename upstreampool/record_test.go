@@ -54,6 +54,24 @@ func TestUpstreamWithoutConnectionIsListed(t *testing.T) {
 	})
 }
 
+// Pools are told of in one order, also the two of an upstream that differ in nothing but
+// what they must not speak.
+func TestStatesHaveOneOrder(t *testing.T) {
+	srv, _ := tlsServer(t, "http/1.1")
+	addr := srv.Listener.Addr().String()
+	tr := newTransport(t, insecure)
+	upgrade := newRequest(t, "GET", addr, nil)
+	upgrade.Header.Set("Connection", "Upgrade")
+	upgrade.Header.Set("Upgrade", "websocket")
+	mustSend(t, tr, upgrade)
+	mustSend(t, tr, newRequest(t, "GET", addr, nil))
+	for range 100 {
+		if states := statesOf(addr); len(states) != 2 || states[0].HTTP1Only || !states[1].HTTP1Only {
+			t.Fatalf("states = %+v", states)
+		}
+	}
+}
+
 // What is told of pools that are gone is bounded, and those that were used last stay.
 //
 // Checklist: P28.

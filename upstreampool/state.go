@@ -2,6 +2,7 @@ package upstreampool
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -94,8 +95,10 @@ func Drain(upstream string) (pools, connections int) {
 	return pools, connections
 }
 
+// order has in it all that makes a pool.
 func (s PoolState) order() string {
-	return strings.Join([]string{s.Upstream, s.Transport, s.Scheme, s.ServerName, s.ClientCertificate, s.Proxy, s.ProxySource, s.Protocol}, "\x00")
+	return strings.Join([]string{s.Upstream, s.Transport, s.Scheme, s.ServerName, s.ClientCertificate, s.Proxy, s.ProxySource,
+		strconv.FormatBool(s.HTTP1Only)}, "\x00")
 }
 
 // protocolName is how the protocol of a pool reads in state and metrics.
