@@ -161,12 +161,13 @@ func (s *Snapshot) shareWarnings(group []string) (found []Warning) {
 	}
 	if sites := s.unshared(group); len(sites) > 0 {
 		found = append(found, warn("a share group of misdirected has names that are refused on connections for its others: the misdirected handlers of their own sites "+
-			"must have the group, and it leads to no site that requires a client certificate which the connection does not show", "sites", sites, zap.Strings("share", few)))
+			"must have the group", "sites", sites, zap.Strings("share", few)))
 	}
 	return found
 }
 
-// unshared returns the names of a group that are refused on connections for others of it.
+// unshared returns the names of a group that are refused on connections for others of it,
+// but not for want of a client certificate.
 func (s *Snapshot) unshared(group []string) (refused []string) {
 	var names []string
 	for _, text := range group {
@@ -175,7 +176,7 @@ func (s *Snapshot) unshared(group []string) (refused []string) {
 		}
 	}
 	for i, name := range names {
-		if len(names) > 1 && s.refused(names[bit(i == 0)], name) {
+		if len(names) > 1 && !s.Barred(name) && s.refused(names[bit(i == 0)], name) {
 			refused = append(refused, name)
 		}
 	}
