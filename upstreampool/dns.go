@@ -97,7 +97,16 @@ func (c *core) named(host string, answers *resolve.History) (more bool) {
 // another that has answered a request. Otherwise they are doubted: DNS may be wrong,
 // and they are all there is.
 func (p *pool) compare(answers *resolve.History) bool {
+	d := p.doubt.Load() // before it is looked who has answered
 	remotes := p.Remotes()
+	p.judge(d, remotes, answers)
+	return len(remotes) > 0
+}
+
+// judge goes on from doubt d, which may be nil, with the addresses of p's connections,
+// and whether they have answered. If a response has ended d meanwhile, there is nothing
+// left to say.
+func (p *pool) judge(d *doubt, remotes map[netip.Addr]bool, answers *resolve.History) {
 	var gone []netip.Addr
 	proven := false
 	for a, heard := range remotes {
@@ -107,16 +116,13 @@ func (p *pool) compare(answers *resolve.History) bool {
 			proven = true
 		}
 	}
-	switch {
-	case len(gone) == 0:
-		p.doubt.Store(nil)
-	case proven:
-		p.doubt.Store(nil)
-		p.leave(gone)
-	default:
-		p.doubt.Store(p.doubt.Load().again(gone, p.core.cfg.followDNS))
+	var next *doubt
+	if len(gone) > 0 && !proven {
+		next = d.again(gone, p.core.cfg.followDNS)
 	}
-	return len(remotes) > 0
+	if p.doubt.CompareAndSwap(d, next) && proven && len(gone) > 0 {
+		p.leave(gone)
+	}
 }
 
 // leave takes the connections to addresses that DNS has given up out of use.
@@ -178,7 +184,7 @@ func (p *pool) try(ctx context.Context, n connpool.Need, d *doubt, l *connpool.L
 	defer cancel()
 	n.Freshness, n.Probe = connpool.Fresh, true
 	err := p.Acquire(short, n, l)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && err != connpool.ErrGone && ctx.Err() == nil {
 		p.unanswered(err)
 	}
 	return err == nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/resolve"
 )
 
 // doubted returns when DNS has given up the only address that answers.
@@ -25,6 +27,47 @@ func doubted(t *testing.T, tr *Transport, z *zone) {
 			t.Fatal("no doubt")
 		}
 	}
+}
+
+// A doubt that a response has ended does not come back by a look from before it.
+func TestDoubtThatIsSettledStaysSo(t *testing.T) {
+	following(t, known, func(t *testing.T, tr *Transport, z *zone) {
+		logs, seen := observer.New(zap.InfoLevel)
+		tr.core.users.last.Store(zap.New(logs))
+		doubted(t, tr, z)
+		p := onlyPool(t, tr)
+		d, before := p.doubt.Load(), p.Remotes()
+		if got := mustSend(t, tr, get(t)); got != newAddr || p.doubt.Load() != nil {
+			t.Fatalf("answered by %s, doubt %v", got, p.doubt.Load())
+		}
+		var answers resolve.History
+		for range 10 {
+			answers.Add([]netip.Addr{netip.MustParseAddr(newAddr)})
+		}
+		p.judge(d, before, &answers)
+		if p.doubt.Load() != nil {
+			t.Error("the doubt is back")
+		}
+		if n := seen.Len(); n != 1 {
+			t.Errorf("%d log entries, want that the old address is left: %v", n, seen.All())
+		}
+	})
+}
+
+// A pool that is gone says nothing about an address.
+func TestPoolThatIsGoneAccusesNobody(t *testing.T) {
+	following(t, known, func(t *testing.T, tr *Transport, z *zone) {
+		logs, seen := observer.New(zap.InfoLevel)
+		tr.core.users.last.Store(zap.New(logs))
+		doubted(t, tr, z)
+		p := onlyPool(t, tr)
+		p.Drain()
+		synctest.Wait()
+		n := connpool.Need{Replayable: true}
+		if p.try(t.Context(), n, p.doubt.Load(), new(connpool.Lease)) || seen.Len() != 0 {
+			t.Errorf("log: %v", seen.All())
+		}
+	})
 }
 
 // silent hosts take a request each, and end. It takes a while to connect to them.
