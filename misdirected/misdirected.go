@@ -60,7 +60,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.misdirected.sni}` | The server name of the connection, as the client sent it
-// `{http.misdirected.host}` | The host that was decided on: lower case, without port and trailing dot
+// `{http.misdirected.host}` | The host that was decided on: lower case, without port and trailing dot; as the client sent it, if it is invalid or Caddy routes that spelling elsewhere
 // `{http.misdirected.reason}` | Why the request passed or was refused, one word of a closed list
 type Handler struct {
 	// What a request may ask for besides the host that equals the SNI.

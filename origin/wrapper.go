@@ -49,8 +49,8 @@ func init() {
 // frame ignore it.
 //
 // It belongs directly behind `tls` in the list of listener wrappers, or alone in
-// it. Listeners without TLS and connections of HTTP/1.1 and HTTP/3 are left as they
-// are.
+// it. Listeners without TLS and connections of HTTP/1.1 are left as they are, and so
+// are those of HTTP/3 unless `http3` is set.
 type ListenerWrapper struct {
 	// The origins to advertise.
 	//

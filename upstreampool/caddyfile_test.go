@@ -190,7 +190,7 @@ func TestCaddyfileRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := tr.check(nil)
-		for _, want := range []string{"margin '-1ns'", "follow_dns '-2ns': must not be negative", "max_requests '-2'", "resolver: must have at least one address", "jitter '200': must be", "jitter '200': needs"} {
+		for _, want := range []string{"margin '-1ns'", "follow_dns '-2ns': must not be negative, but for -1", "max_requests '-2'", "resolver: must have at least one address", "jitter '200': must be", "jitter '200': needs"} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("error = %v, want %q in it", err, want)
 			}

@@ -147,13 +147,24 @@ func (c *check) refuse(format string, args ...any) {
 	c.errs = append(c.errs, fmt.Errorf("checking "+format, args...))
 }
 
+// negative says why d, if it is negative, is refused.
+func (o *option) negative(d caddy.Duration) string {
+	switch {
+	case d >= 0, o.canBeOff && d == -1:
+		return ""
+	case o.canBeOff:
+		return "must not be negative, but for -1, which turns it off"
+	}
+	return "must not be negative"
+}
+
 // bounds checks each setting by itself.
 func (c *check) bounds() {
 	for _, o := range options {
 		switch field := o.field(c.Transport).(type) {
 		case *caddy.Duration:
-			if *field < 0 && !(o.canBeOff && *field == -1) {
-				c.refuse("%s '%s': must not be negative", o.name, time.Duration(*field))
+			if why := o.negative(*field); why != "" {
+				c.refuse("%s '%s': %s", o.name, time.Duration(*field), why)
 			}
 		case *int:
 			if *field < 0 {

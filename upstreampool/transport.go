@@ -32,8 +32,9 @@ func init() {
 // It has every option of `transport http`, with the same meaning, except that
 // `keep_alive.idle_timeout` is an upper bound (as `max_idle_time` is),
 // `keep_alive.max_idle_conns_per_host` is 1024 by default, since idle connections
-// leave by age, and `keep_alive.max_idle_conns` is 10000, with -1 for no limit. Handlers with equal transport settings share their pools, and
-// pools survive a reload that does not change them.
+// leave by age, and `keep_alive.max_idle_conns` is 10000, with -1 for no limit. Handlers
+// with equal transport settings share their pools, and pools survive a reload that does
+// not change them.
 //
 // These placeholders tell how a request travelled, once its response has begun or it
 // has failed. With `lb_retries` the last try counts. There are none with HTTP/3.
@@ -129,8 +130,8 @@ type Transport struct {
 	// How often the name of an upstream is looked up again while there are
 	// connections to it. Those to an address that is no longer among the answers
 	// get no more requests, as soon as another address has answered one. It applies
-	// to names that stand in the configuration, not through a forward proxy. -1
-	// turns it off. Default (zero): `30s`.
+	// to names that stand in the configuration, not through a forward proxy. At least
+	// `10ms`; -1 turns it off. Default (zero): `30s`.
 	FollowDNS caddy.Duration `json:"follow_dns,omitempty"`
 
 	core *core

@@ -57,7 +57,8 @@ func (g *Group) Config() *Config { return &g.cfg }
 // Idle returns how many idle connections all pools have.
 func (g *Group) Idle() int { return g.idle.Len() }
 
-// Retire has connections closed instead of becoming idle. Requests go on.
+// Retire has connections closed instead of becoming idle, but for pinned ones: their owners
+// could not log in again. Requests go on.
 func (g *Group) Retire() { g.retired.Store(true) }
 
 // Renew tells that another configuration uses the pools from now on. It may not

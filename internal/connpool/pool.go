@@ -220,9 +220,9 @@ func (p *Pool) fullLocked() bool {
 	return most > 0 && p.countedLocked() >= most+min(p.queue.probes, 1)
 }
 
-// makeRoomLocked closes a connection that takes up a place and serves nobody: the
-// sensor, or else the oldest idle connection, which was not good enough for the
-// request at hand. The place becomes free when it is closed.
+// makeRoomLocked closes a connection that takes up a place and carries no request: the
+// sensor, or else the oldest of those that are idle, fresh or pinned, in this order. It
+// was not good enough for the request at hand. The place becomes free when it is closed.
 func (p *Pool) makeRoomLocked() {
 	for _, l := range resting {
 		if c := p.lists[l].First(); c != nil {
