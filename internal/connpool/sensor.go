@@ -124,10 +124,8 @@ func (p *Pool) removed(c *conn) {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	if c.requests == 1 && c.leases == 0 {
-		if atOnce := c.age(c.net.Ending().At) < idletime.AtOnce; upstream || !atOnce {
-			c.countEnd(now, atOnce)
-		}
+	if atOnce := c.age(c.net.Ending().At) < idletime.AtOnce; c.requests == 1 && c.leases == 0 && (upstream || !atOnce) {
+		c.countEnd(now, atOnce)
 	}
 	reason := c.reason
 	switch s := c.at(); s {
