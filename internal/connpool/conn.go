@@ -165,7 +165,6 @@ func (c *conn) serveWaiting() {
 	}
 }
 
-// lingers tells whether net/http is not done yet with streams whose responses were
-// read. An idle connection may have none to give for that. The state hook tells when
-// it has.
+// lingers tells whether net/http still counts streams whose responses were read. Such a
+// connection may refuse a request. The state hook tells when that is over.
 func (c *conn) lingers() bool { return c.h2 && c.cc.InFlight() > 0 }

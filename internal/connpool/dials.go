@@ -73,10 +73,10 @@ func (p *Pool) dialLocked(now time.Time) {
 	}()
 }
 
-// underWayLocked returns how many dials those that wait can hope for. One that has
-// taken long, and whose request is gone, is none: the timer runs when that is so. An open
-// HTTP/2 connection without SETTINGS is one, since it takes no more than one request so
-// far; not for a founder.
+// underWayLocked returns how many dials those that wait can hope for. A dial counts while
+// its request waits, or while it is younger than patience: the timer runs when it is not
+// any more. An open HTTP/2 connection without SETTINGS counts as one, but not for
+// founders, since it takes no more than one request so far.
 func (p *Pool) underWayLocked(now time.Time, u demand.Upstream) (n int) {
 	patience := u.Patience()
 	for c := range p.lists[dialing].All() {

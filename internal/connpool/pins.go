@@ -51,7 +51,8 @@ func (p *Pool) setPinLocked(o *Owner, own *pin) {
 }
 
 // acquireOwnLocked is acquire for a request whose owner is known. If it returns
-// nothing, the request is the founder, or nobody's in particular: n says which.
+// no waiter and grants nothing, n says what is to be done: its Freshness is Fresh for a
+// founder, and its Owner is nil where any connection will do.
 func (p *Pool) acquireOwnLocked(now time.Time, n *Need, g *grant) *waiter {
 	if own := p.pins[n.Owner]; own != nil && p.takeOwnLocked(own, now, *n, g) {
 		return nil

@@ -22,8 +22,8 @@ var (
 	ErrGone = errors.New("acquiring connection: the pool is gone")
 )
 
-// lookAfter is the idle age from which a look into the socket is worth its
-// system call; there was one when the connection became idle.
+// lookAfter is the idle age from which a look into the socket is worth its system call.
+// A younger connection was looked at when it became idle.
 const lookAfter = time.Millisecond
 
 // Options make a pool.

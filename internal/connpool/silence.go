@@ -110,9 +110,9 @@ func (p *Pool) listen() (all []heard) {
 	return all
 }
 
-// judgeLocked does what is due about connections that were listened to, unless one has
-// been heard, or was taken by another request, since. At the first
-// that is lost, others are suspicious. What has been silent for too long is given up.
+// judgeLocked does what is due about connections that were listened to, as far as they
+// are still quiet. At the first that is lost, others are suspicious. What has been silent
+// for too long is given up.
 func (p *Pool) judgeLocked(all []heard, now time.Time) {
 	for _, h := range all {
 		c, s := h.conn, h.silence

@@ -22,9 +22,9 @@ const (
 	// servers announce by GOAWAY and a close after the last response.
 	leastTimeout = 50 * time.Millisecond
 
-	// mostNeeded is how many closes must agree at most to be a timeout. So many must
-	// for one below shortest: where nothing is reused, it hardly shows that a value
-	// is wrong, and an upstream that closes so soon does it often.
+	// mostNeeded is how many closes must agree at most to be a timeout. Below shortest
+	// it always takes so many: where nothing is reused, it hardly shows that a value is
+	// wrong, and an upstream that closes so soon does it often.
 	mostNeeded = 4
 	shortest   = 250 * time.Millisecond
 
