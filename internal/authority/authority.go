@@ -206,12 +206,6 @@ func (s *Snapshot) Site(host string) string {
 	return "none"
 }
 
-// NamesHost tells whether a site other than a catch-all is there for host.
-func (s *Snapshot) NamesHost(host string) bool {
-	site := s.routes.of(host)
-	return site != nil && site.names(host)
-}
-
 // CertificateCovers tells whether host is covered by the certificate that is
 // presented for sni. If it may be one of several, all of them must cover the
 // host. It reads the certificate cache at most once a second for each SNI.

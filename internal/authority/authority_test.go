@@ -243,7 +243,7 @@ func TestSites(t *testing.T) {
 				}
 			}
 			for _, host := range test.unnamed {
-				if snap.NamesHost(host) {
+				if site := snap.routes.of(host); site != nil && site.names(host) {
 					t.Errorf("a site names %q", host)
 				}
 			}

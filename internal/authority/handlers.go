@@ -1,9 +1,6 @@
 package authority
 
-import (
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-)
+import "github.com/caddyserver/caddy/v2"
 
 // HandlerRuns tells whether a handler with that module ID can run for a TLS
 // request to host. It looks into subroutes, named routes, and the routes that
@@ -14,22 +11,6 @@ import (
 // other matchers may match.
 func (s *Snapshot) HandlerRuns(host string, id caddy.ModuleID) bool {
 	return s.guards.runs(s.guards.main, host, id)
-}
-
-// ErrorHandlerRuns is [Snapshot.HandlerRuns] for the server's error routes.
-func (s *Snapshot) ErrorHandlerRuns(host string, id caddy.ModuleID) bool {
-	return s.guards.runs(s.guards.errors, host, id)
-}
-
-// EachErrorHandler calls f with each handler in the server's error routes that
-// can run for host, in order, until f returns false. It is not for the request
-// path.
-func (s *Snapshot) EachErrorHandler(host string, f func(caddyhttp.MiddlewareHandler) bool) {
-	if s.guards.errors == nil {
-		return
-	}
-	w := walk{host: host, sees: func(st *step, _ bool) bool { return st.handler == nil || f(st.handler) }}
-	w.list(s.guards.errors, true, nil)
 }
 
 // NamesHostAnywhere tells whether a matcher at any depth, in the routes or in the error

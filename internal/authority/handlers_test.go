@@ -61,14 +61,18 @@ func TestHandlerRuns(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 
-	if !snap.ErrorHandlerRuns("a.test", "http.handlers.rewrite") || snap.ErrorHandlerRuns("b.test", "http.handlers.rewrite") || snap.HandlerRuns("a.test", "http.handlers.rewrite") {
+	inErrors := func(host string) bool { return snap.guards.runs(snap.guards.errors, host, "http.handlers.rewrite") }
+	if !inErrors("a.test") || inErrors("b.test") || snap.HandlerRuns("a.test", "http.handlers.rewrite") {
 		t.Error("the handler of the error routes is not theirs alone")
 	}
 	var ids []caddy.ModuleID
-	snap.EachErrorHandler("a.test", func(h caddyhttp.MiddlewareHandler) bool {
-		ids = append(ids, moduleID(h))
+	w := walk{host: "a.test", sees: func(st *step, _ bool) bool {
+		if st.handler != nil {
+			ids = append(ids, moduleID(st.handler))
+		}
 		return true
-	})
+	}}
+	w.list(snap.guards.errors, true, nil)
 	if want := []caddy.ModuleID{"http.handlers.subroute", "http.handlers.rewrite", "http.handlers.headers"}; !reflect.DeepEqual(ids, want) {
 		t.Errorf("handlers of the error routes: %v, want %v", ids, want)
 	}

@@ -20,8 +20,6 @@ type Info struct {
 	// Window is how many bytes the peer takes now; zero, too, where the kernel does not
 	// tell (Linux before 5.4).
 	Window int
-	// Retransmits is how often the oldest of them was sent again.
-	Retransmits int
 	// Backoff is how often the time to the next attempt was doubled since the peer
 	// last answered.
 	Backoff int

@@ -42,14 +42,13 @@ func (t TCP) Info() (Info, bool) {
 		return Info{}, false
 	}
 	return Info{
-		Unacked:     int(info.Unacked),
-		Acked:       info.Bytes_acked,
-		Unsent:      int(info.Notsent_bytes),
-		Window:      int(info.Snd_wnd),
-		Retransmits: int(info.Retransmits),
-		Backoff:     int(info.Backoff),
-		Probes:      int(info.Probes),
-		LastAck:     time.Duration(info.Last_ack_recv) * time.Millisecond,
-		LastSent:    time.Duration(info.Last_data_sent) * time.Millisecond,
+		Unacked:  int(info.Unacked),
+		Acked:    info.Bytes_acked,
+		Unsent:   int(info.Notsent_bytes),
+		Window:   int(info.Snd_wnd),
+		Backoff:  int(info.Backoff),
+		Probes:   int(info.Probes),
+		LastAck:  time.Duration(info.Last_ack_recv) * time.Millisecond,
+		LastSent: time.Duration(info.Last_data_sent) * time.Millisecond,
 	}, true
 }

@@ -73,7 +73,7 @@ func TestDroppedPackets(t *testing.T) {
 	sent = time.Now()
 	send()
 	poll.Until(t, "the request is lost", func() bool { return silence().Lost() })
-	if info := look(); info.Unacked == 0 || info.Retransmits == 0 || info.Alive(15*time.Second) {
+	if info := look(); info.Unacked == 0 || info.Backoff == 0 || info.Alive(15*time.Second) {
 		t.Errorf("of a lost request: %+v", info)
 	}
 	poll.Until(t, "the path is silent", func() bool { return silence().For > 2*time.Second })
@@ -148,7 +148,7 @@ func TestFullQueueOfListener(t *testing.T) {
 		if s := watch.Look(time.Now(), info, sent); s.Doubtful() || s.Lost() {
 			t.Fatalf("%+v: %+v", info, s)
 		}
-		return info.Retransmits > 2 && time.Since(sent) > 2*time.Second
+		return info.Backoff > 1 && time.Since(sent) > 2*time.Second
 	})
 	if info.Unacked == 0 || info.Acked != handshakeAcked {
 		t.Errorf("%+v", info)
