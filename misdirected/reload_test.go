@@ -49,6 +49,8 @@ func TestConnectionOfAnOlderConfigReachesNoClientCertificateSite(t *testing.T) {
 		"another CA":    {`{"client_authentication":{` + oldTrust + `}}`, `{` + byName + `,"client_authentication":{` + newTrust + `}}`, []tls.Certificate{withOld}, withNew},
 		"another CA, if a certificate is given": {`{"client_authentication":{"mode":"verify_if_given",` + oldTrust + `}}`,
 			`{` + byName + `,"client_authentication":{"mode":"verify_if_given",` + newTrust + `}}`, []tls.Certificate{withOld}, withNew},
+		"any certificate before": {`{"client_authentication":{"mode":"request"}}`,
+			`{` + byName + `,"client_authentication":{"mode":"verify_if_given",` + newTrust + `}}`, []tls.Certificate{withOld}, withNew},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 10 {

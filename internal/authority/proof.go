@@ -37,9 +37,13 @@ func ProofOf(state *tls.ConnectionState) Proof {
 // Worth returns what a proof that a connection with that SNI shows is worth for host:
 // nothing, if a proper connection for host might not have come about with it, since
 // certificates are checked there against something else, or are not checked here, or since
-// none comes about. What a client has shown for its own name is what it has to show.
+// none comes about. What a client has shown for its own name is what it has to show, but
+// for a certificate that no CA has signed where the host's policies have all of them
+// signed: it was let in under an older configuration.
 func (s *Snapshot) Worth(shown Proof, sni, host string) Proof {
 	switch ps := s.policies; {
+	case shown == AnyCert && ps.all((*policy).bySigned, host):
+		return NoCert
 	case shown == NoCert || sni == host:
 		return shown
 	case !ps.connects(host), shown == AnyCert && ps.some((*policy).bySigned, host), ps.some((*policy).byChecks, host) && !ps.same((*policy).byTrust, sni, host):
