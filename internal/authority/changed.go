@@ -153,19 +153,8 @@ func (s *Snapshot) changes() (found []Warning) {
 	}
 	var byErrors, byIntercept []string
 	s.eachSite(func(name, shown string) {
-		intercepted, guarded, handed := false, false, false
-		w := walk{host: name, sees: func(st *step, _ bool) bool {
-			switch {
-			case st.guard != nil:
-				guarded = guarded || intercepted && !st.guard.ReportOnly
-				handed = handed || st.guard.ErrorRoutes
-			case st.handler != nil:
-				intercepted = intercepted || intercepts(st.handler)
-			}
-			return true
-		}}
-		w.list(s.guards.main, true, nil)
-		if guarded {
+		handed, intercepted := s.exposed(name)
+		if intercepted {
 			byIntercept = append(byIntercept, shown)
 		}
 		if (handed || s.strictSNIHost) && s.errorsChange(name) {
@@ -183,6 +172,24 @@ func (s *Snapshot) changes() (found []Warning) {
 		found = append(found, warn("an intercept handler in front of misdirected can give its refusals another status, so that clients do not ask again", "sites", byIntercept))
 	}
 	return found
+}
+
+// exposed tells whether a guard for host hands its refusals to error routes, and whether
+// one stands behind a handler that may change them.
+func (s *Snapshot) exposed(host string) (handed, intercepted bool) {
+	behind := false
+	w := walk{host: host, sees: func(st *step, _ bool) bool {
+		switch {
+		case st.guard != nil:
+			handed = handed || st.guard.ErrorRoutes
+			intercepted = intercepted || behind && !st.guard.ReportOnly
+		case st.handler != nil:
+			behind = behind || intercepts(st.handler)
+		}
+		return true
+	}}
+	w.list(s.guards.main, true, nil)
+	return handed, intercepted
 }
 
 // errorsChange tells whether an error route that can run for host may give a 421

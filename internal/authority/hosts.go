@@ -50,20 +50,13 @@ func newHosts(srv *caddyhttp.Server, gs *guards) *hosts {
 		under:         make(map[string][]string),
 		ofSite:        make(map[string][]string),
 		guardedBySite: make([]bool, len(rs.sites)),
-		shared:        make(map[string]struct{}),
+		shared:        sharedNames(gs),
 		open:          openNames(srv),
 	}
 	everywhere := slices.ContainsFunc(gs.anywhere, func(g *Guard) bool { return g.Scope == ScopeSite }) ||
 		gs.errors != nil && gs.errors.contents.scopes&scopeBit(ScopeSite) != 0
 	for i := range rs.sites {
 		hs.guardedBySite[i] = everywhere || rs.sites[i].contents.scopes&scopeBit(ScopeSite) != 0
-	}
-	for _, g := range gs.all() {
-		for _, name := range slices.Concat(g.Share...) {
-			if name, err := hostname.ParseName(name); err == nil {
-				hs.shared[name] = struct{}{}
-			}
-		}
 	}
 
 	repl := caddy.NewReplacer()
@@ -91,6 +84,19 @@ func newHosts(srv *caddyhttp.Server, gs *guards) *hosts {
 		}
 	}
 	return hs
+}
+
+// sharedNames are those of all share groups.
+func sharedNames(gs *guards) map[string]struct{} {
+	shared := make(map[string]struct{})
+	for _, g := range gs.all() {
+		for _, name := range slices.Concat(g.Share...) {
+			if name, err := hostname.ParseName(name); err == nil {
+				shared[name] = struct{}{}
+			}
+		}
+	}
+	return shared
 }
 
 // asksSite tells whether some guard in the routes of an SNI asks for its site; see

@@ -30,9 +30,7 @@ func newManaged(servers map[string]*caddyhttp.Server, app *caddytls.TLS) managed
 			continue
 		}
 		for _, host := range routedHosts(srv) {
-			skipped := auto != nil && (slices.Contains(auto.Skip, host) || slices.Contains(auto.SkipCerts, host))
-			byWildcard := strings.Contains(host, "*") && onDemand(app, host) // each name gets its own
-			if !skipped && !byWildcard && net.ParseIP(host) == nil && certmagic.SubjectQualifiesForCert(host) {
+			if manages(app, auto, host) {
 				subjects[strings.ToLower(host)] = true
 			}
 		}
@@ -49,6 +47,17 @@ func newManaged(servers map[string]*caddyhttp.Server, app *caddytls.TLS) managed
 		}
 	}
 	return m
+}
+
+// manages tells whether Caddy manages a certificate for a host of a server.
+func manages(app *caddytls.TLS, auto *caddyhttp.AutoHTTPSConfig, host string) bool {
+	switch {
+	case auto != nil && (slices.Contains(auto.Skip, host) || slices.Contains(auto.SkipCerts, host)):
+		return false
+	case strings.Contains(host, "*") && onDemand(app, host): // each name gets its own
+		return false
+	}
+	return net.ParseIP(host) == nil && certmagic.SubjectQualifiesForCert(host)
 }
 
 // find returns the certificate that Caddy will have for a name.

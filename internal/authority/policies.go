@@ -74,21 +74,7 @@ type policy struct {
 // clears matchers, CAs and verifiers.
 func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	ps := &policies{simple: true}
-	numbers := make(map[string]int)
-	number := func(v any) (int, error) {
-		text, err := json.Marshal(v)
-		if err != nil {
-			return 0, err
-		}
-		n, ok := numbers[string(text)]
-		if !ok {
-			n = len(numbers) + 1
-			numbers[string(text)] = n
-		}
-		return n, nil
-	}
-
-	known := true
+	numbers, known := make(numbering), true
 	for i, original := range from {
 		p := policy{selection: original.CertSelection, drop: original.Drop, looks: looksOf(original.MatchersRaw, true)}
 		p.looking = looksFurther(original.MatchersRaw)
@@ -100,18 +86,18 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 		settings := settingsOf(original)
 		var errs [5]error
 		if auth := settings.ClientAuthentication; auth != nil {
-			p.clientAuth, errs[0] = number(auth)
-			p.trust, errs[4] = number(trustOf(auth))
+			p.clientAuth, errs[0] = numbers.of(auth)
+			p.trust, errs[4] = numbers.of(trustOf(auth))
 			p.requires, p.verifies = requires(auth), verifies(auth)
 			p.signed = p.verifies || auth.Mode == "verify_if_given"
 			p.checks = p.signed || verifiesOtherwise(auth)
 			ps.asksAnybody = true
 		}
-		p.fallback, errs[1] = number(&settings)
+		p.fallback, errs[1] = numbers.of(&settings)
 		settings.FallbackSNI = ""
-		p.settings, errs[2] = number(&settings)
+		p.settings, errs[2] = numbers.of(&settings)
 		settings.CertSelection = nil
-		p.unnamed, errs[3] = number(&settings)
+		p.unnamed, errs[3] = numbers.of(&settings)
 		if err := errors.Join(errs[:]...); err != nil {
 			return nil, fmt.Errorf("reading TLS connection policy %d: %w", i, err)
 		}
@@ -128,6 +114,22 @@ func copyPolicies(from caddytls.ConnectionPolicies) (*policies, error) {
 	ps.looking = ps.looking && known
 	ps.unlisted = unnamed(&ps.bySNI)
 	return ps, nil
+}
+
+// A numbering gives equal settings the same number, above zero.
+type numbering map[string]int
+
+func (ns numbering) of(settings any) (int, error) {
+	text, err := json.Marshal(settings)
+	if err != nil {
+		return 0, err
+	}
+	n, ok := ns[string(text)]
+	if !ok {
+		n = len(ns) + 1
+		ns[string(text)] = n
+	}
+	return n, nil
 }
 
 // index adds a policy to bySNI and returns its SNI list, apart from what can
