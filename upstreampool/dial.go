@@ -203,7 +203,7 @@ func proxyOf(req *http.Request) (*url.URL, error) {
 type connectTimer struct {
 	mu    sync.Mutex
 	since map[string]time.Time
-	least time.Duration
+	last  time.Duration
 }
 
 func (t *connectTimer) trace() *httptrace.ClientTrace {
@@ -220,7 +220,7 @@ func (t *connectTimer) trace() *httptrace.ClientTrace {
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			if start, ok := t.since[addr]; ok && err == nil {
-				t.least = time.Since(start)
+				t.last = time.Since(start)
 			}
 		},
 	}
@@ -229,5 +229,5 @@ func (t *connectTimer) trace() *httptrace.ClientTrace {
 func (t *connectTimer) took() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.least
+	return t.last
 }

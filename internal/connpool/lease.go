@@ -222,7 +222,7 @@ func (p *Pool) endFailedLocked(c *conn, now time.Time, silent CloseReason) {
 	reason := cmp.Or(silent, CloseFailed)
 	switch {
 	case !c.carries():
-	case c.h2 && !c.streams.Look():
+	case c.h2 && !c.streams.LookForSettings():
 		p.closeLocked(c, reason) // there may be nobody
 	case c.h2:
 		p.endStreamLocked(c, now, c.streams.LastEnd(now))

@@ -10,9 +10,9 @@ const (
 	// be one restart of the upstream.
 	restartWindow = time.Second
 
-	// memory is how long an unconfirmed early close caps the limit, how often
+	// lately is how long an unconfirmed early close caps the limit, how often
 	// a learned value is checked again, and how fast raised margins decay.
-	memory = 10 * time.Minute
+	lately = 10 * time.Minute
 
 	// witnessLife is how long a single close waits for a second one.
 	witnessLife = time.Hour
@@ -173,7 +173,7 @@ func (s *closes) advance(now time.Time, history *pattern) (news bool) {
 			news = s.judge(b.Close, history)
 		}
 	}
-	if s.early.idle > 0 && now.Sub(s.early.at) >= memory {
+	if s.early.idle > 0 && now.Sub(s.early.at) >= lately {
 		s.early = early{}
 	}
 	return news

@@ -78,7 +78,7 @@ func TestLearnerCapsAtOnce(t *testing.T) {
 	if got := l.value(c); got != 1900*time.Millisecond {
 		t.Errorf("limit after one early close = %v, want 1.9s", got)
 	}
-	c.add(memory - time.Millisecond)
+	c.add(lately - time.Millisecond)
 	if got := l.value(c); got != 1900*time.Millisecond {
 		t.Errorf("limit before the cap ends = %v, want 1.9s", got)
 	}

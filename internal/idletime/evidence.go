@@ -43,7 +43,7 @@ type Sighting struct {
 // evidence is the ages at which connections were seen open. While nobody knows K,
 // it shows how long the upstream keeps connections at least.
 type evidence struct {
-	seen []Sighting // one for each time of opening, the largest age in memory
+	seen []Sighting // one for each time of opening, the largest age lately
 }
 
 // add notes a sighting.
@@ -53,7 +53,7 @@ func (e *evidence) add(s Sighting) {
 	}
 	for i := range e.seen {
 		if old := &e.seen[i]; s.Opened.Sub(old.Opened).Abs() < openedApart {
-			if s.Idle >= old.Idle || s.At.Sub(old.At) >= memory {
+			if s.Idle >= old.Idle || s.At.Sub(old.At) >= lately {
 				*old = s
 			}
 			return
@@ -65,7 +65,7 @@ func (e *evidence) add(s Sighting) {
 	}
 	least := 0
 	for i, old := range e.seen {
-		if s.At.Sub(old.At) >= memory {
+		if s.At.Sub(old.At) >= lately {
 			least = i
 			break
 		}
@@ -73,7 +73,7 @@ func (e *evidence) add(s Sighting) {
 			least = i
 		}
 	}
-	if old := e.seen[least]; s.At.Sub(old.At) >= memory || s.Idle > old.Idle {
+	if old := e.seen[least]; s.At.Sub(old.At) >= lately || s.Idle > old.Idle {
 		e.seen[least] = s
 	}
 }
@@ -85,13 +85,12 @@ func (e *evidence) retract(closed time.Duration) {
 	}
 }
 
-// age returns the largest age at which enough connections were seen open within
-// memory, or 0.
+// age returns the largest age at which enough connections were seen open lately, or 0.
 func (e *evidence) age(now time.Time) time.Duration {
 	var largest [enoughSeen]time.Duration // descending
 	for _, s := range e.seen {
 		idle := s.Idle
-		if now.Sub(s.At) >= memory {
+		if now.Sub(s.At) >= lately {
 			continue
 		}
 		for i := range largest {

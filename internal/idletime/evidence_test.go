@@ -40,7 +40,7 @@ func TestEvidenceOfOpenConnections(t *testing.T) {
 		{"not above the limit itself", []func(*clock, *Learner){seen(5, 30*s)}, 3800 * ms},
 		{"never below 500 ms", []func(*clock, *Learner){seen(5, 600*ms)}, 500 * ms},
 		{"for ten minutes", []func(*clock, *Learner){seen(5, 3*s), wait(9 * time.Minute)}, 2800 * ms},
-		{"not for longer", []func(*clock, *Learner){seen(5, 3*s), wait(memory)}, 500 * ms},
+		{"not for longer", []func(*clock, *Learner){seen(5, 3*s), wait(lately)}, 500 * ms},
 		{"a close below takes all back", []func(*clock, *Learner){seen(9, 3*s), closed(2 * s)}, 500 * ms},
 		{"also one of a restart", []func(*clock, *Learner){seen(9, 3*s), func(c *clock, l *Learner) {
 			c.sawClose(l, s)

@@ -32,16 +32,16 @@ func TestLearnerAnnounced(t *testing.T) {
 	if got := l.Limit(c.now, Known(9*time.Second)).KeepAlive; got != 9*time.Second {
 		t.Errorf("connection's value = %v, want its own", got)
 	}
-	c.add(memory)
+	c.add(lately)
 	l.Announced(c.now, 9*time.Second)
 	if got := l.Limit(c.now, Optional{}).KeepAlive; got != 3*time.Second {
 		t.Errorf("after 10 minutes = %v, want 3s still", got)
 	}
-	c.add(memory)
+	c.add(lately)
 	if got := l.Limit(c.now, Optional{}).KeepAlive; got != 9*time.Second {
 		t.Errorf("after 20 minutes = %v, want 9s", got)
 	}
-	c.add(2 * memory)
+	c.add(2 * lately)
 	if got := l.Limit(c.now, Optional{}).Source; got != SourceAssumed {
 		t.Errorf("long after = %v, want it forgotten", got)
 	}

@@ -27,7 +27,7 @@ type loss struct {
 // enough. Those of one moment count once: after the first, the pool closes what has
 // been idle for as long, so a later one is of a connection that has worked since.
 func (s *losses) add(now, sent time.Time, idle time.Duration) (least time.Duration, enough bool) {
-	*s = slices.DeleteFunc(*s, func(l loss) bool { return now.Sub(l.sent) >= memory })
+	*s = slices.DeleteFunc(*s, func(l loss) bool { return now.Sub(l.sent) >= lately })
 	if idle < freshEnough {
 		return 0, false
 	}

@@ -47,9 +47,9 @@ func (m *margins) advance(now time.Time) {
 	if m.raised <= 1 {
 		return
 	}
-	if periods := now.Sub(m.decayedAt) / memory; periods > 0 {
+	if periods := now.Sub(m.decayedAt) / lately; periods > 0 {
 		m.raised *= math.Pow(0.9, float64(periods))
-		m.decayedAt = m.decayedAt.Add(periods * memory)
+		m.decayedAt = m.decayedAt.Add(periods * lately)
 	}
 }
 
@@ -62,11 +62,11 @@ type leastOf struct {
 // advance begins another period when this one is over.
 func (m *leastOf) advance(now time.Time) {
 	age := now.Sub(m.since)
-	if age < memory {
+	if age < lately {
 		return
 	}
 	m.earlier = Optional{}
-	if age < 2*memory {
+	if age < 2*lately {
 		m.earlier = m.current
 	}
 	m.current, m.since = Optional{}, now

@@ -33,7 +33,7 @@ func TestLearnerRaces(t *testing.T) {
 		t.Errorf("margin after a long time = %v, want 500ms", margin())
 	}
 	l.Raced(c.now)
-	c.add(memory)
+	c.add(lately)
 	if margin() != 900*time.Millisecond {
 		t.Errorf("margin ten minutes after a race = %v, want 900ms", margin())
 	}

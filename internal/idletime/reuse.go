@@ -34,7 +34,7 @@ type ends struct {
 // atOnce notes a connection that ended at once; met says that it carried a second
 // request.
 func (e *ends) atOnce(now time.Time, met bool) {
-	if met && now.Sub(e.refuted) < memory {
+	if met && now.Sub(e.refuted) < lately {
 		return
 	}
 	e.add(1)

@@ -17,11 +17,11 @@ func (g *sensorGate) want(now time.Time, limit Limit, s *closes, sure bool) bool
 	case limit.Bound == BoundAtOnce:
 		return !sure || now.Sub(g.startedAt) >= endsLook
 	case limit.Bound == BoundTooShort:
-		return limit.Source != SourceAnnounced && now.Sub(g.startedAt) >= memory
+		return limit.Source != SourceAnnounced && now.Sub(g.startedAt) >= lately
 	case limit.Source == SourceAssumed, limit.Source == SourceRemembered, s.early.idle > 0:
 		return true
 	case limit.Source == SourceLearned:
-		return len(s.witnesses) > 0 || s.outlivers > 0 || now.Sub(s.confirmedAt) >= memory
+		return len(s.witnesses) > 0 || s.outlivers > 0 || now.Sub(s.confirmedAt) >= lately
 	}
 	return false
 }

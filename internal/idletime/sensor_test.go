@@ -41,7 +41,7 @@ func TestLearnerSensor(t *testing.T) {
 		if l.StartSensor(c.now) {
 			t.Error("a sensor although the value is confirmed")
 		}
-		c.add(memory)
+		c.add(lately)
 		if !l.StartSensor(c.now) {
 			t.Error("no sensor after ten minutes")
 		}
@@ -87,7 +87,7 @@ func TestLearnerSensor(t *testing.T) {
 			l.Announced(c.now, promised)
 			l.SensorSawOpen(Sighting{At: c.now, Idle: 2 * time.Minute, Proof: LivePath})
 			l.EndSensor()
-			c.add(memory) // the cap stays for its time
+			c.add(lately) // the cap stays for its time
 			l.Announced(c.now, promised)
 			if got := l.Limit(c.now, Optional{}); got != want {
 				t.Errorf("promised %v: limit = %v, want %v as before", promised, got, want)
@@ -124,7 +124,7 @@ func TestLearnerSensor(t *testing.T) {
 			t.Fatal("no first sensor")
 		}
 		l.EndSensor()
-		c.add(memory - 1)
+		c.add(lately - 1)
 		if l.StartSensor(c.now) {
 			t.Error("a sensor too early")
 		}

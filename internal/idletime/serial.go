@@ -9,7 +9,7 @@ const (
 	// connection at a time; yieldPause is the time between attempts to find out,
 	// where they do not help.
 	serialLife = time.Hour
-	yieldPause = memory
+	yieldPause = lately
 )
 
 // serial is what is known of whether the upstream serves one connection at a time.

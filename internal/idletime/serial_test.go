@@ -75,7 +75,7 @@ func TestSerialUpstream(t *testing.T) {
 	t.Run("it did not help", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		l.Yielded(c.now, false)
-		c.add(memory - 1)
+		c.add(lately - 1)
 		if l.MayYield(c.now) || l.Serial(c.now) {
 			t.Error("tried again too early")
 		}

@@ -34,7 +34,7 @@ func TestLostInSilence(t *testing.T) {
 			if got := l.Limit(c.now, Optional{}); got.Value != tc.want || got.Bound != tc.bound || got.Source != SourceConfigured {
 				t.Errorf("limit = %v, want %v", got, tc.want)
 			}
-			c.add(memory)
+			c.add(lately)
 			if got := l.Limit(c.now, Optional{}); got.Value != 57*s {
 				t.Errorf("limit ten minutes later = %v, want 57 s", got)
 			}

@@ -60,7 +60,7 @@ func (s *Streams) Left() (available, limit int) {
 // Room returns how many more requests the connection can take now, if it carries some.
 func (s *Streams) Room(carried int) int {
 	answered := int(s.answered.Load()) // first: what begins to arrive now is counted twice, not left out
-	known := s.Look()
+	known := s.LookForSettings()
 	available, limit := s.Left()
 	return room(carried, answered, available, limit, known)
 }
@@ -87,9 +87,9 @@ func room(carried, answered, available, limit int, known bool) int {
 // Seen tells whether the SETTINGS of the upstream were seen.
 func (s *Streams) Seen() bool { return s.settings.Load() }
 
-// Look tells whether the SETTINGS have arrived. It cannot tell for a limit of 100:
-// that takes somebody who reads, and calls NoteSettings.
-func (s *Streams) Look() bool {
+// LookForSettings tells whether the SETTINGS have arrived. It cannot tell for a limit of
+// 100: that takes somebody who reads, and calls NoteSettings.
+func (s *Streams) LookForSettings() bool {
 	if s.Seen() {
 		return true
 	}
@@ -114,7 +114,7 @@ func (s *Streams) NoteSettings() {
 
 // NoteLimit notes how many streams the upstream allows now, if that can be told.
 func (s *Streams) NoteLimit() {
-	if available, limit := s.Left(); available > 0 && s.Look() {
+	if available, limit := s.Left(); available > 0 && s.LookForSettings() {
 		s.allows(limit)
 	}
 }

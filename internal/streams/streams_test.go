@@ -72,14 +72,14 @@ func dial(t *testing.T) (s *Streams, peer net.Conn) {
 // having no stream left.
 func TestWhatTheUpstreamAllows(t *testing.T) {
 	s, conn := dial(t)
-	if s.Look() || s.Room(0) != 1 || s.Room(1) != 0 {
+	if s.LookForSettings() || s.Room(0) != 1 || s.Room(1) != 0 {
 		t.Errorf("before SETTINGS: seen %v, room for %d, then %d", s.Seen(), s.Room(0), s.Room(1))
 	}
 	peer, err := h2.Server(conn, conn, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	poll.Until(t, "SETTINGS", s.Look)
+	poll.Until(t, "SETTINGS", s.LookForSettings)
 	if available, limit := s.Left(); available != 2 || limit != 2 || s.known.Limit() != 2 || s.known.Usable() == 0 {
 		t.Errorf("SETTINGS allow 2: %d of %d left; known: %d, %v", available, limit, s.known.Limit(), s.known.Usable())
 	}
