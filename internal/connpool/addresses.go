@@ -19,13 +19,13 @@ func (l *Lease) Remote() netip.Addr { return l.c.net.Remote() }
 func (p *Pool) Remotes() map[netip.Addr]bool {
 	p.lock()
 	defer p.unlock()
-	heard := make(map[netip.Addr]bool)
+	answered := make(map[netip.Addr]bool)
 	for c := range p.inLists(holding[:]) {
 		if a := c.net.Remote(); a.IsValid() && !c.left {
-			heard[a] = heard[a] || c.heard.Load()
+			answered[a] = answered[a] || c.answered.Load()
 		}
 	}
-	return heard
+	return answered
 }
 
 // Leave takes the connections to addrs out of use, and returns how many that were.

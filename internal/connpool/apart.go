@@ -46,7 +46,7 @@ func (l *Lease) rejoin() {
 // giveUpLocked gives up the requests that wait on c, for what was heard of it. If
 // it carries responses as well, and can do without those requests, it stays for them, and
 // takes no more.
-func (p *Pool) giveUpLocked(c *conn, h heard) {
+func (p *Pool) giveUpLocked(c *conn, h listened) {
 	arriving := c.streams.Arriving()
 	if arriving == 0 || c.leases-arriving > len(c.apart) {
 		c.net.KeepSilence(h.silence)

@@ -21,8 +21,8 @@ type conn struct {
 	opened  time.Time     // when it ended
 	life    time.Duration // max_lifetime with its jitter; 0: unlimited
 
-	state atomic.Uint32 // see moveLocked
-	heard atomic.Bool   // a response has come on it
+	state    atomic.Uint32 // see moveLocked
+	answered atomic.Bool   // a response has come on it
 
 	inGroup linked.Node[conn] // in the list of all idle ones, which guards it
 	net     netConn

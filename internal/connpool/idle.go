@@ -32,7 +32,7 @@ func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
 
 // tick does what is due.
 func (p *Pool) tick() {
-	look, heard := p.lookAtSensor(), p.listen()
+	look, silent := p.lookAtSensor(), p.listen()
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
@@ -45,7 +45,7 @@ func (p *Pool) tick() {
 	if c := p.lists[sensor].First(); c != nil {
 		p.checkSensorLocked(c, now, look)
 	}
-	p.judgeLocked(heard, now)
+	p.judgeLocked(silent, now)
 	p.trimLocked(now)
 	p.checkFirstsLocked(now)
 	p.startDialsLocked(now)
@@ -136,7 +136,7 @@ func (p *Pool) tidyLocked(now time.Time) {
 	if p.inLocked(busy)+p.lists[draining].Len() == 0 {
 		p.listenAt = time.Time{}
 	}
-	if !p.listenAt.IsZero() || p.restingLocked() > 0 || p.queue.Len() > 0 || p.missingLocked(now) > 0 || !p.firsts.lookAt.IsZero() || p.firsts.waiting != nil {
+	if !p.listenAt.IsZero() || p.restingLocked() > 0 || p.queue.Len() > 0 || p.missingLocked(now) > 0 || !p.firsts.lookAt.IsZero() || p.firsts.favoured != nil {
 		return
 	}
 	if p.timer != nil && !p.timerAt.IsZero() {

@@ -83,7 +83,7 @@ func (l *Lease) Unused() { l.pool.giveBack(l.c) }
 // read to its end or its body is closed. What it says about its connection is noted.
 func (l *Lease) Done(resp *http.Response, now time.Time) {
 	c := l.c
-	c.heard.Store(true)
+	c.answered.Store(true)
 	if l.Idle > 0 {
 		c.learner.SawOpen(c.seen(l.start, l.Idle, idletime.Answered))
 	}
@@ -161,7 +161,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	f := c.outcome(err)
 	f.Ours = f.Ours || ours
 	s := c.net.Silence(now, l.start)
-	l.heardOf(&f)
+	l.noteSilence(&f)
 	f.Lost = !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
 	met := l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows
 	f.Raced = met && f.Silent == "" && l.Limit > 0 && l.Idle >= l.Limit/2

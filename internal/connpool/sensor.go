@@ -37,13 +37,13 @@ func (p *Pool) nextLookLocked(c *conn, now time.Time) time.Time {
 	return p.lookAt
 }
 
-// A look is one into the socket of the sensor, before the pool is locked.
-type look struct {
+// A sensorLook is one into the socket of the sensor, before the pool is locked.
+type sensorLook struct {
 	sensor *conn
 	proof  idletime.Proof
 }
 
-func (p *Pool) lookAtSensor() (l look) {
+func (p *Pool) lookAtSensor() (l sensorLook) {
 	now, interval := time.Now(), p.cfg.ProbeInterval
 	p.lock()
 	l.sensor = p.lists[sensor].First()
@@ -63,7 +63,7 @@ func (p *Pool) lookAtSensor() (l look) {
 }
 
 // checkSensorLocked does what is due about the sensor, which is still open.
-func (p *Pool) checkSensorLocked(c *conn, now time.Time, l look) {
+func (p *Pool) checkSensorLocked(c *conn, now time.Time, l sensorLook) {
 	age := c.age(now)
 	switch late := elapsed(p.lookAt, now); {
 	case late > idletime.Tolerance(age):

@@ -18,10 +18,10 @@ const (
 
 // firsts is what a pool does about first requests without a response.
 type firsts struct {
-	lookAt  time.Time // when to look for one; zero: there are none
-	waiting *conn     // another one was closed for it; nil: none was
-	since   time.Time // when it had begun to wait
-	showsBy time.Time
+	lookAt   time.Time // when to look for one; zero: there are none
+	favoured *conn     // another one was closed for it; nil: none was
+	since    time.Time // when it had begun to wait
+	showsBy  time.Time
 }
 
 // silentSince returns since when a request waits for the first bytes that c brings: those
@@ -49,11 +49,11 @@ func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
 // checkFirstsLocked does what is due about first requests without a response.
 func (p *Pool) checkFirstsLocked(now time.Time) {
 	f := &p.firsts
-	if w := f.waiting; w != nil && !now.Before(f.showsBy) {
-		if silent := w.silentSince().Equal(f.since); silent || w.heard.Load() || w.idles() || w.is(busy) { // it has not ended
+	if w := f.favoured; w != nil && !now.Before(f.showsBy) {
+		if silent := w.silentSince().Equal(f.since); silent || w.answered.Load() || w.idles() || w.is(busy) { // it has not ended
 			p.memory.H1.Yielded(now, !silent)
 		}
-		f.waiting, f.showsBy = nil, time.Time{}
+		f.favoured, f.showsBy = nil, time.Time{}
 	}
 	if !f.lookAt.IsZero() && !now.Before(f.lookAt) {
 		f.lookAt = time.Time{}
@@ -83,12 +83,12 @@ func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 		return
 	}
 	f.lookAt = now.Add(lookAgain)
-	if f.waiting == nil && p.lists[sensor].Len()+p.spareLocked() > 0 && p.memory.H1.MayYield(now) {
+	if f.favoured == nil && p.lists[sensor].Len()+p.spareLocked() > 0 && p.memory.H1.MayYield(now) {
 		p.makeRoomLocked()
 		for unused := range p.lists[fresh].All() {
 			p.displaceLocked(unused)
 		}
-		f.waiting, f.since, f.showsBy = c, c.silentSince(), now.Add(yieldShows)
+		f.favoured, f.since, f.showsBy = c, c.silentSince(), now.Add(yieldShows)
 	}
 }
 

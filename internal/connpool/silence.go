@@ -81,15 +81,15 @@ func (p *Pool) listenLocked(c *conn, now time.Time) {
 // carrying are the lists of connections that carry requests.
 var carrying = [...]int{int(busy), listStreams, int(draining)}
 
-// heard is what was heard of a connection that waits for a response.
-type heard struct {
+// listened is what was heard of a connection that waits for a response.
+type listened struct {
 	conn    *conn
 	silence socket.Silence
 }
 
 // listen looks into the sockets of connections that wait for a response, before the
 // pool is locked. It needs no look where nothing was sent since the upstream had all.
-func (p *Pool) listen() (all []heard) {
+func (p *Pool) listen() (all []listened) {
 	p.lock()
 	if now := time.Now(); !p.listenAt.IsZero() && !now.Before(p.listenAt) {
 		late := now.Sub(p.listenAt) > suspended
@@ -99,7 +99,7 @@ func (p *Pool) listen() (all []heard) {
 				p.listenAt = now.Add(listenEvery)
 			}
 			if !late && c.quiet(now) && !c.net.Settled() {
-				all = append(all, heard{conn: c})
+				all = append(all, listened{conn: c})
 			}
 		}
 	}
@@ -113,7 +113,7 @@ func (p *Pool) listen() (all []heard) {
 // judgeLocked does what is due about connections that were listened to, as far as they
 // are still quiet. At the first that is lost, others are suspicious. What has been silent
 // for too long is given up.
-func (p *Pool) judgeLocked(all []heard, now time.Time) {
+func (p *Pool) judgeLocked(all []listened, now time.Time) {
 	for _, h := range all {
 		c, s := h.conn, h.silence
 		if !c.quiet(now) {
@@ -146,9 +146,9 @@ func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
 	}
 }
 
-// heardOf completes what is known of a request that failed: was it given up for
+// noteSilence completes what is known of a request that failed: was it given up for
 // silence?
-func (l *Lease) heardOf(f *Failure) {
+func (l *Lease) noteSilence(f *Failure) {
 	c := l.c
 	l.pool.lock()
 	defer l.pool.unlock()

@@ -124,7 +124,7 @@ func TestWhatWasHeardIsOfOneRequest(t *testing.T) {
 	inBubble(t, func(cfg *Config, _ *bench) { cfg.UnackedTimeout = 20 * time.Second }, func(t *testing.T, b *bench) {
 		l := mustAcquire(t, b.Pool, anything)
 		time.Sleep(25 * time.Second)
-		old := []heard{{l.c, socket.Silence{For: 25 * time.Second, Repeated: true}}}
+		old := []listened{{l.c, socket.Silence{For: 25 * time.Second, Repeated: true}}}
 		if _, err := get(&l); err != nil { // it arrives just now
 			t.Fatal(err)
 		}
