@@ -17,6 +17,7 @@ type conn struct {
 	cc      *http.ClientConn
 	learner *idletime.Learner
 	h2      bool
+	rested  atomic.Int32  // the largest idle age after which it answered, in milliseconds
 	dialed  time.Time     // when its dial began
 	opened  time.Time     // when it ended
 	life    time.Duration // max_lifetime with its jitter; 0: unlimited
@@ -76,6 +77,13 @@ func (c *conn) askLimit(now time.Time) {
 // for age.
 func (c *conn) seen(now time.Time, age time.Duration, p idletime.Proof) idletime.Sighting {
 	return idletime.Sighting{At: now, Idle: age, Opened: c.opened, Proof: p}
+}
+
+// ended returns the observation that the upstream closed the connection when it had been
+// idle for age, and that it was last seen open at another one.
+func (c *conn) ended(at time.Time, age, open time.Duration) idletime.Close {
+	answered := time.Duration(c.rested.Load()) * time.Millisecond
+	return idletime.Close{At: at, Idle: age, Open: open, Opened: c.opened, Answered: answered}
 }
 
 // sightEvery is how often the learner is told that a connection is open.

@@ -310,10 +310,10 @@ func (p *Pool) busyServesLocked(now time.Time) bool {
 	return false
 }
 
-// uselessLocked tells a waiter that a connection came to nothing before it was used:
-// that is as good as a failed dial.
+// uselessLocked tells a waiter that a connection came to nothing, if that was before it
+// was used: that is as good as a failed dial.
 func (p *Pool) uselessLocked(c *conn, now time.Time) {
-	if c.dialedFor != nil {
+	if c.dialedFor != nil && c.requests == 0 {
 		p.dialFailedLocked(now, c, ErrUnusable)
 		c.dialedFor = nil
 	}

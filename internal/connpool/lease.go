@@ -86,6 +86,7 @@ func (l *Lease) Done(resp *http.Response, now time.Time) {
 	c.answered.Store(true)
 	if l.Idle > 0 {
 		c.learner.SawOpen(c.seen(l.start, l.Idle, idletime.Answered))
+		c.rested.Store(max(c.rested.Load(), int32(l.Idle.Milliseconds())))
 	}
 	if !c.h2 {
 		l.pool.answered(c, resp, now)
@@ -193,7 +194,7 @@ func (c *conn) outcome(err error) (f Failure) {
 // Confirm tells that a request that raced was answered on another connection: it
 // was the connection, not the request.
 func (l *Lease) Confirm(at time.Time) {
-	l.c.learner.SawClose(idletime.Close{At: at, Idle: l.Idle, Open: l.Idle, Opened: l.c.opened})
+	l.c.learner.SawClose(l.c.ended(at, l.Idle, l.Idle))
 }
 
 // failed ends the lease of c after its request failed. net/http has closed an

@@ -198,6 +198,39 @@ func TestReturnedWhileGivenBack(t *testing.T) {
 	})
 }
 
+// An upstream closes connections by age, and one client asks in regular steps: at each
+// close, the connection had been idle for as long. It had outlived that many times, so
+// connections are used for as long as they are open.
+func TestRegularRequestsToAnUpstreamThatClosesByAge(t *testing.T) {
+	inBubble(t, func(cfg *Config, b *bench) {
+		cfg.Idle.KeepAlive = 0
+		b.serve = func(n int64, c net.Conn) {
+			time.AfterFunc(29*time.Second, func() { c.Close() })
+			answer(n, c)
+		}
+	}, func(t *testing.T, b *bench) {
+		const requests, each = 300, 15 // 2 s apart, on each connection
+		p := b.Pool
+		for range requests {
+			l, err := acquire(t.Context(), p, anything)
+			if err == ErrGone { // with its last connection
+				p = b.another()
+				l, err = acquire(t.Context(), p, anything)
+			}
+			if err == nil {
+				_, err = get(&l)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Second)
+		}
+		if n := b.dials.Load(); n > requests/each+5 {
+			t.Errorf("%d connections for %d requests, want %d or so", n, requests, requests/each)
+		}
+	})
+}
+
 // Lifetimes are shortened at random, so that connections do not end together.
 func TestLifetimes(t *testing.T) {
 	const longest = time.Duration(math.MaxInt64)

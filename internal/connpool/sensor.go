@@ -93,9 +93,7 @@ func (p *Pool) streamsRefused(c *conn, at time.Time) {
 		p.learnLocked(c)
 		p.closeLocked(c, CloseUpstream)
 	}
-	if c.requests == 0 { // before anybody dials again for the one it was dialed for
-		p.uselessLocked(c, time.Now())
-	}
+	p.uselessLocked(c, time.Now()) // before anybody dials again for the one it was dialed for
 }
 
 // learnLocked tells the learner that the upstream closed c, which was idle.
@@ -114,7 +112,7 @@ func (p *Pool) learnLocked(c *conn) {
 	} else if age >= c.limit.Value+idletime.Tolerance(age) {
 		return // it should have been retired long ago: we were suspended
 	}
-	c.learner.SawClose(idletime.Close{At: at, Idle: age, Open: open, Opened: c.opened})
+	c.learner.SawClose(c.ended(at, age, open))
 	p.afterLocked(func() { p.events.SawClose(age, wasSensor) })
 }
 
@@ -149,9 +147,7 @@ func (p *Pool) removed(c *conn) {
 	}
 	p.moveLocked(c, closed)
 	p.afterLocked(func() { p.events.Closed(reason) })
-	if c.requests == 0 {
-		p.uselessLocked(c, now)
-	}
+	p.uselessLocked(c, now)
 	p.startDialsLocked(now)
 	p.tidyLocked(now)
 }
@@ -184,16 +180,14 @@ func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) Close
 // the upstream closes idle connections.
 func (c *conn) howEnded() (reason CloseReason, closedByUpstream bool) {
 	end := c.net.Ending()
-	if reason, silent := c.endedBySilence(); silent {
+	switch reason, silent := c.endedBySilence(); {
+	case silent:
 		return reason, false
-	}
-	if end.TimedOut() {
+	case end.TimedOut():
 		return CloseReadTimeout, false
-	}
-	if end.Err != nil {
+	case end.Err != nil:
 		return CloseUpstream, true // EOF, RST, GOAWAY
-	}
-	if c.h2 {
+	case c.h2:
 		// No error from the socket: a GOAWAY, over TLS perhaps with a close_notify
 		// behind it, or a protocol error.
 		return CloseUpstream, end.LastWords()

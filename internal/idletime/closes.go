@@ -40,6 +40,9 @@ type Close struct {
 	// is short of time sees closes late, and no more than this is certain.
 	Open   time.Duration
 	Opened time.Time // when it was opened; zero: unknown
+	// The largest idle age after which it answered a request. One that is clearly more
+	// than Idle shows that no idle timeout ended the connection.
+	Answered time.Duration
 }
 
 // life returns for how long the connection was open, or 0.
@@ -140,7 +143,10 @@ func (s *closes) observe(c Close, keepAlive time.Duration) {
 	c.Open = min(c.Open, c.Idle)
 	if s.batch.state == batchNone {
 		s.batch = batch{Close: c, state: batchAgrees, earlier: s.early}
-		if c.Idle > leastCap {
+		switch {
+		case clearlyLonger(c.Answered, c.Idle):
+			s.batch.state = batchRefuted
+		case c.Idle > leastCap:
 			s.cap(early{at: c.At, idle: c.Idle, bound: BoundEarlyClose}, keepAlive)
 		}
 		return

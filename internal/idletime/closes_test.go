@@ -88,6 +88,34 @@ func TestLearnerCapsAtOnce(t *testing.T) {
 	}
 }
 
+// A connection that was idle for clearly longer before, and answered, is not closed by an
+// idle timeout.
+func TestCloseOfAConnectionThatOutlivedIt(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		answered time.Duration
+		limit    time.Duration // after two closes at 2 s
+	}{
+		{"never idle before", 0, 1900 * time.Millisecond},
+		{"idle for less", time.Second, 1900 * time.Millisecond},
+		{"idle for hardly longer", 2100 * time.Millisecond, 1900 * time.Millisecond},
+		{"idle for clearly longer", 3 * time.Second, 3800 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(defaults)
+			for range 2 {
+				c.add(time.Minute)
+				l.SawClose(Close{At: c.now, Idle: 2 * time.Second, Open: 2 * time.Second, Answered: tc.answered})
+				c.add(restartWindow)
+				l.Limit(c.now, Optional{})
+			}
+			if got := l.value(c); got != tc.limit {
+				t.Errorf("limit = %v, want %v", got, tc.limit)
+			}
+		})
+	}
+}
+
 func TestLearnerNoCapFromALateClose(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)
 	c.sawClose(l, 30*time.Second) // a sensor's
