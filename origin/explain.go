@@ -34,9 +34,6 @@ func (l *ListenerWrapper) ExplainOrigins(serverName string, leftOut bool) (answe
 func (l *ListenerWrapper) explain(serverName string, port uint16, leftOut bool) authority.OriginExplanation {
 	e := authority.OriginExplanation{Port: port, Origins: []string{}}
 	e.WithoutHTTP3 = l.board.withoutHTTP3()
-	if leftOut {
-		e.LeftOut, e.LeftOutCounts = []authority.LeftOut{}, make(map[string]int)
-	}
 	sni, err := hostname.ParseSNI(serverName)
 	if err != nil {
 		sni = ""
@@ -51,9 +48,18 @@ func (l *ListenerWrapper) explain(serverName string, port uint16, leftOut bool) 
 			e.Origins = append(e.Origins, o.String())
 		}
 	}
-	if !leftOut || l.choice.none || sni == "" {
-		return e
+	if leftOut {
+		e.LeftOut, e.LeftOutCounts = []authority.LeftOut{}, make(map[string]int)
+		if !l.choice.none && sni != "" {
+			l.explainLeftOut(&e, t, sent)
+		}
 	}
+	return e
+}
+
+// explainLeftOut adds what connections are not told, and why; sent is what they are.
+func (l *ListenerWrapper) explainLeftOut(e *authority.OriginExplanation, t telling, sent map[origin]bool) {
+	sni, port := t.sni, e.Port
 	l.sets.Judge(sni, func(name string, why authority.Absence) {
 		for _, p := range l.choice.of(name, port) {
 			switch o := (origin{name, p}); {
@@ -69,7 +75,6 @@ func (l *ListenerWrapper) explain(serverName string, port uint16, leftOut bool) 
 			}
 		}
 	})
-	return e
 }
 
 // why says how the origins are chosen; err is about the server name.
