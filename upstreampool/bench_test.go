@@ -19,12 +19,17 @@ func stock(t testing.TB, tls bool) http.RoundTripper {
 	if tls {
 		tr.TLS = &reverseproxy.TLSConfig{InsecureSkipVerify: true, ServerName: "example.com"}
 	}
+	provisionStock(t, tr)
+	return tr
+}
+
+func provisionStock(t testing.TB, tr *reverseproxy.HTTPTransport) {
+	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	if err := tr.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tr.Cleanup(); cancel() })
-	return tr
 }
 
 // transports returns stock's transport and ours.

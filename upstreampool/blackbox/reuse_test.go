@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,79 +22,6 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
-
-// Upstreams that close connections by their age, at random, or at restarts, have no idle timeout. What they do is not taken for one, and reuse does not suffer.
-func TestClosesThatAreNoIdleTimeout(t *testing.T) {
-	needs.Long(t)
-	t.Parallel()
-	steady := func(*rand.Rand) time.Duration { return 400 * time.Millisecond }
-	uneven := func(r *rand.Rand) time.Duration {
-		return time.Duration(float64(100*time.Millisecond) * math.Pow(16, r.Float64())) // to 1.6 s
-	}
-	atRandom := func(r *rand.Rand, opened, _ time.Time) time.Time {
-		return opened.Add(time.Duration(r.ExpFloat64() * float64(2*time.Second)))
-	}
-	for _, test := range []struct {
-		name  string
-		pause func(*rand.Rand) time.Duration // of a client, between requests
-		// close says when a server that began at started closes a connection.
-		close func(r *rand.Rand, opened, started time.Time) time.Time
-	}{
-		{"by age", steady, func(_ *rand.Rand, opened, _ time.Time) time.Time { return opened.Add(2 * time.Second) }},
-		{"by age, uneven load", uneven, func(_ *rand.Rand, opened, _ time.Time) time.Time { return opened.Add(5 * time.Second) }},
-		{"at random", steady, atRandom}, {"at random, uneven load", uneven, atRandom},
-		{"restarts", steady, func(_ *rand.Rand, opened, started time.Time) time.Time {
-			restart := started
-			for r := rand.New(rand.NewPCG(3, 3)); !restart.After(opened); {
-				restart = restart.Add(time.Duration(r.Int64N(int64(4 * time.Second))))
-			}
-			return restart
-		}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			server := func() *fake.Listener {
-				l := listen(t, nil)
-				started := time.Now()
-				l.ServeRaw(func(n int64, c net.Conn, r *bufio.Reader) {
-					end := test.close(rand.New(rand.NewPCG(1, uint64(n))), time.Now(), started)
-					for {
-						_ = c.SetReadDeadline(end)
-						if fake.ReadRequest(r) == nil {
-							return
-						}
-						fake.Respond(c, "x")
-					}
-				})
-				return l
-			}
-			ours, stock := server(), server()
-			var wg sync.WaitGroup
-			var failed atomic.Int64
-			poll := func(tr http.RoundTripper, addr string) {
-				r := rand.New(rand.NewPCG(2, 2))
-				wg.Go(func() {
-					for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(test.pause(r)) {
-						if !send(tr, newRequest(t, t.Context(), "GET", addr, nil)).ok() {
-							failed.Add(1)
-						}
-					}
-				})
-			}
-			poll(newTransport(t, nil), addr(ours))
-			poll(newStock(t, nil), addr(stock))
-			wg.Wait()
-			t.Logf("%d connections, transport http %d", ours.Accepted.Load(), stock.Accepted.Load())
-			n, most := ours.Accepted.Load(), stock.Accepted.Load()*3/2+8
-			if n > most {
-				t.Errorf("%d connections, want at most %d: 1.5 times those of transport http, and 8", n, most)
-			}
-			if failed.Load() > 0 {
-				t.Errorf("%d GETs failed", failed.Load())
-			}
-		})
-	}
-}
 
 // Bursts of POSTs towards an upstream of unknown timeout do not open a connection
 // each for ever: connections that were seen to live for longer are evidence.
