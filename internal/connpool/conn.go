@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/linked"
+	"github.com/caddy-connreuse/connreuse/internal/owner"
 	"github.com/caddy-connreuse/connreuse/internal/streams"
 )
 
@@ -45,9 +46,8 @@ type byPool struct {
 	idledFor  time.Duration     // when it was last taken, as idle
 	apart     map[*apart]bool
 	dialedFor *waiter
-	owner     *Owner     // whose requests alone it carries; nil: anybody's
-	pinnedAt  *time.Time // nil: never
-	bound     bool       // it has carried credentials of its owner, or was about to
+	owner     *Owner       // whose requests alone it carries; nil: anybody's
+	login     *owner.Login // nil: it is not pinned
 	suspect   bool
 	left      bool // its address was given up
 	untried   bool // its probe did not wait for it: others that can be repeated may

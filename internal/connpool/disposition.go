@@ -34,7 +34,7 @@ func (p *Pool) disposeLocked(c *conn, now time.Time) {
 	p.serveLocked(c, now)
 	switch {
 	case !c.idles():
-	case p.fullLocked() && p.waitersExceedComingLocked() && !lingers,
+	case p.fullLocked() && p.waitersExceedComingLocked() && !lingers && !c.login.Underway(c.age(now)),
 		p.cfg.MaxConns > 0 && p.countedLocked() > p.cfg.MaxConns,
 		p.memory.H1.Serial(now) && p.oldestSilentLocked() != nil:
 		p.closeLocked(c, CloseReplaced)

@@ -21,7 +21,7 @@ func (p *Pool) armLocked(t time.Time) {
 func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
 	due := now.Add(c.limit.Value - c.age(now))
 	if c.owner != nil {
-		due = c.pinDueLocked(due, now)
+		due = c.login.Due(due, now, c.age(now))
 	}
 	p.armLocked(due)
 	if c.life > 0 {
@@ -44,6 +44,9 @@ func (p *Pool) tick() {
 	}
 	if c := p.lists[sensor].First(); c != nil {
 		p.checkSensorLocked(c, now, look)
+	}
+	if p.lists[listPinned].Len() > 0 && p.fullLocked() && p.waitersExceedComingLocked() {
+		p.makeRoomLocked(now)
 	}
 	p.judgeLocked(silent, now)
 	p.trimLocked(now)

@@ -12,13 +12,6 @@ import (
 // other's requests until it is closed. Those that wait for requests are in a list of
 // their own, where nobody looks who has none.
 
-// provesItself is how long a connection may be pinned without having carried
-// credentials: a client that was offered NTLM or Negotiate answers at once, or never.
-const provesItself = 15 * time.Second
-
-// lookThrough is the least time between two looks at all pinned connections.
-const lookThrough = 250 * time.Millisecond
-
 // An Owner is whose requests share authenticated connections: a client connection.
 // It has at most one connection in each pool.
 type Owner = owner.Owner
@@ -118,7 +111,7 @@ func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
 // looks.
 func (p *Pool) ownLocked(c *conn, o *Owner, own *pin, now time.Time) {
 	p.lists[c.listOf(c.at())].Remove(&c.place)
-	own.conn, c.owner, c.pinnedAt = c, o, &now
+	own.conn, c.owner, c.login = c, o, &owner.Login{Began: now}
 	p.lists[c.listOf(c.at())].Push(&c.place, c)
 }
 
@@ -191,21 +184,8 @@ func (p *Pool) Disown(o *Owner) {
 	}
 }
 
-// pinDueLocked returns when to look at c, which is pinned and idle, given when it
-// reaches its limit. There may be one for each of thousands of client connections, so
-// what is due soon is looked at together.
-func (c *conn) pinDueLocked(limit, now time.Time) time.Time {
-	if proves := c.pinnedAt.Add(provesItself); !c.bound && proves.Before(limit) {
-		limit = proves
-	}
-	if soon := now.Add(lookThrough); limit.Before(soon) {
-		return soon
-	}
-	return limit
-}
-
 // outlived tells whether c is pinned for nothing: its owner is gone, or has not sent
 // credentials in time.
 func (c *conn) outlived(now time.Time) bool {
-	return c.owner != nil && (c.owner.Ended() || !c.bound && elapsed(*c.pinnedAt, now) >= provesItself)
+	return c.owner != nil && (c.owner.Ended() || c.login.Failed(elapsed(c.login.Began, now)))
 }

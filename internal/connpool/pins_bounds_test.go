@@ -51,6 +51,30 @@ func TestPinnedMakesRoom(t *testing.T) {
 	})
 }
 
+// A connection makes no room in the middle of a login, for a second. Whoever waits gets a
+// connection once the login is complete, or has taken longer.
+//
+// Checklist: P30.
+func TestLoginIsNotInterrupted(t *testing.T) {
+	for _, completes := range []bool{true, false} {
+		inBubble(t, func(cfg *Config, _ *bench) { cfg.MaxConns = 1 }, func(t *testing.T, b *bench) {
+			alice, bob := new(Owner), new(Owner)
+			expect(t, "alice's first step", on(t, b, bound(alice)), "1")
+			got := make(chan string)
+			start := time.Now()
+			go func() { got <- number(t, b, bound(bob)) }()
+			time.Sleep(900 * time.Millisecond)
+			if completes {
+				expect(t, "alice's second step", number(t, b, bound(alice)), "1")
+			}
+			expect(t, "bob's", <-got, "2")
+			if took := time.Since(start); took < 900*time.Millisecond || took > 1300*time.Millisecond {
+				t.Errorf("completes=%v: bob waited for %v", completes, took)
+			}
+		})
+	}
+}
+
 // Pinned connections count as idle ones where these are limited.
 func TestPinnedAreBounded(t *testing.T) {
 	inBubble(t, func(cfg *Config, _ *bench) { cfg.MaxIdlePerPool = 2 }, func(t *testing.T, b *bench) {

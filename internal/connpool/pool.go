@@ -156,7 +156,7 @@ func (p *Pool) acquire(now time.Time, n Need, again bool, g *grant) *waiter {
 			g.err = ErrQueueFull
 			return nil
 		}
-		p.makeRoomLocked()
+		p.makeRoomLocked(now)
 	}
 	p.clearForDialLocked(now)
 	w := &waiter{need: n, since: now, grant: make(chan grant, 1)}
@@ -223,9 +223,9 @@ func (p *Pool) fullLocked() bool {
 // makeRoomLocked closes a connection that takes up a place and carries no request: the
 // sensor, or else the oldest of those that are idle, fresh or pinned, in this order. It
 // was not good enough for the request at hand. The place becomes free when it is closed.
-func (p *Pool) makeRoomLocked() {
-	for _, l := range resting {
-		if c := p.lists[l].First(); c != nil {
+func (p *Pool) makeRoomLocked(now time.Time) {
+	for c := range p.inLists(resting[:]) {
+		if !c.login.Underway(c.age(now)) {
 			p.displaceLocked(c)
 			return
 		}
@@ -327,7 +327,7 @@ func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	}
 	c.leases++
 	c.requests++
-	c.bound = c.bound || n.Bound
+	c.login.Sent(n.Bound)
 	c.takenAt = now
 	p.listenLocked(c, now)
 }

@@ -84,7 +84,7 @@ func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 	}
 	f.lookAt = now.Add(lookAgain)
 	if f.favoured == nil && p.lists[sensor].Len()+p.spareLocked() > 0 && p.memory.H1.MayYield(now) {
-		p.makeRoomLocked()
+		p.makeRoomLocked(now)
 		for unused := range p.lists[fresh].All() {
 			p.displaceLocked(unused)
 		}

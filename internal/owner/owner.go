@@ -1,5 +1,6 @@
 // Package owner has client connections as owners of what is kept for them alone. The
-// end of an [Owner] is told to each [Keeper] that keeps something for it.
+// end of an [Owner] is told to each [Keeper] that keeps something for it. A [Login] is
+// how far one has come with authenticating what it has.
 package owner
 
 import (
