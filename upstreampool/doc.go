@@ -17,10 +17,11 @@
 //
 // Here stands what Caddy has to do with them:
 //
-//   - transport.go has the settings, options.go reads those that are ours, config.go
-//     fills in defaults and checks all of them
-//   - key.go turns a request into a target, core.go finds its pool; core, upstreams
-//     (upstream.go) and records (record.go) outlive configurations
+//   - transport.go has the settings, options.go reads those that are ours, check.go
+//     refuses what is wrong with them, config.go fills in defaults
+//   - key.go turns a request into a target, core.go finds its pool; a core (cores.go says
+//     who shares one), upstreams (upstream.go) and records (record.go) outlive
+//     configurations
 //   - roundtrip.go is the way of a request, with at most two attempts; body.go has its
 //     body, pins.go its user, pressure.go what a full pool answers, silence.go the words
 //     for an upstream that does not
