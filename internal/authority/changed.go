@@ -178,16 +178,17 @@ func (s *Snapshot) changes() (found []Warning) {
 // one stands behind a handler that may change them.
 func (s *Snapshot) exposed(host string) (handed, intercepted bool) {
 	behind := false
-	w := walk{host: host, sees: func(st *step, _ bool) bool {
+	w := walk{host: host}
+	w.sees = func(st *step, _ bool) bool {
 		switch {
 		case st.guard != nil:
 			handed = handed || st.guard.ErrorRoutes
 			intercepted = intercepted || behind && !st.guard.ReportOnly
-		case st.handler != nil:
-			behind = behind || intercepts(st.handler)
+		case st.handler != nil && !behind && intercepts(st.handler):
+			behind, w.met = true, nil // what comes again comes behind it
 		}
 		return true
-	}}
+	}
 	w.list(s.guards.main, true, nil)
 	return handed, intercepted
 }

@@ -25,7 +25,7 @@ var openMatchers = []caddy.ModuleID{
 // those as well that no request can reach, since a route around them is for other
 // hosts.
 func openNames(srv *caddyhttp.Server) map[string]struct{} {
-	w := openWalk{server: srv, repl: caddy.NewReplacer(), names: make(map[string]struct{}), named: make(map[string]bool)}
+	w := openWalk{server: srv, repl: caddy.NewReplacer(), names: make(map[string]struct{}), named: make(map[string]bool), met: make(map[use]bool)}
 	w.routes(srv.Routes, nil)
 	return w.names
 }
@@ -38,8 +38,18 @@ type openWalk struct {
 	// named tells of each named route met so far whether it has such names at all. Most
 	// have none, and need be visited once only.
 	named map[string]bool
+	// alone: what counts is whether there are names at all.
+	alone bool
+	met   map[use]bool
 	// within are the named routes around.
 	within []string
+}
+
+// A use is one of a named route, below the innermost route with host matchers, which tells
+// those around it as well.
+type use struct {
+	name  string
+	below *table
 }
 
 // routes visits a list below routes with these host matchers.
@@ -96,12 +106,21 @@ func (w *openWalk) invoke(name string, outer []*table) {
 	has, met := w.named[name]
 	if !met {
 		alone := *w
-		alone.names = make(map[string]struct{})
+		alone.names, alone.alone = make(map[string]struct{}), true
 		alone.routes(list, nil)
 		has = len(alone.names) > 0
 		w.named[name] = has
 	}
-	if has {
+	if has && w.alone {
+		w.names[name] = struct{}{}
+		return
+	}
+	here := use{name: name}
+	if len(outer) > 0 {
+		here.below = outer[len(outer)-1]
+	}
+	if has && !w.met[here] {
+		w.met[here] = true
 		w.routes(list, outer)
 	}
 }

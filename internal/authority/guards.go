@@ -84,7 +84,8 @@ func (gs *guards) all() []*Guard {
 // same tells whether the routes at all levels, and the error routes, take both
 // names for the same.
 func (gs *guards) same(a, b string) bool {
-	return gs.main.sameBelow(a, b, nil) && (gs.errors == nil || gs.errors.sameBelow(a, b, nil))
+	by := comparison{a: a, b: b}
+	return by.same(gs.main) && (gs.errors == nil || by.same(gs.errors))
 }
 
 // each calls f for each guard that can run for host, until f returns false;
@@ -130,6 +131,20 @@ type walk struct {
 	// early leaves out error routes that run for none of the [earlyErrors].
 	early bool
 	over  bool
+	// visits counts those of named routes. Once they are many, met holds whether one may
+	// have answered.
+	visits int
+	met    map[visit]bool
+}
+
+// manyVisits are more than a walk through routes that people write makes: it need not
+// remember them, which would allocate memory for a request.
+const manyVisits = 32
+
+// A visit is one of a named route.
+type visit struct {
+	routes  *routes
+	certain bool
 }
 
 // list walks through a list of routes, which every request for the host gets to
@@ -139,6 +154,26 @@ func (w *walk) list(rs *routes, certain bool, above *chain) (answered bool) {
 	if above.has(rs) {
 		return false
 	}
+	if rs.named {
+		w.visits++
+	}
+	if !rs.named || w.visits <= manyVisits {
+		return w.through(rs, certain, above)
+	}
+	answered, met := w.met[visit{rs, certain}]
+	if met {
+		return answered
+	}
+	answered = w.through(rs, certain, above)
+	if w.met == nil {
+		w.met = make(map[visit]bool)
+	}
+	w.met[visit{rs, certain}] = answered
+	return answered
+}
+
+// through is list for what the walk has not met.
+func (w *walk) through(rs *routes, certain bool, above *chain) (answered bool) {
 	here := chain{rs, above}
 	var taken groupSet
 	var c cursor

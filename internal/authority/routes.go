@@ -79,6 +79,10 @@ type routes struct {
 	contents contents
 	// unknown: the hosts of some route depend on the request.
 	unknown bool
+	// named: it is a named route, which several others may lead to. These may be named
+	// again, so that the ways through them are many more than the routes: whoever
+	// follows them all looks at each named route once.
+	named bool
 }
 
 // newRoutes reads a list of the top level without the routes' handlers.
@@ -149,24 +153,36 @@ func (rs *routes) same(a, b string) bool {
 	}
 }
 
-// sameBelow is same, for the routes below these as well. It descends only into
+// A comparison is one of two names, by the routes that can run for them.
+type comparison struct {
+	a, b string
+	met  map[*routes]bool // the named ones
+}
+
+// same is [routes.same], for the routes below these as well. It descends only into
 // routes that can run for the names and that ask for a host somewhere.
-func (rs *routes) sameBelow(a, b string, above *chain) bool {
-	if !rs.contents.hosts || above.has(rs) {
+func (by *comparison) same(rs *routes) bool {
+	if !rs.contents.hosts || by.met[rs] {
 		return true
 	}
-	if !rs.same(a, b) {
+	if rs.named {
+		if by.met == nil {
+			by.met = make(map[*routes]bool)
+		}
+		by.met[rs] = true
+	}
+	if !rs.same(by.a, by.b) {
 		return false
 	}
 	var c cursor
-	rs.byHost.find(&c, a)
+	rs.byHost.find(&c, by.a)
 	for r, ok := c.next(); ok; r, ok = c.next() {
 		s := &rs.sites[r.index]
 		if !s.contents.hosts {
 			continue
 		}
 		for i := range s.steps {
-			if below := s.steps[i].routes; below != nil && !below.sameBelow(a, b, &chain{rs, above}) {
+			if below := s.steps[i].routes; below != nil && !by.same(below) {
 				return false
 			}
 		}

@@ -110,6 +110,31 @@ func TestReadingIsLinear(t *testing.T) {
 	}
 }
 
+// Ways through named routes are many more than the routes where each invokes the next one
+// twice. To read them takes no longer for that.
+func TestReadingFollowsNoWayTwice(t *testing.T) {
+	text := func(depth int) string {
+		var named strings.Builder
+		for i := range depth {
+			next := fmt.Sprintf(`{"handle":[{"handler":"invoke","name":"n%d"}]}`, i+1)
+			fmt.Fprintf(&named, `"n%d":{"handle":[{"handler":"subroute","routes":[%s,%s]}]},`, i, next, next)
+		}
+		policies := `"strict_sni_host":false,"tls_connection_policies":[{"match":{"sni":["a.w.test"]},"client_authentication":{"mode":"request"}},{}]`
+		return policies + `,"named_routes":{` + named.String() +
+			fmt.Sprintf(`"n%d":{"match":[{"host":["a.w.test"],"path":["/x"]}],"handle":[{"handler":"intercept"},%s]}`, depth, guardFor("")) + `},
+			"routes":[` + hostRoute("a.w.test", `{"handler":"invoke","name":"n0"}`) + `,` + hostRoute("b.w.test", guardFor("")) + `]`
+	}
+	look := func(depth int) func() {
+		app, server := provisioned(t, text(depth))
+		return func() {
+			readAnew(app, server)
+			server.Snapshot().guards.same("a.w.test", "c.w.test")
+			server.Snapshot().HandlerRuns("a.w.test", "http.handlers.acme_server")
+		}
+	}
+	linear(t, 2, look(50), look(100))
+}
+
 // BenchmarkReading is what the first use of a server's snapshot costs.
 func BenchmarkReading(b *testing.B) {
 	for _, test := range manyOf {

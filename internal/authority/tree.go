@@ -156,7 +156,7 @@ func (t *tree) invoked(name string) *routes {
 	rs.contents = contents{handlers: ^uint64(0), scopes: ^uint8(0), hosts: true}
 	read := new(routes)
 	t.read(read, caddyhttp.RouteList{*route}, false)
-	*rs = *read
+	*rs, rs.named = *read, true
 	return rs
 }
 
