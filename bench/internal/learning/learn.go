@@ -191,8 +191,9 @@ func (l *lesson) matches(s upstreampool.PoolState) bool {
 		return s.KeepAlive == l.server.Announced().Seconds()
 	}
 	closes := l.server.Closes()
-	found := time.Duration(s.KeepAlive * float64(time.Second))
-	return s.Source == idletime.SourceLearned && (found-closes).Abs() <= max(300*time.Millisecond, closes/10)
+	late := time.Duration(s.KeepAlive*float64(time.Second)) - closes
+	tolerance := max(300*time.Millisecond, closes/10)
+	return s.Source == idletime.SourceLearned && late >= -tolerance && late <= tolerance+l.server.Looks
 }
 
 // learn waits until want is content with what is known.

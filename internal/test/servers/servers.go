@@ -35,6 +35,9 @@ type Kind struct {
 	Announces bool
 	// Late is how much later than its keep-alive timeout it closes.
 	Late time.Duration
+	// Looks is how often it looks for idle connections, and so how much later than that
+	// it may close them.
+	Looks time.Duration
 	// Whole: its timeout is of whole seconds.
 	Whole bool
 
@@ -51,7 +54,7 @@ var (
 	Nginx    = Kind{Name: "nginx", Protocol: "http/1.1", Program: "nginx", Package: "nginx-light", start: startNginx}
 	NginxH2  = Kind{Name: "nginx h2", Protocol: "h2", Program: "nginx", Package: "nginx-light", start: startNginx}
 	Apache   = Kind{Name: "Apache", Protocol: "http/1.1", Program: "apache2", Package: "apache2", Announces: true, start: startApache}
-	Gunicorn = Kind{Name: "gunicorn gthread", Protocol: "http/1.1", Program: "gunicorn", Package: "gunicorn", Whole: true, start: startGunicorn}
+	Gunicorn = Kind{Name: "gunicorn gthread", Protocol: "http/1.1", Program: "gunicorn", Package: "gunicorn", Looks: time.Second, Whole: true, start: startGunicorn}
 	Uvicorn  = Kind{Name: "uvicorn", Protocol: "http/1.1", Program: "uvicorn", Package: "uvicorn", Whole: true, start: startUvicorn}
 
 	Kinds = []Kind{Node, Go, GoH2, GoH2C, NodeH2, Nginx, NginxH2, Apache, Gunicorn, Uvicorn}
