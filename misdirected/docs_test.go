@@ -29,17 +29,7 @@ func TestDocs(t *testing.T) {
 		t.Errorf("the page has not this table of steps:\n%s", table)
 	}
 
-	var syntax, described []string
-	_, block, _ := strings.Cut(page, "misdirected [<matcher>] {\n")
-	block, _, _ = strings.Cut(block, "\n}")
-	for line := range strings.Lines(block) {
-		syntax = append(syntax, strings.Fields(line)[0])
-	}
-	_, table, _ := strings.Cut(page, "| option | default | effect |\n|---|---|---|\n")
-	table, _, _ = strings.Cut(table, "\n\n")
-	for line := range strings.Lines(table) {
-		described = append(described, strings.Trim(strings.Fields(line)[1], "`"))
-	}
+	syntax, described := docs.Options(page, "misdirected [<matcher>] {", "| option | default | effect |")
 	names := make([]string, len(options))
 	for i, o := range options {
 		names[i] = o.name

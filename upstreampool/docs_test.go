@@ -15,20 +15,11 @@ import (
 // The page and the transport have the same options.
 func TestOptionsOfDocs(t *testing.T) {
 	page := docs.Page(t, "../docs/upstreampool.md")
-	var names, syntax, described []string
+	var names []string
 	for _, o := range options {
 		names = append(names, o.name)
 	}
-	_, block, _ := strings.Cut(page, "transport upstreampool {\n")
-	block, _, _ = strings.Cut(block, "\n\n")
-	for line := range strings.Lines(block) {
-		syntax = append(syntax, strings.Fields(line)[0])
-	}
-	_, table, _ := strings.Cut(page, "| option | effect | default |\n|---|---|---|\n")
-	table, _, _ = strings.Cut(table, "\n\n")
-	for line := range strings.Lines(table) {
-		described = append(described, strings.Trim(strings.Fields(line)[1], "`"))
-	}
+	syntax, described := docs.Options(page, "transport upstreampool {", "| option | effect | default |")
 	if !slices.Equal(syntax, names) || !slices.Equal(described, names) {
 		t.Errorf("options are %v; the syntax has %v, the table %v", names, syntax, described)
 	}

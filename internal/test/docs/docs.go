@@ -4,6 +4,7 @@ package docs
 import (
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -28,4 +29,23 @@ func Blocks(page, language string) (blocks []string) {
 		}
 	}
 	return blocks
+}
+
+// Options returns the names of the options in the syntax of a directive on a page, from
+// a line that begins its block on, and in the table with these column titles. The
+// syntax ends with an empty line or the block.
+func Options(page, begins, titles string) (syntax, described []string) {
+	_, block, _ := strings.Cut(page, begins+"\n")
+	for line := range strings.Lines(block) {
+		if line == "\n" || line == "}\n" {
+			break
+		}
+		syntax = append(syntax, strings.Fields(line)[0])
+	}
+	_, table, _ := strings.Cut(page, titles+"\n|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	for line := range strings.Lines(table) {
+		described = append(described, strings.Trim(strings.Fields(line)[1], "`"))
+	}
+	return syntax, described
 }
