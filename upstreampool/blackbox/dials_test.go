@@ -87,27 +87,9 @@ func TestSilentBackendDelaysNobody(t *testing.T) {
 //
 // Checklist: P23.
 func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
-	refuse := make(chan struct{}, 1)
-	l := listen(t, func(_ int64, c net.Conn) net.Conn {
-		select {
-		case <-refuse:
-			time.Sleep(50 * time.Millisecond) // everyone waits by then
-			fake.Reset(c)
-			return nil
-		default:
-			return c
-		}
-	})
-	serve(t, l, true, hello, nil)
-	tr := newTransport(t, func(tr *upstreampool.Transport) {
-		overTLS(tr)
-		tr.MaxRequests = 2
-	})
-	get := func(int) *http.Request { return newRequest(t, t.Context(), "GET", addr(l), nil) }
-	if n, r := failures(together(t, tr, 2, get)); n > 0 { // that it speaks HTTP/2 is known now
-		t.Fatal(r)
-	}
-	refuse <- struct{}{}
+	var refuse atomic.Bool
+	_, tr, get := resettable(t, func() bool { return refuse.CompareAndSwap(true, false) })
+	refuse.Store(true)
 	if n, r := failures(together(t, tr, 50, get)); n > 1 {
 		t.Errorf("%d of 50 requests failed with one dial: %v", n, r)
 	}
@@ -119,8 +101,24 @@ func TestFailedDialFailsAtMostOneRequest(t *testing.T) {
 // Checklist: P23.
 func TestRequestsHearOfFailedHandshakesTogether(t *testing.T) {
 	var sick atomic.Bool
+	l, tr, get := resettable(t, sick.Load)
+	before := l.Accepted.Load()
+	sick.Store(true)
+	n, r := failures(together(t, tr, 50, get))
+	if n < 48 { // two may find a connection that takes one more
+		t.Fatalf("%d of 50 requests failed, one with %v", n, r)
+	}
+	if dials := l.Accepted.Load() - before; dials > 20 { // two, and a few more where the machine is busy
+		t.Errorf("%d requests failed after %d dials", n, dials)
+	}
+}
+
+// resettable returns an upstream whose handshakes are reset when reset says so, once
+// everyone waits, and a transport that knows already that it speaks HTTP/2. A connection
+// takes two requests.
+func resettable(t *testing.T, reset func() bool) (*fake.Listener, *upstreampool.Transport, func(int) *http.Request) {
 	l := listen(t, func(_ int64, c net.Conn) net.Conn {
-		if !sick.Load() {
+		if !reset() {
 			return c
 		}
 		time.Sleep(50 * time.Millisecond) // everyone waits by then
@@ -133,18 +131,10 @@ func TestRequestsHearOfFailedHandshakesTogether(t *testing.T) {
 		tr.MaxRequests = 2
 	})
 	get := func(int) *http.Request { return newRequest(t, t.Context(), "GET", addr(l), nil) }
-	if n, r := failures(together(t, tr, 2, get)); n > 0 { // that it speaks HTTP/2 is known now
+	if n, r := failures(together(t, tr, 2, get)); n > 0 {
 		t.Fatal(r)
 	}
-	before := l.Accepted.Load()
-	sick.Store(true)
-	n, r := failures(together(t, tr, 50, get))
-	if n < 48 { // two may find a connection that takes one more
-		t.Fatalf("%d of 50 requests failed, one with %v", n, r)
-	}
-	if dials := l.Accepted.Load() - before; dials > 20 { // two, and a few more where the machine is busy
-		t.Errorf("%d requests failed after %d dials", n, dials)
-	}
+	return l, tr, get
 }
 
 // A failed handshake is a failed dial, which lb_retries takes elsewhere whatever
