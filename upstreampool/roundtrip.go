@@ -214,11 +214,7 @@ func (x *exchange) attempt(t *try) {
 
 // failed finds out what an error means, and ends the lease.
 func (x *exchange) failed(t *try) {
-	ours := x.ctx.Err() != nil || x.body.Failed() || timedOut(t.err)
-	if !ours && !t.known.H2 && !x.body.Consumed() { // trailers change as the body is read
-		ours = !replay.Writable(x.out)
-	}
-	f := t.lease.Fail(t.err, ours)
+	f := t.lease.Fail(t.err, x.caused(t))
 	if t.doubted && !f.Ours {
 		t.pool.unanswered(t.err)
 	}
@@ -232,6 +228,14 @@ func (x *exchange) failed(t *try) {
 	if !f.Ours && (o.H2 && f.Refused && !f.StreamOnly || !o.H2 && !f.Written && !f.Responded) {
 		t.err = dialError(replay.Plain(t.err)) // nothing was sent
 	}
+}
+
+// caused tells whether the error of an attempt is the client's doing or ours.
+func (x *exchange) caused(t *try) bool {
+	if x.ctx.Err() != nil || x.body.Failed() || timedOut(t.err) {
+		return true
+	}
+	return !t.known.H2 && !x.body.Consumed() && !replay.Writable(x.out) // trailers change as the body is read
 }
 
 // lengthFor10 gives a body of unknown length one, if the upstream last answered

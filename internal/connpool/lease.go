@@ -163,18 +163,26 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	f.Ours = f.Ours || ours
 	s := c.net.Silence(now, l.start)
 	l.noteSilence(&f)
-	f.Lost = !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
-	met := l.Reused && !f.Ours && !f.Responded && !f.StreamOnly && now.Sub(l.start) < raceShows
-	f.Raced = met && f.Silent == "" && l.Limit > 0 && l.Idle >= l.Limit/2
+	f.doubtful, f.Lost = s.Doubtful(), !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
+	l.noteRace(&f, now)
 	if f.Raced {
 		c.learner.Raced(now)
 	}
-	f.doubtful, f.reset = s.Doubtful(), met && c.net.Ending().Reset()
 	l.pool.failed(c, now, l.Idle, f)
 	if f.Lost && s.All && l.Reused && l.Limit > 0 {
 		c.learner.LostInSilence(now, l.start, l.Idle, l.Limit)
 	}
 	return f
+}
+
+// noteRace completes what is known of a request that failed: did it meet the end of a
+// connection that came out of the pool, and was that end due?
+func (l *Lease) noteRace(f *Failure, now time.Time) {
+	if !l.Reused || f.Ours || f.Responded || f.StreamOnly || now.Sub(l.start) >= raceShows {
+		return
+	}
+	f.reset = l.c.net.Ending().Reset()
+	f.Raced = f.Silent == "" && l.Limit > 0 && l.Idle >= l.Limit/2
 }
 
 // outcome says what the connection saw of a request that failed with err.
