@@ -20,7 +20,7 @@ func (p *Pool) Remotes() map[netip.Addr]bool {
 	p.lock()
 	defer p.unlock()
 	answered := make(map[netip.Addr]bool)
-	for c := range p.inLists(holding[:]) {
+	for c := range p.inListsLocked(holding[:]) {
 		if a := c.net.Remote(); a.IsValid() && !c.left {
 			answered[a] = answered[a] || c.answered.Load()
 		}
@@ -34,7 +34,7 @@ func (p *Pool) Leave(addrs []netip.Addr) (left int) {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	for c := range p.inLists(holding[:]) {
+	for c := range p.inListsLocked(holding[:]) {
 		if !c.left && slices.Contains(addrs, c.net.Remote()) {
 			c.left = true
 			left++

@@ -61,11 +61,11 @@ func (c *conn) is(s state) bool { return c.at() == s }
 // idles tells whether the connection waits in the pool.
 func (c *conn) idles() bool { return c.is(idle) || c.is(fresh) }
 
-// age returns for how long the connection has been idle.
-func (c *conn) age(now time.Time) time.Duration { return elapsed(c.idleAt, now) }
+// ageLocked returns for how long the connection has been idle.
+func (c *conn) ageLocked(now time.Time) time.Duration { return elapsed(c.idleAt, now) }
 
-// askLimit finds out the connection's idle limit.
-func (c *conn) askLimit(now time.Time) {
+// askLimitLocked finds out the connection's idle limit.
+func (c *conn) askLimitLocked(now time.Time) {
 	if c.requests == 0 {
 		c.limit = c.learner.UnusedLimit(now)
 	} else {
@@ -99,18 +99,18 @@ func (c *conn) proof(interval time.Duration) idletime.Proof {
 	return idletime.Silence
 }
 
-// sight tells the learner that the connection is open at that age, if it was of no
+// sightLocked tells the learner that the connection is open at that age, if it was of no
 // use to a request because nobody knows how old it may be.
-func (c *conn) sight(now time.Time, age time.Duration) {
+func (c *conn) sightLocked(now time.Time, age time.Duration) {
 	if now.Sub(c.seenOpen) >= sightEvery {
 		c.seenOpen = now
 		c.pool.afterLocked(func() { c.learner.SawOpen(c.seen(now, age, c.proof(c.pool.cfg.ProbeInterval))) })
 	}
 }
 
-// countEnd tells the learner, once, whether a connection that could be reused ended
+// countEndLocked tells the learner, once, whether a connection that could be reused ended
 // right after its first response.
-func (c *conn) countEnd(now time.Time, atOnce bool) {
+func (c *conn) countEndLocked(now time.Time, atOnce bool) {
 	switch {
 	case c.counted:
 		return
@@ -122,8 +122,8 @@ func (c *conn) countEnd(now time.Time, atOnce bool) {
 	c.counted = true
 }
 
-// worn tells whether the connection may carry no further request, and why.
-func (c *conn) worn(now time.Time) (CloseReason, bool) {
+// wornLocked tells whether the connection may carry no further request, and why.
+func (c *conn) wornLocked(now time.Time) (CloseReason, bool) {
 	cfg := c.pool.cfg
 	switch {
 	case cfg.MaxRequests > 0 && c.requests >= cfg.MaxRequests && !cfg.Reuse:
@@ -136,15 +136,15 @@ func (c *conn) worn(now time.Time) (CloseReason, bool) {
 		return CloseDNS, true
 	case c.pool.group.retired.Load() && c.owner == nil: // or the owner could not log in any more
 		return CloseDrained, true
-	case c.outlived(now):
+	case c.outlivedLocked(now):
 		return ClosePinned, true
 	}
 	return "", false
 }
 
-// reserve makes sure that one request can be sent without waiting. For HTTP/2 the
+// reserveLocked makes sure that one request can be sent without waiting. For HTTP/2 the
 // pool counts by itself, see package streams.
-func (c *conn) reserve() bool {
+func (c *conn) reserveLocked() bool {
 	if !c.h2 {
 		return c.cc.Reserve() == nil
 	}

@@ -178,7 +178,7 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 		p.dialFailedLocked(now, c, err)
 		return
 	}
-	c.adopt(d, now)
+	c.adoptLocked(d, now)
 	p.moveLocked(c, fresh)
 	if c.net.IsShut() {
 		go p.removed(c) // it was closed before we could be told
@@ -203,8 +203,8 @@ func (p *Pool) opened(c *conn, d Dialed, err error) {
 	p.startDialsLocked(now)
 }
 
-// adopt makes c the connection that was dialed.
-func (c *conn) adopt(d Dialed, now time.Time) {
+// adoptLocked makes c the connection that was dialed.
+func (c *conn) adoptLocked(d Dialed, now time.Time) {
 	m := c.pool.memory
 	c.cc, c.h2, c.opened, c.idleAt = d.Conn, d.HTTP2, now, now
 	if c.pool.opt.Protocol == memory.Negotiated {
@@ -233,10 +233,10 @@ func (p *Pool) introduceLocked(c *conn, now time.Time) bool {
 		if c.leases > 0 && (c.owner != nil || w.pin != nil) {
 			continue
 		}
-		if _, worn := c.worn(now); worn && c.leases > 0 {
+		if _, worn := c.wornLocked(now); worn && c.leases > 0 {
 			return true
 		}
-		if !c.reserve() {
+		if !c.reserveLocked() {
 			// SETTINGS may allow no stream for now.
 			return c.leases > 0 || c.h2 && c.cc.Err() == nil
 		}
@@ -260,7 +260,7 @@ func (p *Pool) keepFreshLocked(c *conn, now time.Time) {
 		p.boundLocked()
 	}
 	if c.idles() {
-		c.askLimit(now)
+		c.askLimitLocked(now)
 		p.watchIdleLocked(c, now)
 		if c.h2 {
 			c.askWhyNoStreams() // nobody did while it was dialed
@@ -302,8 +302,8 @@ func (p *Pool) dialFailedLocked(now time.Time, c *conn, err error) {
 // busyServesLocked tells whether a busy connection may be of use to others when its
 // requests have ended.
 func (p *Pool) busyServesLocked(now time.Time) bool {
-	for c := range p.inLists(carrying[:2]) {
-		if _, worn := c.worn(now); !worn && c.owner == nil && c.reason == "" {
+	for c := range p.inListsLocked(carrying[:2]) {
+		if _, worn := c.wornLocked(now); !worn && c.owner == nil && c.reason == "" {
 			return true
 		}
 	}

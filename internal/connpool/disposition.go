@@ -9,7 +9,7 @@ import (
 // fitLocked asks the first questions about c, which carries no request: is it worn,
 // suspicious, or over its limit? If so, c is taken out of use.
 func (p *Pool) fitLocked(c *conn, now time.Time) bool {
-	if reason, worn := c.worn(now); worn {
+	if reason, worn := c.wornLocked(now); worn {
 		p.closeLocked(c, reason)
 		return false
 	}
@@ -17,7 +17,7 @@ func (p *Pool) fitLocked(c *conn, now time.Time) bool {
 		p.closeLocked(c, CloseSuspect)
 		return false
 	}
-	if c.askLimit(now); c.age(now) >= c.limit.Value {
+	if c.askLimitLocked(now); c.ageLocked(now) >= c.limit.Value {
 		p.retireLocked(c, now)
 		return false
 	}
@@ -34,7 +34,7 @@ func (p *Pool) disposeLocked(c *conn, now time.Time) {
 	p.serveLocked(c, now)
 	switch {
 	case !c.idles():
-	case p.fullLocked() && p.waitersExceedComingLocked() && !lingers && !c.login.Underway(c.age(now)),
+	case p.fullLocked() && p.waitersExceedComingLocked() && !lingers && !c.login.Underway(c.ageLocked(now)),
 		p.cfg.MaxConns > 0 && p.countedLocked() > p.cfg.MaxConns,
 		p.memory.H1.Serial(now) && p.oldestSilentLocked() != nil:
 		p.closeLocked(c, CloseReplaced)
@@ -132,7 +132,7 @@ func (p *Pool) returned(c *conn, waitedAt time.Time) {
 func (p *Pool) releaseLocked(c *conn, now time.Time) {
 	p.idle.InUse(now, p.inLocked(busy))
 	if c.requests > 1 {
-		c.countEnd(now, false)
+		c.countEndLocked(now, false)
 	}
 	c.leases = 0
 	to := idle
@@ -218,7 +218,7 @@ func (c *conn) carries() bool {
 // a GOAWAY or is worn, and tells whether it is so. A connection for one request is
 // worn from the start, and counts like any other.
 func (p *Pool) drainLocked(c *conn, now time.Time) bool {
-	reason, worn := c.worn(now)
+	reason, worn := c.wornLocked(now)
 	if c.h2 && c.streams.Leaving() {
 		reason, worn = CloseUpstream, true
 	}
@@ -236,8 +236,8 @@ func (p *Pool) closeLocked(c *conn, reason CloseReason) {
 	}
 	now := time.Now()
 	p.coolLocked(c, now)
-	if c.idles() && c.requests == 1 && c.age(now) >= idletime.AtOnce {
-		c.countEnd(now, false)
+	if c.idles() && c.requests == 1 && c.ageLocked(now) >= idletime.AtOnce {
+		c.countEndLocked(now, false)
 	}
 	p.moveLocked(c, closing)
 	c.reason = reason

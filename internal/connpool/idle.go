@@ -19,9 +19,9 @@ func (p *Pool) armLocked(t time.Time) {
 // watchIdleLocked has the timer run when c, which is idle, reaches its limit or the
 // end of its lifetime, and when it may not be needed any more.
 func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
-	due := now.Add(c.limit.Value - c.age(now))
+	due := now.Add(c.limit.Value - c.ageLocked(now))
 	if c.owner != nil {
-		due = c.login.Due(due, now, c.age(now))
+		due = c.login.Due(due, now, c.ageLocked(now))
 	}
 	p.armLocked(due)
 	if c.life > 0 {
@@ -37,7 +37,7 @@ func (p *Pool) tick() {
 	defer p.unlock()
 	now := time.Now()
 	p.timerAt = time.Time{}
-	for c := range p.inLists(resting[1:]) {
+	for c := range p.inListsLocked(resting[1:]) {
 		if p.fitLocked(c, now) {
 			p.watchIdleLocked(c, now)
 		}
@@ -125,7 +125,7 @@ func (p *Pool) Drain() (closed int) {
 	p.lock()
 	defer p.unlock()
 	p.warm.Stop()
-	for c := range p.inLists(resting[:]) {
+	for c := range p.inListsLocked(resting[:]) {
 		p.closeLocked(c, CloseDrained)
 		closed++
 	}

@@ -125,7 +125,7 @@ func (p *Pool) answered(c *conn, resp *http.Response, now time.Time) {
 	if announced {
 		c.announced = idletime.Known(d)
 		if c.is(idle) { // it was quicker than we are
-			c.askLimit(now)
+			c.askLimitLocked(now)
 			p.watchIdleLocked(c, now)
 		}
 	}
@@ -221,7 +221,7 @@ func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 		p.retreatLocked(c)
 	}
 	if !f.Ours && !f.Responded && c.requests == 2 && age < idletime.AtOnce {
-		c.countEnd(now, true)
+		c.countEndLocked(now, true)
 	}
 	p.endFailedLocked(c, now, f.Silent)
 }

@@ -92,8 +92,8 @@ func (p *Pool) takeOwnLocked(own *pin, now time.Time, n Need, g *grant) (ok bool
 	return ok
 }
 
-// own tells whether w waits for the connection of its owner.
-func (w *waiter) own() bool { return w.pin != nil && w.place.In(&w.pin.waiters.List) }
+// inPinLocked tells whether w waits for the connection of its owner.
+func (w *waiter) inPinLocked() bool { return w.pin != nil && w.place.In(&w.pin.waiters.List) }
 
 // serveOwnLocked hands the connection of own to those that wait for it.
 func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
@@ -110,16 +110,16 @@ func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
 // ownLocked makes c the connection of a pin. It moves to the list where nobody else
 // looks.
 func (p *Pool) ownLocked(c *conn, o *Owner, own *pin, now time.Time) {
-	p.lists[c.listOf(c.at())].Remove(&c.place)
+	p.lists[c.listOfLocked(c.at())].Remove(&c.place)
 	own.conn, c.owner, c.login = c, o, &owner.Login{Began: now}
-	p.lists[c.listOf(c.at())].Push(&c.place, c)
+	p.lists[c.listOfLocked(c.at())].Push(&c.place, c)
 }
 
 // leaveLocked takes a waiter out of the queue that it is in, and tells whether it was
 // in one. A founder without a connection has a successor.
 func (p *Pool) leaveLocked(w *waiter) bool {
 	own := w.pin
-	if w.own() {
+	if w.inPinLocked() {
 		return own.waiters.remove(w)
 	}
 	if !p.queue.remove(w) {
@@ -174,7 +174,7 @@ func (l *Lease) Pin(o *Owner) {
 }
 
 // Disown closes the connection of an owner that has ended, if it is idle. Otherwise
-// that happens when it becomes idle, see [conn.outlived].
+// that happens when it becomes idle, see [conn.outlivedLocked].
 func (p *Pool) Disown(o *Owner) {
 	p.lock()
 	defer p.unlock()
@@ -184,8 +184,8 @@ func (p *Pool) Disown(o *Owner) {
 	}
 }
 
-// outlived tells whether c is pinned for nothing: its owner is gone, or has not sent
+// outlivedLocked tells whether c is pinned for nothing: its owner is gone, or has not sent
 // credentials in time.
-func (c *conn) outlived(now time.Time) bool {
+func (c *conn) outlivedLocked(now time.Time) bool {
 	return c.owner != nil && (c.owner.Ended() || c.login.Failed(elapsed(c.login.Began, now)))
 }

@@ -188,7 +188,7 @@ func (p *Pool) await(ctx context.Context, start time.Time, w *waiter, g *grant) 
 			err = ErrAcquireTimeout
 		}
 		p.lock()
-		if err == ErrAcquireTimeout && (w.own() || p.dialsForLocked(w)) {
+		if err == ErrAcquireTimeout && (w.inPinLocked() || p.dialsForLocked(w)) {
 			p.unlock()
 			// Dials have timeouts of their own, and may serve others. The owner waits for itself.
 			timeout.Reset(min(p.cfg.AcquireTimeout, time.Second))
@@ -224,8 +224,8 @@ func (p *Pool) fullLocked() bool {
 // sensor, or else the oldest of those that are idle, fresh or pinned, in this order. It
 // was not good enough for the request at hand. The place becomes free when it is closed.
 func (p *Pool) makeRoomLocked(now time.Time) {
-	for c := range p.inLists(resting[:]) {
-		if !c.login.Underway(c.age(now)) {
+	for c := range p.inListsLocked(resting[:]) {
+		if !c.login.Underway(c.ageLocked(now)) {
 			p.displaceLocked(c)
 			return
 		}
@@ -264,18 +264,18 @@ func (p *Pool) takeLocked(now time.Time, n Need, g *grant) bool {
 // give. One whose streams have all ended, though a client still reads, is as old
 // for its upstream as an idle one.
 func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need, g *grant) bool {
-	if p.drainLocked(c, now) || c.owner != n.Owner || !c.reserve() {
+	if p.drainLocked(c, now) || c.owner != n.Owner || !c.reserveLocked() {
 		return false
 	}
-	c.askLimit(now)
+	c.askLimitLocked(now)
 	var age time.Duration
 	if since, known := c.streams.QuietSince(); known {
 		if age = elapsed(since, now); !young(age, &c.limit, n) {
 			return false
 		}
 	}
-	g.of(c, age)
-	g.listen = g.listen || c.quiet(now)
+	g.ofLocked(c, age)
+	g.listen = g.listen || c.quietLocked(now)
 	p.leaseLocked(c, now, n)
 	return true
 }
@@ -286,9 +286,9 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	if !p.fitLocked(c, now) || c.suspect || c.owner != n.Owner {
 		return false
 	}
-	age := c.age(now)
+	age := c.ageLocked(now)
 	if !young(age, &c.limit, n) {
-		c.sight(now, age)
+		c.sightLocked(now, age)
 		return false
 	}
 	if c.untried && c.requests == 0 && !n.Replayable {
@@ -297,13 +297,13 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	if !c.h2 && !c.net.Waiting() {
 		return false // something has arrived, net/http will see what
 	}
-	if !c.reserve() {
+	if !c.reserveLocked() {
 		if !c.h2 || c.cc.Err() != nil {
 			p.closeLocked(c, CloseFailed)
 		}
 		return false
 	}
-	g.of(c, age)
+	g.ofLocked(c, age)
 	p.leaseLocked(c, now, n)
 	return true
 }
@@ -311,16 +311,16 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need, g *grant) bool {
 // leaseLocked hands c, with a reservation, to a request.
 func (p *Pool) leaseLocked(c *conn, now time.Time, n Need) {
 	if c.leases > 0 {
-		p.lists[c.listOf(busy)].Touch(&c.place)
+		p.lists[c.listOfLocked(busy)].Touch(&c.place)
 	} else {
-		c.idledFor, c.lost = c.age(now), false
+		c.idledFor, c.lost = c.ageLocked(now), false
 		c.net.Take(now, n.Bodyless && !c.h2)
 		p.moveLocked(c, busy)
 		p.idle.InUse(now, p.inLocked(busy))
 		p.watchFirstLocked(c, now)
 	}
-	if c.leases == 0 && c.requests == 1 && c.age(now) >= idletime.AtOnce {
-		c.countEnd(now, false)
+	if c.leases == 0 && c.requests == 1 && c.ageLocked(now) >= idletime.AtOnce {
+		c.countEndLocked(now, false)
 	}
 	if c.owner != n.Owner && (c.owner != nil || n.Bound) && Strict {
 		panic("connpool: a connection carries the request of another")

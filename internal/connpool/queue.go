@@ -48,8 +48,8 @@ type grant struct {
 	err error
 }
 
-// of makes c the connection, which was in the pool and has been idle for age.
-func (g *grant) of(c *conn, age time.Duration) {
+// ofLocked makes c the connection, which was in the pool and has been idle for age.
+func (g *grant) ofLocked(c *conn, age time.Duration) {
 	*g = grant{
 		First: c.requests == 0, Reused: true, look: age >= lookAfter, listen: age >= longIdle,
 		Idle: age, Limit: c.limit.Value, LimitSource: c.limit.Source, c: c, nth: c.requests + 1,

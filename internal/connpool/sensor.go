@@ -14,10 +14,10 @@ var errGoAway = errors.New("receiving GOAWAY")
 // becomes the sensor if one is wanted and the connection has carried a request,
 // and is closed otherwise. A sensor takes the place of no request that waits.
 func (p *Pool) retireLocked(c *conn, now time.Time) {
-	age := c.age(now)
+	age := c.ageLocked(now)
 	late := age - c.limit.Value
 	if c.requests > 0 && !c.suspect && late <= idletime.Tolerance(age) {
-		c.sight(now, age)
+		c.sightLocked(now, age)
 	}
 	noRoom := p.queue.Len() > 0 && p.fullLocked()
 	if p.lists[sensor].Len() > 0 || noRoom || c.requests == 0 || c.suspect || c.owner != nil || late > idletime.Tolerance(age) ||
@@ -33,7 +33,7 @@ func (p *Pool) retireLocked(c *conn, now time.Time) {
 // nextLookLocked returns when to look at the sensor again. Looks are frequent enough
 // that a suspended process, which sees a close too late, is noticed.
 func (p *Pool) nextLookLocked(c *conn, now time.Time) time.Time {
-	p.lookAt = now.Add(max(250*time.Millisecond, c.age(now)/20))
+	p.lookAt = now.Add(max(250*time.Millisecond, c.ageLocked(now)/20))
 	return p.lookAt
 }
 
@@ -51,7 +51,7 @@ func (p *Pool) lookAtSensor() (l sensorLook) {
 	if due {
 		// What is to show that connections may become so old has to be from the last two
 		// thirds of that time: the path may be lost since.
-		if age := l.sensor.age(now); age >= l.sensor.learner.Config().Ceiling() {
+		if age := l.sensor.ageLocked(now); age >= l.sensor.learner.Config().Ceiling() {
 			interval = min(interval, age/3)
 		}
 	}
@@ -64,7 +64,7 @@ func (p *Pool) lookAtSensor() (l sensorLook) {
 
 // checkSensorLocked does what is due about the sensor, which is still open.
 func (p *Pool) checkSensorLocked(c *conn, now time.Time, l sensorLook) {
-	age := c.age(now)
+	age := c.ageLocked(now)
 	switch late := elapsed(p.lookAt, now); {
 	case late > idletime.Tolerance(age):
 		p.closeLocked(c, CloseSensor) // we were not there to see
@@ -102,10 +102,10 @@ func (p *Pool) learnLocked(c *conn) {
 		return
 	}
 	at := c.net.Ending().At
-	age := c.age(at)
+	age := c.ageLocked(at)
 	open, wasSensor := age, c.is(sensor)
 	if wasSensor {
-		open = c.age(c.seenOpen)
+		open = c.ageLocked(c.seenOpen)
 		if elapsed(c.seenOpen, at) > age/20+250*time.Millisecond+idletime.Tolerance(age) {
 			return // seen too late
 		}
@@ -122,8 +122,8 @@ func (p *Pool) removed(c *conn) {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	if atOnce := c.age(c.net.Ending().At) < idletime.AtOnce; c.requests == 1 && c.leases == 0 && (upstream || !atOnce) {
-		c.countEnd(now, atOnce)
+	if atOnce := c.ageLocked(c.net.Ending().At) < idletime.AtOnce; c.requests == 1 && c.leases == 0 && (upstream || !atOnce) {
+		c.countEndLocked(now, atOnce)
 	}
 	reason := c.reason
 	switch s := c.at(); s {
@@ -143,7 +143,7 @@ func (p *Pool) removed(c *conn) {
 		p.coolLocked(c, now)
 	}
 	if (end == CloseSilent || end == ClosePing) && c.reason == "" {
-		p.suspectLocked(now, c.age(now))
+		p.suspectLocked(now, c.ageLocked(now))
 	}
 	p.moveLocked(c, closed)
 	p.afterLocked(func() { p.events.Closed(reason) })
@@ -166,7 +166,7 @@ func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) Close
 		return CloseRequested
 	case c.h2 && known && c.net.Ending().InFlight == 0:
 		c.idleAt = since
-		c.askLimit(since)
+		c.askLimitLocked(since)
 		if upstream {
 			p.learnLocked(c)
 		}

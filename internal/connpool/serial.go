@@ -24,9 +24,9 @@ type firsts struct {
 	showsBy  time.Time
 }
 
-// silentSince returns since when a request waits for the first bytes that c brings: those
-// of TLS, or those of its first response in HTTP/1; zero: none does.
-func (c *conn) silentSince() (t time.Time) {
+// silentSinceLocked returns since when a request waits for the first bytes that c brings:
+// those of TLS, or those of its first response in HTTP/1; zero: none does.
+func (c *conn) silentSinceLocked() (t time.Time) {
 	switch w := c.dialedFor; {
 	case !c.net.Connected() || c.net.Responded():
 	case c.is(dialing) && w != nil && w.place.Listed():
@@ -50,7 +50,7 @@ func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
 func (p *Pool) checkFirstsLocked(now time.Time) {
 	f := &p.firsts
 	if w := f.favoured; w != nil && !now.Before(f.showsBy) {
-		if silent := w.silentSince().Equal(f.since); silent || w.answered.Load() || w.idles() || w.is(busy) { // it has not ended
+		if silent := w.silentSinceLocked().Equal(f.since); silent || w.answered.Load() || w.idles() || w.is(busy) { // it has not ended
 			p.memory.H1.Yielded(now, !silent)
 		}
 		f.favoured, f.showsBy = nil, time.Time{}
@@ -66,8 +66,8 @@ func (p *Pool) checkFirstsLocked(now time.Time) {
 }
 
 func (p *Pool) oldestSilentLocked() (oldest *conn) {
-	for c := range p.inLists([]int{int(busy), int(dialing)}) {
-		if since := c.silentSince(); !since.IsZero() && (oldest == nil || since.Before(oldest.silentSince())) {
+	for c := range p.inListsLocked([]int{int(busy), int(dialing)}) {
+		if since := c.silentSinceLocked(); !since.IsZero() && (oldest == nil || since.Before(oldest.silentSinceLocked())) {
 			oldest = c
 		}
 	}
@@ -78,7 +78,7 @@ func (p *Pool) oldestSilentLocked() (oldest *conn) {
 // request: they wait in front of c.
 func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 	f := &p.firsts
-	if early := p.memory.H1.Patience(now) - elapsed(c.silentSince(), now); early > 0 {
+	if early := p.memory.H1.Patience(now) - elapsed(c.silentSinceLocked(), now); early > 0 {
 		f.lookAt = now.Add(early)
 		return
 	}
@@ -88,14 +88,14 @@ func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 		for unused := range p.lists[fresh].All() {
 			p.displaceLocked(unused)
 		}
-		f.favoured, f.since, f.showsBy = c, c.silentSince(), now.Add(yieldShows)
+		f.favoured, f.since, f.showsBy = c, c.silentSinceLocked(), now.Add(yieldShows)
 	}
 }
 
 // clearForDialLocked runs before a connection is opened.
 func (p *Pool) clearForDialLocked(now time.Time) {
 	if p.restingLocked() > 0 && p.memory.H1.Serial(now) {
-		for c := range p.inLists(resting[:]) {
+		for c := range p.inListsLocked(resting[:]) {
 			p.displaceLocked(c)
 		}
 	}

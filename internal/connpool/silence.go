@@ -23,18 +23,18 @@ const (
 	longIdle = time.Second
 )
 
-// waits tells whether c carries a request without a byte of a response. What arrives
+// waitsLocked tells whether c carries a request without a byte of a response. What arrives
 // during the first one may belong to TLS: session tickets.
-func (c *conn) waits() bool {
+func (c *conn) waitsLocked() bool {
 	if c.h2 {
 		return c.carries() && c.leases > c.streams.Arriving()
 	}
 	return c.is(busy) && (!c.net.Responded() || c.requests == 1 && c.net.TLS())
 }
 
-// quiet tells whether c waits for a response, and nothing has been read lately.
-func (c *conn) quiet(now time.Time) bool {
-	return c.waits() && c.net.QuietFor(now) >= quietFor
+// quietLocked tells whether c waits for a response, and nothing has been read lately.
+func (c *conn) quietLocked(now time.Time) bool {
+	return c.waitsLocked() && c.net.QuietFor(now) >= quietFor
 }
 
 // deaf tells whether c, which was taken out of the pool, had better not be used: its
@@ -94,11 +94,11 @@ func (p *Pool) listen() (all []listened) {
 	if now := time.Now(); !p.listenAt.IsZero() && !now.Before(p.listenAt) {
 		late := now.Sub(p.listenAt) > suspended
 		p.listenAt = time.Time{}
-		for c := range p.inLists(carrying[:]) {
-			if c.waits() {
+		for c := range p.inListsLocked(carrying[:]) {
+			if c.waitsLocked() {
 				p.listenAt = now.Add(listenEvery)
 			}
-			if !late && c.quiet(now) && !c.net.Settled() {
+			if !late && c.quietLocked(now) && !c.net.Settled() {
 				all = append(all, listened{conn: c})
 			}
 		}
@@ -116,7 +116,7 @@ func (p *Pool) listen() (all []listened) {
 func (p *Pool) judgeLocked(all []listened, now time.Time) {
 	for _, h := range all {
 		c, s := h.conn, h.silence
-		if !c.quiet(now) {
+		if !c.quietLocked(now) {
 			continue
 		}
 		if c.h2 && s.Doubtful() {
@@ -139,7 +139,7 @@ func (p *Pool) judgeLocked(all []listened, now time.Time) {
 func (p *Pool) suspectLocked(now time.Time, age time.Duration) {
 	before := now.Add(-age / 2)
 	p.memory.Suspect(before)
-	for c := range p.inLists(resting[1:]) {
+	for c := range p.inListsLocked(resting[1:]) {
 		if !c.idleAt.After(before) {
 			p.closeLocked(c, CloseSuspect)
 		}

@@ -48,7 +48,7 @@ func (p *Pool) Snapshot() Snapshot {
 	s.Connections[pinned] = p.lists[listPinned].Len()
 	for _, st := range [...]state{idle, fresh} {
 		for c := p.lists[st].Last(); c != nil && len(s.IdleAges) < mostAges; c = c.place.Prev() {
-			s.IdleAges = append(s.IdleAges, c.age(now))
+			s.IdleAges = append(s.IdleAges, c.ageLocked(now))
 		}
 	}
 	return s

@@ -59,9 +59,9 @@ func (p *Pool) moveLocked(c *conn, to state) {
 		return
 	}
 	c.state.Store(uint32(to))
-	p.lists[c.listOf(from)].Remove(&c.place)
+	p.lists[c.listOfLocked(from)].Remove(&c.place)
 	if to != closed {
-		p.lists[c.listOf(to)].Push(&c.place, c)
+		p.lists[c.listOfLocked(to)].Push(&c.place, c)
 	}
 	if c.owner != nil && (to == draining || to == upgraded || to == closing || to == closed) {
 		p.unpinLocked(c)
@@ -88,7 +88,7 @@ const (
 	numLists = listPinned + 1
 )
 
-func (c *conn) listOf(s state) int {
+func (c *conn) listOfLocked(s state) int {
 	switch {
 	case s == busy && c.h2 && c.owner == nil:
 		return listStreams
@@ -98,8 +98,8 @@ func (c *conn) listOf(s state) int {
 	return int(s)
 }
 
-// inLists goes through the connections of some lists. The one at hand may move.
-func (p *Pool) inLists(some []int) iter.Seq[*conn] {
+// inListsLocked goes through the connections of some lists. The one at hand may move.
+func (p *Pool) inListsLocked(some []int) iter.Seq[*conn] {
 	return func(yield func(*conn) bool) {
 		for _, l := range some {
 			for c := range p.lists[l].All() {

@@ -40,7 +40,7 @@ func TestMoves(t *testing.T) {
 				if from == sensor {
 					t.Skip("leaving it needs a learner")
 				}
-				p.lists[c.listOf(from)].Push(&c.place, c)
+				p.lists[c.listOfLocked(from)].Push(&c.place, c)
 				if from == idle || from == fresh {
 					g.idle.Push(&c.inGroup, c)
 				}
@@ -56,8 +56,8 @@ func TestMoves(t *testing.T) {
 				for _, l := range p.lists {
 					total += l.Len()
 				}
-				if want := 1; to == closed && total != 0 || to != closed && (total != want || p.lists[c.listOf(to)].Len() != 1) {
-					t.Errorf("%d connections in lists after it, %d in that of %v", total, p.lists[c.listOf(to)].Len(), to)
+				if want := 1; to == closed && total != 0 || to != closed && (total != want || p.lists[c.listOfLocked(to)].Len() != 1) {
+					t.Errorf("%d connections in lists after it, %d in that of %v", total, p.lists[c.listOfLocked(to)].Len(), to)
 				}
 				if n := g.Idle(); (n == 1) != (to == idle || to == fresh) {
 					t.Errorf("%d idle connections of all pools", n)
