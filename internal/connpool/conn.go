@@ -39,12 +39,12 @@ type byPool struct {
 	requests  int               // requests it has carried
 	takenAt   time.Time
 	idleAt    time.Time
-	announced idletime.Optional // by a Keep-Alive field of this connection
-	reason    CloseReason       // why we close it
-	limit     idletime.Limit    // of its idle age, when that was last looked at
-	seenOpen  time.Time         // when the learner was last told so
-	idledFor  time.Duration     // when it was last taken, as idle
-	apart     map[*apart]bool
+	announced idletime.Optional  // by a Keep-Alive field of this connection
+	reason    CloseReason        // why we close it
+	limit     idletime.Limit     // of its idle age, when that was last looked at
+	seenOpen  time.Time          // when the learner was last told so
+	idledFor  time.Duration      // when it was last taken, as idle
+	cancelers map[*canceler]bool // of requests that can be canceled by themselves
 	dialedFor *waiter
 	owner     *Owner       // whose requests alone it carries; nil: anybody's
 	login     *owner.Login // nil: it is not pinned
@@ -162,13 +162,13 @@ func (c *conn) complete() bool {
 func (c *conn) stateChanged(*http.ClientConn) {
 	c.streams.Ended(false)
 	c.streams.NoteLimit()
-	c.serveWaiting()
+	c.serveWaiters()
 }
 
-// serveWaiting runs when those that wait may be served, since a stream may have become
+// serveWaiters runs when those that wait may be served, since a stream may have become
 // free.
-func (c *conn) serveWaiting() {
-	if c.pool.waiting.Load() > 0 {
+func (c *conn) serveWaiters() {
+	if c.pool.waiters.Load() > 0 {
 		go c.pool.offer(c)
 	}
 }

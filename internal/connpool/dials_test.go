@@ -362,7 +362,7 @@ func TestNoDialWhileOneReturns(t *testing.T) {
 			if complete {
 				read()
 			}
-			b.waiting.Add(1)
+			b.waiters.Add(1)
 			b.queue.push(w)
 			b.startDialsLocked(time.Now())
 			dials := b.lists[dialing].Len()
@@ -375,7 +375,7 @@ func TestNoDialWhileOneReturns(t *testing.T) {
 				read()
 			}
 			g := <-w.grant
-			if b.waiting.Add(-1); complete && g.c != l.c {
+			if b.waiters.Add(-1); complete && g.c != l.c {
 				t.Errorf("granted %+v, want the connection that returned", g)
 			}
 			b.giveBack(g.c)

@@ -20,7 +20,7 @@
 //   - sensor.go: what a close of an idle connection teaches
 //   - addresses.go: connections to an address that was given up
 //   - pins.go: connections that carry the requests of one owner only
-//   - silence.go, apart.go: paths that drop everything, and what is given up for that
+//   - silence.go, cancel.go: paths that drop everything, and what is given up for that
 //   - serial.go: upstreams that serve one connection at a time
 //
 // What knows nothing of a pool stands elsewhere. Package wire looks at a connection from

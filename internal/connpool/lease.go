@@ -35,7 +35,7 @@ type Lease struct {
 	bodyless bool
 	unsent   bool
 	start    time.Time
-	apart    *apart // nil: the request goes with its connection
+	canceler *canceler // nil: the request ends with its connection only
 }
 
 // HTTP2 tells what the connection speaks.
@@ -64,11 +64,11 @@ func (l *Lease) RoundTrip(req *http.Request) (*http.Response, error) {
 		req = idletime.Asking(req)
 	}
 	if c.h2 && c.streams.Lasts(l.start, lasting) {
-		req = l.part(req)
+		req = l.cancelable(req)
 	}
 	resp, err := c.cc.RoundTrip(req)
-	if l.apart != nil {
-		l.rejoin()
+	if l.canceler != nil {
+		l.dropCanceler()
 	}
 	if c.h2 {
 		c.streams.Ended(true)
@@ -99,7 +99,7 @@ func (l *Lease) Done(resp *http.Response, now time.Time) {
 	}
 	s := &stream{ReadCloser: resp.Body, c: c}
 	c.streams.Begin(&s.response, now)
-	c.serveWaiting()
+	c.serveWaiters()
 	resp.Body = s
 }
 

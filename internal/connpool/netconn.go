@@ -102,7 +102,7 @@ func (c *conn) readEntered() (watch bool) {
 		return s == idle || s == fresh || c.complete()
 	case !c.streams.Seen() && c.net.ReadTwice():
 		c.streams.NoteSettings()
-		c.serveWaiting()
+		c.serveWaiters()
 		c.askWhyNoStreams() // a GOAWAY may have come with them
 	default:
 		c.askWhyNoStreams()

@@ -53,7 +53,7 @@ func (p *Pool) acquireOwnLocked(now time.Time, n *Need, g *grant) *waiter {
 	own := p.pins[n.Owner] // it may have ended
 	switch {
 	case own != nil:
-		p.waiting.Add(1)
+		p.waiters.Add(1)
 		w := &waiter{need: *n, since: now, pin: own, grant: make(chan grant, 1)}
 		own.waiters.push(w)
 		p.serveOwnLocked(own, now) // a stream may have become free before we waited

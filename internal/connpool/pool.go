@@ -52,7 +52,7 @@ type Pool struct {
 	opt     Options
 	memory  *memory.Upstream
 	events  Events
-	waiting atomic.Int32 // requests in the queue, or about to enter it
+	waiters atomic.Int32 // requests in a queue, or about to enter it
 	pinned  atomic.Int32 // len(pins)
 
 	mu      sync.Mutex
@@ -96,13 +96,13 @@ func (p *Pool) Acquire(ctx context.Context, n Need, l *Lease) error {
 		w := p.acquire(now, n, again, &l.grant)
 		if w != nil {
 			p.await(ctx, start, w, &l.grant)
-			p.waiting.Add(-1)
+			p.waiters.Add(-1)
 		}
-		if l.look && !l.c.net.LooksAlive(l.c.h2) {
+		if l.lookSocket && !l.c.net.LooksAlive(l.c.h2) {
 			p.distrust(l.c)
 			continue
 		}
-		if l.listen && l.c.deaf(l.Idle) {
+		if l.lookPath && l.c.deaf(l.Idle) {
 			p.avoid(l.c)
 			continue
 		}
@@ -144,14 +144,14 @@ func (p *Pool) acquire(now time.Time, n Need, again bool, g *grant) *waiter {
 	}
 	// From here on, whoever frees a connection sees that someone waits. It may
 	// have happened since we looked, so look again.
-	p.waiting.Add(1)
+	p.waiters.Add(1)
 	if p.takeLocked(now, n, g) {
-		p.waiting.Add(-1)
+		p.waiters.Add(-1)
 		return nil
 	}
 	if p.fullLocked() && !n.Probe {
 		if p.queue.Len() >= p.cfg.MaxPending {
-			p.waiting.Add(-1)
+			p.waiters.Add(-1)
 			p.afterLocked(func() { p.events.Refused(ErrQueueFull) })
 			g.err = ErrQueueFull
 			return nil
@@ -275,7 +275,7 @@ func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need, g *grant) bool {
 		}
 	}
 	g.ofLocked(c, age)
-	g.listen = g.listen || c.quietLocked(now)
+	g.lookPath = g.lookPath || c.quietLocked(now)
 	p.leaseLocked(c, now, n)
 	return true
 }

@@ -36,8 +36,9 @@ const (
 type grant struct {
 	First  bool // the connection has carried no request before
 	Reused bool // it came out of the pool
-	look   bool // into its socket, before it is used
-	listen bool // whether its path is alive, likewise
+
+	lookSocket bool // before it is used, to see whether its socket looks alive
+	lookPath   bool // likewise, to see whether the upstream acknowledges what it was sent
 
 	Idle        time.Duration   // for how long it was idle
 	Limit       time.Duration   // what its idle limit was, if reused
@@ -51,7 +52,7 @@ type grant struct {
 // ofLocked makes c the connection, which was in the pool and has been idle for age.
 func (g *grant) ofLocked(c *conn, age time.Duration) {
 	*g = grant{
-		First: c.requests == 0, Reused: true, look: age >= lookAfter, listen: age >= longIdle,
+		First: c.requests == 0, Reused: true, lookSocket: age >= lookAfter, lookPath: age >= longIdle,
 		Idle: age, Limit: c.limit.Value, LimitSource: c.limit.Source, c: c, nth: c.requests + 1,
 	}
 }

@@ -152,7 +152,7 @@ func (l *Lease) noteSilence(f *Failure) {
 	c := l.c
 	l.pool.lock()
 	defer l.pool.unlock()
-	if f.Silent, _ = c.endedBySilence(); c.reason == CloseUnacked || l.apart != nil && l.apart.over {
+	if f.Silent, _ = c.endedBySilence(); c.reason == CloseUnacked || l.canceler != nil && l.canceler.used {
 		f.Silent = CloseUnacked
 	}
 	if f.Silent != "" {
