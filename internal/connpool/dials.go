@@ -65,7 +65,7 @@ func (p *Pool) dialLocked(now time.Time) {
 	if w := p.queue.Find(func(w *waiter) bool { return !w.dialed }); w != nil {
 		w.dialed, c.dialedFor = true, w
 	}
-	p.lists[dialing].Push(&c.place, c)
+	p.addLocked(c)
 	p.watchFirstLocked(c, now)
 	go func() {
 		d, err := p.opt.Dial(&Dial{c})

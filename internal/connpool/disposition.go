@@ -51,8 +51,8 @@ func young(age time.Duration, limit *idletime.Limit, n Need) bool {
 	return age < limit.Value && (n.Replayable || age < limit.Unreplayable)
 }
 
-// serveLocked hands c to those that wait, as long as it can take requests. In a full
-// pool, an idle connection that is not good enough for the first of them makes
+// serveLocked hands c, which is fit for use, to those that wait, as long as it can take
+// requests. In a full pool, an idle connection that is not good enough for the first of them makes
 // room for one that is: later ones could take every connection there is.
 func (p *Pool) serveLocked(c *conn, now time.Time) {
 	if c.owner != nil {
@@ -106,7 +106,7 @@ func (p *Pool) offer(c *conn) {
 	p.lock()
 	defer p.unlock()
 	now := time.Now()
-	if c.idles() || c.is(busy) {
+	if c.is(busy) || c.idles() && p.fitLocked(c, now) {
 		p.serveLocked(c, now)
 	}
 	p.startDialsLocked(now)

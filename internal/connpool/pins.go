@@ -75,7 +75,7 @@ func (p *Pool) takeOwnLocked(own *pin, now time.Time, n Need, g *grant) (ok bool
 	case c.idles():
 		lingers := c.lingers()
 		if n.Freshness != Fresh {
-			ok = p.tryIdleLocked(c, now, n, g)
+			ok = p.fitLocked(c, now) && p.tryIdleLocked(c, now, n, g)
 		}
 		if !ok && !lingers {
 			p.closeLocked(c, ClosePinned)
@@ -107,12 +107,10 @@ func (p *Pool) serveOwnLocked(own *pin, now time.Time) {
 	}
 }
 
-// ownLocked makes c the connection of a pin. It moves to the list where nobody else
-// looks.
+// ownLocked makes c the connection of a pin.
 func (p *Pool) ownLocked(c *conn, o *Owner, own *pin, now time.Time) {
-	p.lists[c.listOfLocked(c.at())].Remove(&c.place)
-	own.conn, c.owner, c.login = c, o, &owner.Login{Began: now}
-	p.lists[c.listOfLocked(c.at())].Push(&c.place, c)
+	own.conn, c.login = c, &owner.Login{Began: now}
+	p.setOwnerLocked(c, o)
 }
 
 // leaveLocked takes a waiter out of the queue that it is in, and tells whether it was

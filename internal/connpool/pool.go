@@ -253,7 +253,7 @@ func (p *Pool) takeLocked(now time.Time, n Need, g *grant) bool {
 		} else {
 			c, unused = unused, unused.place.Prev()
 		}
-		if p.tryIdleLocked(c, now, n, g) {
+		if p.fitLocked(c, now) && p.tryIdleLocked(c, now, n, g) {
 			return true
 		}
 	}
@@ -280,10 +280,10 @@ func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	return true
 }
 
-// tryIdleLocked leases the idle connection c if it is good enough for n, and
-// retires it if it is for nobody.
+// tryIdleLocked leases the idle connection c, which is fit for use, if it is good enough
+// for n.
 func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need, g *grant) bool {
-	if !p.fitLocked(c, now) || c.suspect || c.owner != n.Owner {
+	if c.suspect || c.owner != n.Owner {
 		return false
 	}
 	age := c.ageLocked(now)

@@ -48,8 +48,10 @@ func moves(from, to state) bool {
 	return slices.Contains(allowed[from], to)
 }
 
-// moveLocked moves c to another state. It is the only function that does,
-// and it alone maintains lists and what is counted by them.
+// addLocked makes c, which is to be dialed, one of the pool's.
+func (p *Pool) addLocked(c *conn) { p.lists[dialing].Push(&c.place, c) }
+
+// moveLocked moves c to another state. It is the only function that does.
 func (p *Pool) moveLocked(c *conn, to state) {
 	from := c.at()
 	if !moves(from, to) {
@@ -96,6 +98,13 @@ func (c *conn) listOfLocked(s state) int {
 		return listPinned
 	}
 	return int(s)
+}
+
+// setOwnerLocked gives c an owner, and moves it to the list where nobody else looks.
+func (p *Pool) setOwnerLocked(c *conn, o *Owner) {
+	p.lists[c.listOfLocked(c.at())].Remove(&c.place)
+	c.owner = o
+	p.lists[c.listOfLocked(c.at())].Push(&c.place, c)
 }
 
 // inListsLocked goes through the connections of some lists. The one at hand may move.
