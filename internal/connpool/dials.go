@@ -214,11 +214,12 @@ func (c *conn) adoptLocked(d Dialed, now time.Time) {
 	if d.Connect > 0 {
 		c.learner.Connected(now, d.Connect)
 	}
-	c.streams.Init(c.cc, c.dialed, &m.Streams)
-	if c.h2 {
-		c.cc.SetStateHook(c.stateChanged)
+	if !c.h2 {
+		return
 	}
-	if c.h2 && c.net.ReadTwice() {
+	c.streams.Init(c.cc, c.dialed, &m.Streams, c.streamRead)
+	c.cc.SetStateHook(c.stateChanged)
+	if c.net.ReadTwice() {
 		c.streams.NoteSettings()
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 
 	"github.com/caddy-connreuse/connreuse/internal/idletime"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
-	"github.com/caddy-connreuse/connreuse/internal/streams"
 )
 
 // raceShows is how soon a request fails that met a connection being closed: it
@@ -97,10 +95,8 @@ func (l *Lease) Done(resp *http.Response, now time.Time) {
 	if l.bodyless {
 		c.learner.Responded(l.start, now.Sub(l.start))
 	}
-	s := &stream{ReadCloser: resp.Body, c: c}
-	c.streams.Begin(&s.response, now)
+	resp.Body = c.streams.Arrives(resp.Body, now)
 	c.serveWaiters()
-	resp.Body = s
 }
 
 // answered notes what an HTTP/1 response says about its connection.
@@ -242,32 +238,9 @@ func (p *Pool) endFailedLocked(c *conn, now time.Time, silent CloseReason) {
 	}
 }
 
-// stream is the body of an HTTP/2 response: its end ends the lease.
-type stream struct {
-	io.ReadCloser
-	c        *conn
-	response streams.Response
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.ReadCloser.Read(p)
-	if err != nil {
-		s.end()
-	}
-	return n, err
-}
-
-func (s *stream) Close() error {
-	err := s.ReadCloser.Close()
-	s.end()
-	return err
-}
-
-func (s *stream) end() {
-	c, p := s.c, s.c.pool
-	if !c.streams.End(&s.response) {
-		return
-	}
+// streamRead ends a lease of an HTTP/2 connection: its response is read.
+func (c *conn) streamRead() {
+	p := c.pool
 	p.lock()
 	defer p.unlock()
 	if now := time.Now(); c.carries() {

@@ -13,7 +13,7 @@ import (
 type clock struct {
 	mu       sync.Mutex
 	endedAt  time.Time
-	arriving linked.List[Response]
+	arriving linked.List[body]
 }
 
 // Ended notes when the last stream ended, if none is under way; began says that there
@@ -41,41 +41,4 @@ func (s *Streams) LastEnd(otherwise time.Time) time.Time {
 		return at
 	}
 	return otherwise
-}
-
-// A Response arrives from Begin to End.
-type Response struct {
-	began time.Time
-	place linked.Node[Response]
-}
-
-// Begin says that a response has begun to arrive.
-func (s *Streams) Begin(r *Response, now time.Time) {
-	s.answered.Add(1)
-	r.began = now
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.arriving.Push(&r.place, r)
-}
-
-// End says that nobody reads the response any more. It tells whether that is new.
-func (s *Streams) End(r *Response) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.arriving.Remove(&r.place)
-	if was {
-		s.answered.Add(-1)
-	}
-	return was
-}
-
-// Arriving returns how many responses arrive.
-func (s *Streams) Arriving() int { return int(s.answered.Load()) }
-
-// Lasts tells whether a response has been arriving for that long.
-func (s *Streams) Lasts(now time.Time, d time.Duration) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	oldest := s.arriving.First()
-	return oldest != nil && now.Sub(oldest.began) >= d
 }

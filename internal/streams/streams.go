@@ -27,6 +27,7 @@ type Streams struct {
 	cc     *http.ClientConn
 	known  *Known
 	dialed time.Duration // since started
+	read   func()        // runs when a response is read
 
 	answered atomic.Int32 // requests whose response has begun to arrive
 	settings atomic.Bool  // the SETTINGS of the upstream have arrived
@@ -39,9 +40,9 @@ type Streams struct {
 var started = time.Now()
 
 // Init makes s the streams of cc, whose dial began at dialed. What is learned of the
-// upstream is noted in known.
-func (s *Streams) Init(cc *http.ClientConn, dialed time.Time, known *Known) {
-	s.cc, s.dialed, s.known = cc, dialed.Sub(started), known
+// upstream is noted in known. When nobody reads a response any more, read runs.
+func (s *Streams) Init(cc *http.ClientConn, dialed time.Time, known *Known, read func()) {
+	s.cc, s.dialed, s.known, s.read = cc, dialed.Sub(started), known, read
 }
 
 // Left returns how many streams the connection has to give, and how many it allows at

@@ -2,8 +2,10 @@ package streams
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,7 +62,7 @@ func dial(t *testing.T) (s *Streams, peer net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Init(cc, time.Now(), new(Known))
+	s.Init(cc, time.Now(), new(Known), func() {})
 	if peer, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
@@ -139,22 +141,34 @@ func TestQuiet(t *testing.T) {
 	}
 }
 
-// Responses arrive, and the oldest one says for how long.
+// Responses arrive until they are read to the end or closed, which is told once. The oldest
+// one says for how long.
 func TestResponses(t *testing.T) {
+	read := 0
 	var s Streams
-	var old, young Response
+	s.Init(nil, time.Now(), nil, func() { read++ })
 	if s.Lasts(time.Now(), 0) {
 		t.Error("there is no response")
 	}
-	s.Begin(&old, time.Now())
-	s.Begin(&young, time.Now())
-	young.began = young.began.Add(time.Minute)
-	later := old.began.Add(time.Second)
+	began := time.Now()
+	old := s.Arrives(io.NopCloser(strings.NewReader("old")), began)
+	young := s.Arrives(io.NopCloser(strings.NewReader("young")), began.Add(time.Minute))
+	later := began.Add(time.Second)
 	if n := s.Arriving(); n != 2 || !s.Lasts(later, time.Second) || s.Lasts(later, time.Second+1) {
 		t.Errorf("%d responses arrive", n)
 	}
-	if !s.End(&old) || s.End(&old) || s.Arriving() != 1 || s.Lasts(later, 0) {
-		t.Errorf("%d responses arrive after one has ended, once", s.Arriving())
+	if n, err := old.Read(make([]byte, 3)); n != 3 || err != nil || read != 0 {
+		t.Errorf("%d bytes, %v, and %d responses read, though one more Read shows the end", n, err, read)
+	}
+	_, _ = io.Copy(io.Discard, old)
+	_ = old.Close()
+	if read != 1 || s.Arriving() != 1 || s.Lasts(later, 0) {
+		t.Errorf("%d responses arrive after %d have ended, want one and one", s.Arriving(), read)
+	}
+	_ = young.Close()
+	_ = young.Close()
+	if read != 2 || s.Arriving() != 0 {
+		t.Errorf("%d responses arrive after %d have ended, want none", s.Arriving(), read)
 	}
 }
 
