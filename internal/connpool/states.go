@@ -143,7 +143,8 @@ func (p *Pool) countedLocked() int {
 }
 
 // elapsed is the larger of the monotonic and the wall clock's answer, since either
-// may have stood still (process or machine suspended).
+// may have stood still (process or machine suspended). It is none where now was asked for
+// before what is since then happened on another goroutine.
 func elapsed(since, now time.Time) time.Duration {
-	return max(now.Sub(since), time.Duration(now.UnixNano()-since.UnixNano()))
+	return max(0, now.Sub(since), time.Duration(now.UnixNano()-since.UnixNano()))
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-connreuse/connreuse/internal/memory"
 )
@@ -63,6 +64,17 @@ func TestMoves(t *testing.T) {
 					t.Errorf("%d idle connections of all pools", n)
 				}
 			})
+		}
+	}
+}
+
+// Time that has passed is never less than none.
+func TestElapsed(t *testing.T) {
+	since := time.Now()
+	for _, later := range []time.Duration{-time.Millisecond, 0, time.Minute} {
+		want := max(0, later)
+		if got := elapsed(since, since.Add(later)); got != want {
+			t.Errorf("%s later: %s have passed, want %s", later, got, want)
 		}
 	}
 }
