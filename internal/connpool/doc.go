@@ -48,6 +48,10 @@
 //   - waiter: a request that waits for a connection.
 //   - warm: what min_idle keeps open.
 //   - hedge: a further dial, because those under way take long.
+//   - lost: a connection whose upstream acknowledges nothing.
+//   - first: a request that nothing has come for on a new connection, not even TLS.
+//   - to yield: to be closed for a first, where the upstream may serve one connection at
+//     a time.
 //
 // Lock order: a Pool's lock, then that of a learner, those of net/http, that of the
 // idle list of all pools, or that of an owner. The lock of the streams of a connection

@@ -64,7 +64,32 @@ func TestMapNamesFiles(t *testing.T) {
 	}
 }
 
+// What the map says to stand in a file is declared there.
+func TestMapNamesCode(t *testing.T) {
+	tree := readTree(t)
+	page := tree.text(t, "docs/architecture.md")
+	found := 0
+	for _, m := range slices.Concat(codeIn.FindAllStringSubmatch(page, -1), codeOf.FindAllStringSubmatch(page, -1)) {
+		for _, name := range code.FindAllString(m[1], -1) {
+			name = strings.Trim(name, "`")
+			found++
+			declared := regexp.MustCompile(`(?m)(^func (\([^)]*\) )?|^(type|var|const) |^\t)` + name[strings.LastIndex(name, ".")+1:] + `\b`)
+			if !slices.ContainsFunc(tree.files, func(file string) bool {
+				return (file == m[2] || !strings.Contains(m[2], "/") && path.Base(file) == m[2]) && declared.MatchString(tree.text(t, file))
+			}) {
+				t.Errorf("docs/architecture.md has %s in %s, which does not declare it", name, m[2])
+			}
+		}
+	}
+	if found < 50 {
+		t.Errorf("only %d names found", found)
+	}
+}
+
 var (
+	codeIn = regexp.MustCompile("((?:`[\\w.]+`(?:, | and ))*`[\\w.]+`) in `([\\w/]+\\.go)`")
+	codeOf = regexp.MustCompile("(`[\\w.]+`) \\(`?([\\w/]+\\.go)`?\\)")
+
 	inline      = regexp.MustCompile(`\]\(\s*<?([^)\s>]+)`)
 	reference   = regexp.MustCompile(`(?m)^\[[^\]]+\]:\s*<?([^\s>]+)`)
 	attribute   = regexp.MustCompile(`(?:href|src)="([^"]+)"`)
