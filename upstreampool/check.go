@@ -27,7 +27,6 @@ func (t *Transport) check(h *reverseproxy.Handler) error {
 	c.effects()
 	c.keepAlive()
 	c.minIdle()
-	c.followDNS()
 	c.silence()
 	return errors.Join(c.errs...)
 }
@@ -36,15 +35,19 @@ func (c *check) refuse(format string, args ...any) {
 	c.errs = append(c.errs, fmt.Errorf("checking "+format, args...))
 }
 
-// negative says why d, if it is negative, is refused.
-func (o *option) negative(d caddy.Duration) string {
+// outOfBounds says why d is refused; "" if it is not.
+func (o *option) outOfBounds(d time.Duration) string {
 	switch {
-	case d >= 0, o.canBeOff && d == -1:
+	case d == 0, o.canBeOff && d == -1, d > 0 && d >= o.least:
 		return ""
-	case o.canBeOff:
+	case d < 0 && o.canBeOff:
 		return "must not be negative, but for -1, which turns it off"
+	case d < 0:
+		return "must not be negative"
+	case o.canBeOff:
+		return fmt.Sprintf("must be at least %s, or off", o.least)
 	}
-	return "must not be negative"
+	return fmt.Sprintf("must be at least %s%s", o.least, o.whyNotLess)
 }
 
 // bounds checks each setting by itself.
@@ -52,8 +55,9 @@ func (c *check) bounds() {
 	for _, o := range options {
 		switch field := o.field(c.Transport).(type) {
 		case *caddy.Duration:
-			if why := o.negative(*field); why != "" {
-				c.refuse("%s '%s': %s", o.name, time.Duration(*field), why)
+			d := time.Duration(*field)
+			if why := o.outOfBounds(d); why != "" {
+				c.refuse("%s '%s': %s", o.name, d, why)
 			}
 		case *int:
 			if *field < 0 {
@@ -219,9 +223,6 @@ func ofRequest(setting string) string {
 
 // silence checks the settings of what is done about upstreams that answer nothing.
 func (c *check) silence() {
-	if u := c.UnackedTimeout; u > 0 && time.Duration(u) < leastUnacked {
-		c.refuse("unacked_timeout '%s': must be at least %s, since what is lost is sent again first", time.Duration(u), leastUnacked)
-	}
 	if p := c.PingTimeout; p > 0 && c.PingInterval == 0 {
 		c.refuse("ping_timeout '%s': needs a ping_interval", time.Duration(p))
 	}

@@ -20,7 +20,6 @@ const (
 	defaultHandshake      = 10 * time.Second
 	defaultFollowDNS      = 30 * time.Second
 	defaultUnacked        = 20 * time.Second
-	leastUnacked          = time.Second
 	defaultPingTimeout    = 15 * time.Second
 
 	// firstProbe is after how long Go has TCP probe an idle connection for the first

@@ -20,9 +20,9 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/memory"
 )
 
-// An attempt is one dial. It travels in the context, through net/http, to the
+// An opening is one dial. It travels in the context, through net/http, to the
 // functions that open the socket.
-type attempt struct {
+type opening struct {
 	context.Context // carries nothing but the deadline
 	*connpool.Dial
 	tg         *target
@@ -32,25 +32,25 @@ type attempt struct {
 	dialTimes
 }
 
-type attemptKey struct{}
+type openingKey struct{}
 
 // Value gives the dialer what it looks for, and nothing of the request that
 // happened to cause the dial: that may be over long before.
-func (a *attempt) Value(k any) any {
+func (o *opening) Value(k any) any {
 	switch k {
-	case attemptKey{}:
-		return a
+	case openingKey{}:
+		return o
 	case dialInfoKey:
-		return a.tg.info()
+		return o.tg.info()
 	case caddyhttp.VarsCtxKey:
-		return a.vars
+		return o.vars
 	}
-	return a.Context.Value(k)
+	return o.Context.Value(k)
 }
 
-func attemptIn(ctx context.Context) *attempt {
-	a, _ := ctx.Value(attemptKey{}).(*attempt)
-	return a
+func openingIn(ctx context.Context) *opening {
+	o, _ := ctx.Value(openingKey{}).(*opening)
+	return o
 }
 
 // dial opens a connection. It takes as long as the timeouts allow, whatever becomes
@@ -63,20 +63,20 @@ func (c *core) dial(d *connpool.Dial, tg *target, label string) (connpool.Dialed
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	a := &attempt{Context: ctx, Dial: d, tg: tg, vars: make(map[string]any, 2)}
+	o := &opening{Context: ctx, Dial: d, tg: tg, vars: make(map[string]any, 2)}
 	if c.cfg.proxyProtocol {
-		a.vars[proxyProtocolVar] = reverseproxy.ProxyProtocolInfo{AddrPort: tg.source}
+		o.vars[proxyProtocolVar] = reverseproxy.ProxyProtocolInfo{AddrPort: tg.source}
 	}
 	if tg.proxyURL != nil {
-		a.vars[proxyVar] = tg.proxyURL
+		o.vars[proxyVar] = tg.proxyURL
 	}
 	tr := c.h2Transport
 	if tg.h1 {
 		tr = c.h1Transport
 	}
-	ctx = a
+	ctx = o
 	if tg.proxyURL != nil {
-		ctx = httptrace.WithClientTrace(a, a.traceHandshake())
+		ctx = httptrace.WithClientTrace(o, o.traceHandshake())
 	}
 	cc, err := tr.NewClientConn(ctx, tg.scheme, tg.address())
 	if err != nil {
@@ -84,9 +84,9 @@ func (c *core) dial(d *connpool.Dial, tg *target, label string) (connpool.Dialed
 	}
 	// Before its first request, an HTTP/1 connection has one slot and an HTTP/2
 	// connection a hundred or what its SETTINGS say.
-	h2 := !tg.h1 && (c.h2c(tg.key) || a.negotiated == "h2" || cc.Available() > 1)
-	a.observe(label)
-	return connpool.Dialed{Conn: cc, HTTP2: h2, Connect: a.connect}, nil
+	h2 := !tg.h1 && (c.h2c(tg.key) || o.negotiated == "h2" || cc.Available() > 1)
+	o.observe(label)
+	return connpool.Dialed{Conn: cc, HTTP2: h2, Connect: o.connect}, nil
 }
 
 // dialError makes err the error of a dial, if it is none.
@@ -131,8 +131,8 @@ func (c *core) h2c(k key) bool {
 // under a netConn.
 func (c *core) dialer(original func(ctx context.Context, network, addr string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		a := attemptIn(ctx)
-		if a == nil {
+		o := openingIn(ctx)
+		if o == nil {
 			return nil, fmt.Errorf("dialing '%s': not for a pool", addr)
 		}
 		var timer connectTimer
@@ -141,8 +141,8 @@ func (c *core) dialer(original func(ctx context.Context, network, addr string) (
 		if err != nil {
 			return nil, err
 		}
-		a.connect, a.socket = timer.took(), time.Since(began)
-		return a.Wrap(nc, a.tg.scheme == "http" && a.tg.proxyURL == nil), nil
+		o.connect, o.socket = timer.took(), time.Since(began)
+		return o.Wrap(nc, o.tg.scheme == "http" && o.tg.proxyURL == nil), nil
 	}
 }
 
@@ -155,12 +155,12 @@ func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, e
 		if err != nil {
 			return nil, err
 		}
-		a := attemptIn(ctx)
+		o := openingIn(ctx)
 		cfg := c.tls.Clone()
-		if a.tg.proxyURL == nil {
-			cfg.ServerName = a.tg.sni
-			cfg.ClientSessionCache = c.sessionsOf(a.tg.certificate)
-			if a.tg.h1 {
+		if o.tg.proxyURL == nil {
+			cfg.ServerName = o.tg.sni
+			cfg.ClientSessionCache = c.sessionsOf(o.tg.certificate)
+			if o.tg.h1 {
 				cfg.NextProtos = nil
 			}
 		} else {
@@ -179,11 +179,11 @@ func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, e
 			_ = tc.Close()
 			return nil, err
 		}
-		if a.tg.proxyURL == nil {
+		if o.tg.proxyURL == nil {
 			state := tc.ConnectionState()
-			a.negotiated = state.NegotiatedProtocol
-			a.secured(began, state)
-			a.Secured()
+			o.negotiated = state.NegotiatedProtocol
+			o.secured(began, state)
+			o.Secured()
 		}
 		return tc, nil
 	}
@@ -192,14 +192,14 @@ func (c *core) tlsDialer(dial func(context.Context, string, string) (net.Conn, e
 // proxyOf is the Proxy function of the transports: what was found out on the
 // goroutine of the request.
 func proxyOf(req *http.Request) (*url.URL, error) {
-	if a := attemptIn(req.Context()); a != nil {
-		return a.tg.proxyURL, nil
+	if o := openingIn(req.Context()); o != nil {
+		return o.tg.proxyURL, nil
 	}
 	return nil, nil
 }
 
 // connectTimer measures how long TCP took to connect, leaving out name
-// resolution and attempts that were given up.
+// resolution and addresses that did not answer.
 type connectTimer struct {
 	mu    sync.Mutex
 	since map[string]time.Time

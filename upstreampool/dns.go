@@ -17,21 +17,9 @@ import (
 	"github.com/caddy-connreuse/connreuse/internal/resolve"
 )
 
-const (
-	// leastInterval keeps a slip from having names looked up without a pause.
-	leastInterval = 10 * time.Millisecond
-
-	// mostTrial is how long a request waits at most for a connection to an address
-	// that nobody knows to answer, while there is another connection.
-	mostTrial = time.Second
-)
-
-// followDNS checks how often names are looked up.
-func (c *check) followDNS() {
-	if d := time.Duration(c.FollowDNS); d > 0 && d < leastInterval {
-		c.refuse("follow_dns '%s': must be at least %s, or off", d, leastInterval)
-	}
-}
+// mostTrial is how long a request waits at most for a connection to an address that
+// nobody knows to answer, while there is another connection.
+const mostTrial = time.Second
 
 // resolver returns what dials look names up with: the same as in the embedded
 // transport, which keeps its own to itself. Its settings are checked.
@@ -171,15 +159,15 @@ func (d *doubt) tries(n connpool.Need) bool {
 // certain one, so it tries no address.
 func (p *pool) acquire(ctx context.Context, n connpool.Need, l *connpool.Lease) error {
 	n.Owner = p.ownerFor(ctx, n)
-	if d := p.doubt.Load(); d != nil && n.Owner == nil && d.tries(n) && p.try(ctx, n, d, l) {
+	if d := p.doubt.Load(); d != nil && n.Owner == nil && d.tries(n) && p.acquireNew(ctx, n, d, l) {
 		return nil
 	}
 	return p.Acquire(ctx, n, l)
 }
 
-// try leases a new connection, and tells whether one could be opened soon. A full pool
-// has room for it, or its old connections would stand in the way for ever.
-func (p *pool) try(ctx context.Context, n connpool.Need, d *doubt, l *connpool.Lease) bool {
+// acquireNew leases a new connection, and tells whether one could be opened soon. A full
+// pool has room for it, or its old connections would stand in the way for ever.
+func (p *pool) acquireNew(ctx context.Context, n connpool.Need, d *doubt, l *connpool.Lease) bool {
 	short, cancel := context.WithTimeout(ctx, min(d.pause, mostTrial))
 	defer cancel()
 	n.Freshness, n.Probe = connpool.Fresh, true

@@ -64,7 +64,7 @@ func TestPoolThatIsGoneAccusesNobody(t *testing.T) {
 		p.Drain()
 		synctest.Wait()
 		n := connpool.Need{Replayable: true}
-		if p.try(t.Context(), n, p.doubt.Load(), new(connpool.Lease)) || seen.Len() != 0 {
+		if p.acquireNew(t.Context(), n, p.doubt.Load(), new(connpool.Lease)) || seen.Len() != 0 {
 			t.Errorf("log: %v", seen.All())
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -18,6 +19,9 @@ type option struct {
 	standsForDefault string
 	// more reads a second argument, if there can be one.
 	more func(t *Transport, arg string) error
+	// least is the least duration, if it is not off; whyNotLess ends the refusal of less.
+	least      time.Duration
+	whyNotLess string
 	// canBeOff says that a duration of -1, or the word off, turns it off.
 	canBeOff bool
 	// needsReuse says that it means nothing where no connection is reused.
@@ -34,11 +38,13 @@ var options = []option{
 	{name: "max_pending", field: func(t *Transport) any { return &t.MaxPending }},
 	{name: "acquire_timeout", field: func(t *Transport) any { return &t.AcquireTimeout }},
 	{name: "min_idle", field: func(t *Transport) any { return &t.MinIdle }, needsReuse: true},
-	{name: "unacked_timeout", field: func(t *Transport) any { return &t.UnackedTimeout }},
+	{name: "unacked_timeout", field: func(t *Transport) any { return &t.UnackedTimeout }, least: time.Second,
+		whyNotLess: ", since what is lost is sent again first"},
 	{name: "ping_interval", field: func(t *Transport) any { return &t.PingInterval }, standsForDefault: "off"},
 	{name: "ping_timeout", field: func(t *Transport) any { return &t.PingTimeout }},
 	{name: "remember", field: func(t *Transport) any { return &t.Remember }, standsForDefault: "on"},
-	{name: "follow_dns", field: func(t *Transport) any { return &t.FollowDNS }, canBeOff: true, needsReuse: true},
+	// Less would be a slip that has names looked up without a pause.
+	{name: "follow_dns", field: func(t *Transport) any { return &t.FollowDNS }, least: 10 * time.Millisecond, canBeOff: true, needsReuse: true},
 }
 
 // optionNamed returns the option with a name, or nil if transport http has it or

@@ -52,8 +52,8 @@ func young(age time.Duration, limit *idletime.Limit, n Need) bool {
 }
 
 // serveLocked hands c, which is fit for use, to those that wait, as long as it can take
-// requests. In a full pool, an idle connection that is not good enough for the first of them makes
-// room for one that is: later ones could take every connection there is.
+// requests. In a full pool, an idle connection that is not good enough for the first of
+// them makes room for one that is: later ones could take every connection there is.
 func (p *Pool) serveLocked(c *conn, now time.Time) {
 	if c.owner != nil {
 		if own := p.pins[c.owner]; own != nil && own.conn == c {
