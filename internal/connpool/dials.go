@@ -69,7 +69,7 @@ func (p *Pool) dialLocked(now time.Time) {
 	p.watchFirstLocked(c, now)
 	go func() {
 		d, err := p.opt.Dial(&Dial{c})
-		p.opened(c, d, err)
+		p.dialEnded(c, d, err)
 	}()
 }
 
@@ -164,9 +164,9 @@ func (p *Pool) dialsForLocked(w *waiter) bool {
 	return false
 }
 
-// opened adds the outcome of a dial. A connection is counted before anybody can have
+// dialEnded takes in the outcome of a dial. A connection is counted before anybody can have
 // it.
-func (p *Pool) opened(c *conn, d Dialed, err error) {
+func (p *Pool) dialEnded(c *conn, d Dialed, err error) {
 	if err == nil {
 		p.events.Opened()
 	}

@@ -73,6 +73,18 @@ func (p *Pool) restingLocked() (n int) {
 	return n
 }
 
+// makeRoomLocked closes a connection that takes up a place and carries no request: the
+// sensor, or else the oldest of those that are idle, fresh or pinned, in this order. It
+// was not good enough for the request at hand. The place becomes free when it is closed.
+func (p *Pool) makeRoomLocked(now time.Time) {
+	for c := range p.inListsLocked(resting[:]) {
+		if !c.login.Underway(c.ageLocked(now)) {
+			p.displaceLocked(c)
+			return
+		}
+	}
+}
+
 // displaceLocked closes a connection that rests, to make room.
 func (p *Pool) displaceLocked(c *conn) {
 	reason := CloseReplaced

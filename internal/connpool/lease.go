@@ -87,7 +87,7 @@ func (l *Lease) Done(resp *http.Response, now time.Time) {
 		c.rested.Store(max(c.rested.Load(), int32(l.Idle.Milliseconds())))
 	}
 	if !c.h2 {
-		l.pool.answered(c, resp, now)
+		l.pool.noteResponse(c, resp, now)
 		return
 	}
 	c.streams.NoteSettings()
@@ -99,8 +99,8 @@ func (l *Lease) Done(resp *http.Response, now time.Time) {
 	c.serveWaiters()
 }
 
-// answered notes what an HTTP/1 response says about its connection.
-func (p *Pool) answered(c *conn, resp *http.Response, now time.Time) {
+// noteResponse notes what an HTTP/1 response says about its connection.
+func (p *Pool) noteResponse(c *conn, resp *http.Response, now time.Time) {
 	d, announced := idletime.AnnouncedTimeout(resp.Header)
 	if announced {
 		c.learner.Announced(now, d)

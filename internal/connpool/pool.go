@@ -220,18 +220,6 @@ func (p *Pool) fullLocked() bool {
 	return most > 0 && p.countedLocked() >= most+min(p.queue.probes, 1)
 }
 
-// makeRoomLocked closes a connection that takes up a place and carries no request: the
-// sensor, or else the oldest of those that are idle, fresh or pinned, in this order. It
-// was not good enough for the request at hand. The place becomes free when it is closed.
-func (p *Pool) makeRoomLocked(now time.Time) {
-	for c := range p.inListsLocked(resting[:]) {
-		if !c.login.Underway(c.ageLocked(now)) {
-			p.displaceLocked(c)
-			return
-		}
-	}
-}
-
 // takeLocked leases a connection that is there, if one is good enough for n: an
 // HTTP/2 connection in use, else the youngest idle one.
 func (p *Pool) takeLocked(now time.Time, n Need, g *grant) bool {

@@ -23,9 +23,9 @@ const (
 	longIdle = time.Second
 )
 
-// waitsLocked tells whether c carries a request without a byte of a response. What arrives
+// awaitsResponseLocked tells whether c carries a request without a byte of a response. What arrives
 // during the first one may belong to TLS: session tickets.
-func (c *conn) waitsLocked() bool {
+func (c *conn) awaitsResponseLocked() bool {
 	if c.h2 {
 		return c.carries() && c.leases > c.streams.Arriving()
 	}
@@ -34,7 +34,7 @@ func (c *conn) waitsLocked() bool {
 
 // quietLocked tells whether c waits for a response, and nothing has been read lately.
 func (c *conn) quietLocked(now time.Time) bool {
-	return c.waitsLocked() && c.net.QuietFor(now) >= quietFor
+	return c.awaitsResponseLocked() && c.net.QuietFor(now) >= quietFor
 }
 
 // deaf tells whether c, which was taken out of the pool, had better not be used: its
@@ -72,7 +72,7 @@ func (p *Pool) retreatLocked(c *conn) {
 // listenLocked has the timer listen to c, which begins to wait for a response. There is
 // one timer for all: requests come and go more often than it runs.
 func (p *Pool) listenLocked(c *conn, now time.Time) {
-	if p.listenAt.IsZero() && c.net.Known() {
+	if p.listenAt.IsZero() && c.net.HasTCP() {
 		p.listenAt = now.Add(listenEvery)
 		p.armLocked(p.listenAt)
 	}
@@ -95,7 +95,7 @@ func (p *Pool) listen() (all []listened) {
 		late := now.Sub(p.listenAt) > suspended
 		p.listenAt = time.Time{}
 		for c := range p.inListsLocked(carrying[:]) {
-			if c.waitsLocked() {
+			if c.awaitsResponseLocked() {
 				p.listenAt = now.Add(listenEvery)
 			}
 			if !late && c.quietLocked(now) && !c.net.Settled() {

@@ -9,8 +9,8 @@ import (
 // A path that drops everything looks like an upstream that has nothing to say. The
 // kernel knows more: whether what was sent is acknowledged, and probes are answered.
 
-// Known tells whether the kernel can be asked.
-func (n *Conn) Known() bool { return n.tcp.Exists() }
+// HasTCP tells whether the kernel can be asked what it knows of the other end.
+func (n *Conn) HasTCP() bool { return n.tcp.Exists() }
 
 // PathAlive tells whether the path to the upstream is alive, as far as that can be told,
 // where idle connections are probed at an interval. It is where the kernel does not tell,

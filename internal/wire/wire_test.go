@@ -185,7 +185,7 @@ func TestSettled(t *testing.T) {
 	defer c.Close()
 	n := new(Conn)
 	n.Wrap(c, Options{OutOfData: func() {}})
-	if !n.Known() {
+	if !n.HasTCP() {
 		t.Skip("the kernel does not tell")
 	}
 	if n.Settled() {
