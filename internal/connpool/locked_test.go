@@ -14,7 +14,8 @@ import (
 
 // A function whose name ends in Locked needs the pool's lock, and so does who calls it, or
 // uses a field that the lock guards. All others lock the pool first. What runs later, on
-// another goroutine or once the pool is unlocked, has no lock.
+// another goroutine or once the pool is unlocked, has no lock. With the lock, nobody is
+// told anything, and no system call is made.
 func TestLocked(t *testing.T) {
 	pkg := load(t)
 	if len(pkg.guarded) < 30 {
@@ -40,6 +41,9 @@ func TestLocked(t *testing.T) {
 		t.Errorf("only %d functions found that need the lock", locked)
 	}
 }
+
+// slow are functions that make system calls.
+var slow = []string{"LooksAlive", "PathAlive", "Look", "Listen", "Silence", "proof", "deaf", "hangUp", "Close", "RoundTrip"}
 
 func needsLock(function string) bool { return strings.HasSuffix(function, "Locked") }
 
@@ -129,21 +133,30 @@ func called(call *ast.CallExpr) string {
 }
 
 // check reports what in a body needs the lock, but is not between two positions, where it
-// is there.
+// is there, and what is there, but must not be.
 func (pkg *loaded) check(t *testing.T, body ast.Node, from, to token.Pos) {
 	t.Helper()
 	ast.Inspect(body, func(n ast.Node) bool {
+		inside := n != nil && n.Pos() >= from && n.Pos() < to
 		switch n := n.(type) {
 		case *ast.GoStmt:
 			pkg.checkLater(t, n.Call)
 			return false
 		case *ast.CallExpr:
 			if called(n) == "afterLocked" || called(n) == "AfterFunc" {
+				pkg.check(t, n.Fun, from, to)
 				pkg.checkLater(t, n.Args...)
+				return false
+			}
+			if inside && slices.Contains(slow, called(n)) {
+				t.Errorf("%s: %s with the pool's lock held", pkg.fset.Position(n.Pos()), called(n))
 			}
 		case *ast.Ident:
-			if inside := n.Pos() >= from && n.Pos() < to; !inside && (needsLock(n.Name) || slices.Contains(pkg.guarded, pkg.info.Uses[n])) {
+			if !inside && (needsLock(n.Name) || slices.Contains(pkg.guarded, pkg.info.Uses[n])) {
 				t.Errorf("%s: %s needs the pool's lock", pkg.fset.Position(n.Pos()), n.Name)
+			}
+			if inside && n.Name == "events" {
+				t.Errorf("%s: events are told with the pool's lock held", pkg.fset.Position(n.Pos()))
 			}
 		}
 		return true
