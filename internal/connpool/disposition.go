@@ -65,7 +65,7 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 	for w := range p.queue.All() {
 		var g grant
 		switch {
-		case p.tryLocked(c, now, w.need, &g):
+		case p.tryLocked(c, now, w, &g):
 			p.leaveLocked(w)
 			w.grant <- g
 		case c.idles():
@@ -79,14 +79,16 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 	}
 }
 
-// tryLocked leases c to a request that waits, if c is good enough for n.
-func (p *Pool) tryLocked(c *conn, now time.Time, n Need, g *grant) bool {
+// tryLocked leases c to a request that waits, if c is good enough for it. One of HTTP/2
+// that was opened since it waits is as good as one of its own: a GOAWAY may have refused
+// many.
+func (p *Pool) tryLocked(c *conn, now time.Time, w *waiter, g *grant) bool {
 	switch {
-	case n.Freshness == Fresh:
+	case w.need.Freshness == Fresh && (!c.h2 || w.pin != nil || c.opened.Before(w.since)):
 	case c.idles():
-		return p.tryIdleLocked(c, now, n, g)
+		return p.tryIdleLocked(c, now, w.need, g)
 	case c.is(busy) && c.h2:
-		return p.tryStreamLocked(c, now, n, g)
+		return p.tryStreamLocked(c, now, w.need, g)
 	}
 	return false
 }

@@ -29,7 +29,7 @@ type Freshness uint8
 const (
 	Any         Freshness = iota
 	FreshIfRoom           // a fresh one, unless the pool is full
-	Fresh                 // one that is dialed for this request
+	Fresh                 // one that is opened while the request waits; those of HTTP/2 serve several
 )
 
 // A grant is what a request gets: a connection with a reservation, or an error.

@@ -6,13 +6,16 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/net/http2"
 
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
+	"github.com/caddy-connreuse/connreuse/internal/test/h2"
 	"github.com/caddy-connreuse/connreuse/upstreampool"
 )
 
@@ -144,6 +147,54 @@ func TestStreamLimitOfOne(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A GOAWAY refuses all requests on a connection at once. They share new ones, and do not
+// wait for one each, since SETTINGS may take their time.
+//
+// Checklist: P8.
+func TestRefusedRequestsShareConnections(t *testing.T) {
+	const requests = 40
+	l := listen(t, func(n int64, c net.Conn) net.Conn {
+		if n == 1 {
+			go refuseAll(c)
+			return nil
+		}
+		return &slowStart{Conn: c}
+	})
+	serve(t, l, false, hello, nil)
+	results := together(t, newTransport(t, overH2C), requests, func(i int) *http.Request {
+		return newRequest(t, t.Context(), []string{"GET", "POST"}[i%2], addr(l), strings.NewReader("x"))
+	})
+	if n, r := failures(results); n > 0 {
+		t.Errorf("%d of %d requests failed: %v", n, requests, r)
+	}
+	if n := l.Accepted.Load(); n > requests/4 { // one each would be as many as there are requests
+		t.Errorf("%d connections for %d refused requests", n, requests)
+	}
+}
+
+// refuseAll refuses the requests on a connection, once there are no more for a moment.
+func refuseAll(c net.Conn) {
+	p, err := h2.Server(c, c)
+	for err == nil {
+		_, err = p.Next()
+		_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	}
+	_ = p.WriteGoAway(0, http2.ErrCodeNo, nil)
+	_ = c.SetReadDeadline(time.Time{})
+	_, _ = io.Copy(io.Discard, c)
+}
+
+// The SETTINGS of a slowStart come late.
+type slowStart struct {
+	net.Conn
+	once sync.Once
+}
+
+func (c *slowStart) Write(p []byte) (int, error) {
+	c.once.Do(func() { time.Sleep(100 * time.Millisecond) })
+	return c.Conn.Write(p)
 }
 
 // The upstream's idle clock runs from the end of the last stream, even while a slow
