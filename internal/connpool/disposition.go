@@ -84,7 +84,7 @@ func (p *Pool) serveLocked(c *conn, now time.Time) {
 // many.
 func (p *Pool) tryLocked(c *conn, now time.Time, w *waiter, g *grant) bool {
 	switch {
-	case w.need.Freshness == Fresh && (!c.h2 || w.pin != nil || c.opened.Before(w.since)):
+	case w.need.Freshness == Fresh && (!c.h2 || w.pin != nil || !c.opened.After(w.since)):
 	case c.idles():
 		return p.tryIdleLocked(c, now, w.need, g)
 	case c.is(busy) && c.h2:

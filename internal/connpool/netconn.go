@@ -91,16 +91,16 @@ func (c *conn) endedBySilence() (CloseReason, bool) {
 // [http.ClientConn] instead, but it fires when the response is complete, before
 // anyone has looked for surplus bytes.
 //
-// The first bytes of an HTTP/2 connection are its SETTINGS (RFC 9113 section 3.4):
-// they have been read when the second Read begins. An idle one that has become
-// unavailable has received a GOAWAY, or SETTINGS that allow no stream.
+// SETTINGS of an HTTP/2 connection (RFC 9113 section 3.4) are acknowledged before the next
+// Read. An idle one that has become unavailable has received a GOAWAY, or SETTINGS that
+// allow no stream.
 func (c *conn) readEntered() (watch bool) {
 	switch {
 	case c.is(dialing):
 	case !c.h2:
 		s := c.at()
 		return s == idle || s == fresh || c.complete()
-	case !c.streams.Seen() && c.net.ReadTwice():
+	case !c.streams.Seen() && c.net.Answered():
 		c.streams.NoteSettings()
 		c.serveWaiters()
 		c.askWhyNoStreams() // a GOAWAY may have come with them

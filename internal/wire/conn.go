@@ -29,6 +29,10 @@ const (
 	// shortest message of HTTP/1 more than 40.
 	tlsNoise = 32
 
+	// ackSize is the size of the largest acknowledgement of SETTINGS, a frame of 9 bytes,
+	// in a TLS record. No request is that small.
+	ackSize = 38
+
 	// measureEvery is how often a connection begins to measure a response time.
 	measureEvery = time.Second
 )
@@ -49,7 +53,7 @@ type Conn struct {
 	writes  atomic.Int32 // that have ended
 	settled atomic.Int32 // so many of them when the upstream was last seen to have all that was sent
 	timing  atomic.Bool  // the next byte ends a response time that is to be measured
-	entries atomic.Int32 // of Read since HTTP began, up to two, and one more; zero: it has not
+	opening atomic.Int32 // how far HTTP/2 is: begun, heard or answered; zero: TLS comes first
 	shut    atomic.Bool
 	tls     bool
 	ending  atomic.Pointer[Ending]
@@ -61,6 +65,13 @@ type Conn struct {
 	timed  int64 // when timing last began, as in atomics, or 0; it belongs to whoever calls Take
 	byReader
 }
+
+// What has happened on an HTTP/2 connection, in this order.
+const (
+	begun    = 1 + iota // what is read is HTTP, or tickets of TLS
+	heard               // something was read
+	answered            // and that was SETTINGS: the goroutine that reads has acknowledged them
+)
 
 // byReader belongs to whoever reads, which net/http makes one goroutine at a time.
 type byReader struct {
@@ -93,7 +104,7 @@ func (n *Conn) Wrap(c net.Conn, opt Options) {
 }
 
 // Begin says that what is read from now on is HTTP.
-func (n *Conn) Begin() { n.entries.CompareAndSwap(0, 1) }
+func (n *Conn) Begin() { n.opening.CompareAndSwap(0, begun) }
 
 // Connected tells whether there is a socket. It may be asked while that is opened.
 func (n *Conn) Connected() bool { return n.readAt.Load() != 0 }
@@ -157,13 +168,11 @@ func (n *Conn) WaitedAt() time.Time { return n.waitedAt }
 func (n *Conn) Enter() {
 	n.enteredAt = time.Now()
 	n.reading.Store(true)
-	if e := n.entries.Load(); e == 1 || e == 2 {
-		n.entries.Store(e + 1)
-	}
 }
 
-// ReadTwice tells whether a second Read has begun since HTTP did.
-func (n *Conn) ReadTwice() bool { return n.entries.Load() > 2 }
+// Answered tells whether SETTINGS were read: what net/http sends between two Reads, and
+// is as small, acknowledges them. Tickets of TLS come before them, and are read as well.
+func (n *Conn) Answered() bool { return n.opening.Load() == answered }
 
 // Watchable tells whether a Read can be watched.
 func (n *Conn) Watchable() bool { return n.socket.OK() }
@@ -183,6 +192,9 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err
 		n.waitedAt = now
 	}
 	if count > 0 {
+		if n.opening.Load() == begun {
+			n.opening.Store(heard)
+		}
 		n.got.Add(int64(count))
 		n.last.Store(int64(count))
 		at := sinceStart(now)
@@ -218,6 +230,9 @@ func (n *Conn) renewTimeout(now time.Time) {
 
 func (n *Conn) Write(p []byte) (int, error) {
 	timing := n.timing.Load()
+	if len(p) <= ackSize && n.opening.Load() == heard && !n.reading.Load() {
+		n.opening.Store(answered)
+	}
 	if timing { // the response may be here before we are told that the request is gone
 		n.written.Store(int64(time.Since(started)))
 	}

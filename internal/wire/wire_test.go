@@ -159,14 +159,37 @@ func TestFirstSignOfTheEnd(t *testing.T) {
 	})
 }
 
-// A second Read shows that the first bytes of HTTP have been read. Those of TLS are none.
-func TestReadTwice(t *testing.T) {
-	n, _ := piped(false)
-	n.Enter() // of the handshake
-	n.Begin()
-	for i, want := range []bool{false, true, true} {
-		if n.Enter(); n.ReadTwice() != want {
-			t.Errorf("Read %d: %v", i+1, !want)
+// SETTINGS are acknowledged between two Reads. A request is larger, or is sent while
+// the upstream is listened to, and TLS reads tickets without an answer.
+func TestAnswered(t *testing.T) {
+	const settings, ack, request = 9, 9, ackSize + 1
+	n, peer := piped(false)
+	receive := func(bytes int) {
+		go func() { _, _ = peer.Write(make([]byte, bytes)) }()
+		read(t, n)
+	}
+	write := func(bytes int) {
+		go func() { _, _ = peer.Read(make([]byte, 1024)) }()
+		if _, err := n.Write(make([]byte, bytes)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		name string
+		do   func()
+		want bool
+	}{
+		{"a handshake", func() { receive(100); write(ack) }, false},
+		{"the preface", func() { n.Begin(); write(ack) }, false},
+		{"tickets", func() { receive(100) }, false},
+		{"a request meanwhile", func() { write(request) }, false},
+		{"a small one while it waits for data", func() { n.Enter(); write(ack) }, false},
+		{"SETTINGS", func() { receive(settings) }, false},
+		{"their acknowledgement", func() { write(ack) }, true},
+		{"what follows", func() { receive(settings); write(request) }, true},
+	} {
+		if step.do(); n.Answered() != step.want {
+			t.Errorf("after %s: %v", step.name, !step.want)
 		}
 	}
 }

@@ -3,7 +3,9 @@ package blackbox
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	testcert "github.com/caddy-connreuse/connreuse/internal/test/cert"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 	"github.com/caddy-connreuse/connreuse/internal/test/needs"
 	"github.com/caddy-connreuse/connreuse/internal/test/poll"
@@ -30,12 +33,15 @@ func TestSilentBackendDelaysNobody(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		secure bool
+		silent func(net.Conn)
 		change func(*upstreampool.Transport)
 		rounds int
 		limit  time.Duration // a further dial is begun after a second at most
+		sent   bool          // before the silence: the first request of a connection cannot know
 	}{
-		{"TLS handshake", true, overTLS, 20, 6 * time.Second}, // it is given up after ten
-		{"HTTP/2 preface", false, overH2C, 10, 3 * time.Second},
+		{"TLS handshake", true, nil, overTLS, 20, 6 * time.Second, false}, // it is given up after ten
+		{"HTTP/2 preface", false, nil, overH2C, 10, 3 * time.Second, true},
+		{"HTTP/2 preface over TLS", true, handshake, overTLS, 10, 3 * time.Second, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -43,6 +49,9 @@ func TestSilentBackendDelaysNobody(t *testing.T) {
 			l := listen(t, func(n int64, c net.Conn) net.Conn {
 				if n%4 == 1 {
 					silent.Add(1)
+					if test.silent != nil {
+						go test.silent(c)
+					}
 					return nil
 				}
 				return c
@@ -68,10 +77,8 @@ func TestSilentBackendDelaysNobody(t *testing.T) {
 				}
 				cancel()
 			}
-			// Over TLS no request has begun when a handshake hangs. In clear the first
-			// request of a connection cannot know.
 			allowed := 0
-			if !test.secure {
+			if test.sent {
 				allowed = int(silent.Load())
 			}
 			if late+failed > allowed {
@@ -79,6 +86,14 @@ func TestSilentBackendDelaysNobody(t *testing.T) {
 					late, test.rounds*clients, test.limit, failed, allowed, silent.Load())
 			}
 		})
+	}
+}
+
+// handshake does TLS, tickets included, for HTTP/2, and is silent then.
+func handshake(c net.Conn) {
+	cert, err := testcert.SelfSigned("localhost")
+	if err == nil {
+		_, _ = io.Copy(io.Discard, tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}))
 	}
 }
 
