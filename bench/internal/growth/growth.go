@@ -5,14 +5,19 @@ package growth
 import (
 	"context"
 	"fmt"
+	"io"
 	"math"
+	"net"
+	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
 	"github.com/caddy-connreuse/connreuse/bench/internal/programs"
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 	"github.com/caddy-connreuse/connreuse/bench/internal/sidebyside"
+	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
 // A cost is what Caddy takes until it has started and done what the dimension asks of
@@ -25,6 +30,12 @@ type cost struct {
 
 func (c cost) values() []float64 { return []float64{c.start, c.cpu, c.memory} }
 
+// Limits of what ours may take at the largest size.
+const (
+	mostStart = 5   // s, until the first answer
+	mostCPU   = 2.5 // of what stock takes
+)
+
 // floor is what differences of costs are not told apart from, for each value.
 var floor = []float64{0.1, 0.1, 2}
 
@@ -33,14 +44,21 @@ const mostInUse = 3
 
 var units = []string{"start", "CPU", "memory"}
 
+// A setting is what one Caddy is started with.
+type setting struct {
+	n    int    // how many of what grows
+	with bool   // our modules
+	addr string // of Caddy
+	port string // of upstreams, at all addresses of loopback
+}
+
 // A dimension is one way to grow.
 type dimension struct {
-	name string // in names of claims
-	what string
-	// servers returns the HTTP servers for a size, with our modules or without.
-	servers func(n int, with bool, addr string) map[string]any
-	// use does what grows with use, if anything.
-	use func(ctx context.Context, n int, addr string) error
+	name    string // in names of claims
+	what    string
+	servers func(s setting) map[string]any             // HTTP servers
+	use     func(ctx context.Context, s setting) error // does what grows with use, if anything
+	secure  bool                                       // upstreams have TLS
 }
 
 // Run starts Caddy again and again.
@@ -54,8 +72,9 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 		Title: "The cost of growth",
 		Text: fmt.Sprintf("Caddy is started with more and more of one thing, guarded, with ORIGIN frames and `upstreampool`, and as stock without them. Shown are seconds "+
 			"until the first answer, and seconds of CPU time and MiB of live memory after that. They are medians of rounds in turn: %d, or %d where each item is asked for. "+
-			"Growth is what each item costs at %d, of what it costs at %d, beyond the cost of the smallest size: 1 is in proportion. Claims are on ours, divided by stock's "+
-			"growth where that is above 1.", rounds, min(rounds, mostInUse), largest, quarter),
+			"Growth is what each item costs at %d, of what it costs at %d, beyond the cost of the smallest size: 1 is in proportion. Differences below %v s and %v MiB count as "+
+			"these: what does not grow at all shows as much less than 1. Claims on growth are on ours, divided by stock's growth where that is above 1.",
+			rounds, min(rounds, mostInUse), largest, quarter, floor[0], floor[len(floor)-1]),
 	}
 	table := report.Table{Title: "With our modules / stock:", Columns: []string{"of these"}}
 	for _, n := range sizes {
@@ -104,6 +123,9 @@ func (d *dimension) claims(r *report.Result, o report.Options, sizes []int, foun
 		growths = append(growths, fmt.Sprintf("%.2f / %.2f", grown[true], grown[false]))
 		r.AtMost("growth/"+d.name+"-"+unit, fmt.Sprintf("%s: growth of %s", d.what, unit), grown[true]/math.Max(1, grown[false]), o.LooseMost(1.5))
 	}
+	most, than := found[true][last], found[false][last]
+	r.AtMost("growth/"+d.name+"-seconds", fmt.Sprintf("%s: s until the first answer, with %d", d.what, sizes[last]), most.start, mostStart)
+	r.AtMost("growth/"+d.name+"-stock", fmt.Sprintf("%s: CPU time of %d, of that of stock", d.what, sizes[last]), most.cpu/than.cpu, o.LooseMost(mostCPU))
 	return append(row, growths...)
 }
 
@@ -141,10 +163,11 @@ func (d *dimension) once(ctx context.Context, n int, with bool) (c cost, err err
 	if err := ctx.Err(); err != nil {
 		return c, err
 	}
-	addr, err := programs.Address()
+	at, stop, err := d.setting(n, with)
 	if err != nil {
 		return c, err
 	}
+	defer stop()
 	admin, err := programs.Address()
 	if err != nil {
 		return c, err
@@ -163,22 +186,22 @@ func (d *dimension) once(ctx context.Context, n int, with bool) (c cost, err err
 		"admin":   map[string]any{"listen": admin},
 		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "PANIC"}}},
 	}, map[string]any{
-		"http": map[string]any{"servers": d.servers(n, with, addr)},
+		"http": map[string]any{"servers": d.servers(at)},
 		"tls":  map[string]any{"certificates": map[string]any{"load_files": []any{map[string]any{"certificate": certificate, "key": certificate}}}},
 	})
 	if err != nil {
 		return c, err
 	}
 	defer caddy.Stop()
-	if err := caddy.Listens(addr); err != nil {
+	if err := caddy.Listens(at.addr); err != nil {
 		return c, err
 	}
-	if err := first(ctx, addr); err != nil {
+	if err := first(ctx, at.addr); err != nil {
 		return c, fmt.Errorf("the first request: %w", err)
 	}
 	c.start = time.Since(begin).Seconds()
 	if d.use != nil {
-		if err := d.use(ctx, n, addr); err != nil {
+		if err := d.use(ctx, at); err != nil {
 			return c, err
 		}
 	}
@@ -186,6 +209,20 @@ func (d *dimension) once(ctx context.Context, n int, with bool) (c cost, err err
 		return c, err
 	}
 	return c, caddy.Ended()
+}
+
+// setting returns one, and starts its upstreams.
+func (d *dimension) setting(n int, with bool) (s setting, stop func(), err error) {
+	s = setting{n: n, with: with}
+	if s.addr, err = programs.Address(); err != nil {
+		return s, nil, err
+	}
+	l, err := fake.ListenAt("0.0.0.0:0", nil)
+	if err != nil {
+		return s, nil, err
+	}
+	s.port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	return s, l.Stop, l.Serve(d.secure, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }, nil)
 }
 
 // read adds what a Caddy has used until now: CPU time before the collection of garbage
