@@ -41,6 +41,7 @@ func around(d time.Duration) func(*rand.Rand) time.Duration {
 
 // A request is what became of one.
 type request struct {
+	number      int // in the order in which they were sent
 	began, took time.Duration
 	failed      bool
 }
@@ -68,13 +69,14 @@ func (l load) run(ctx context.Context, proxy string, last time.Duration, seed ui
 			if number%2 == 0 && !l.posts {
 				method = http.MethodGet
 			}
+			r := request{number: number}
 			number++
 			counts := at < last
 			if counts {
 				counting.Add(1)
 			}
 			all.Go(func() {
-				r := request{began: time.Since(begin)}
+				r.began = time.Since(begin)
 				r.failed = !clients.send(ctx, method)
 				r.took = time.Since(begin) - r.began
 				if counts {
@@ -162,14 +164,26 @@ func (f *figures) quantile(share float64) time.Duration {
 	return f.sent[min(int(share*float64(len(f.sent))), len(f.sent)-1)].took
 }
 
-// longer is how many requests took longer.
-func (f *figures) longer(than time.Duration) (n int) {
+// longer is how many requests took longer, by server, where they take turns.
+func (f *figures) longer(than time.Duration, servers int) []int {
+	n := make([]int, servers)
 	for _, r := range f.sent {
 		if r.took > than {
-			n++
+			n[r.number%servers]++
 		}
 	}
 	return n
+}
+
+// after are the figures of requests that began after a time.
+func (f *figures) after(begin time.Duration) *figures {
+	later := new(figures)
+	for _, r := range f.sent {
+		if r.began > begin {
+			later.sent = append(later.sent, r)
+		}
+	}
+	return later
 }
 
 // each is how many connections were opened for a request.

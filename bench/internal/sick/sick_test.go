@@ -9,12 +9,12 @@ import (
 	"github.com/caddy-connreuse/connreuse/bench/internal/report"
 )
 
-// measured returns figures of 1000 requests that took so long, of which some failed.
+// measured returns figures of 1000 requests in 100 s that took so long, of which some failed.
 func measured(took time.Duration, failed, opened int) *figures {
 	f := &figures{opened: opened, faults: 10}
 	var sent []request
 	for i := range 1000 {
-		sent = append(sent, request{took: took, failed: i < failed})
+		sent = append(sent, request{number: i, began: time.Duration(i) * 100 * time.Millisecond, took: took, failed: i < failed})
 	}
 	f.add(sent)
 	return f
@@ -61,7 +61,7 @@ func TestFigures(t *testing.T) {
 	var f figures
 	var sent []request
 	for ms := range 1000 {
-		sent = append(sent, request{took: time.Duration(999-ms) * time.Millisecond, failed: ms%10 == 0})
+		sent = append(sent, request{number: ms, took: time.Duration(999-ms) * time.Millisecond, failed: ms%10 == 0})
 	}
 	f.add(sent)
 	f.opened = 250
@@ -69,7 +69,14 @@ func TestFigures(t *testing.T) {
 		[]time.Duration{0, 500 * time.Millisecond, 990 * time.Millisecond, 999 * time.Millisecond}) {
 		t.Errorf("quantiles: %v", got)
 	}
-	if f.failed != 100 || f.longer(899*time.Millisecond) != 100 || f.each() != 0.25 {
-		t.Errorf("%d failed, %d longer, %v connections each", f.failed, f.longer(899*time.Millisecond), f.each())
+	if f.failed != 100 || f.each() != 0.25 {
+		t.Errorf("%d failed, %v connections each", f.failed, f.each())
+	}
+	if got := measured(time.Second, 0, 1).after(90 * time.Second); len(got.sent) != 99 {
+		t.Errorf("%d of 1000 requests after 90 of 100 s", len(got.sent))
+	}
+	// The slowest are the first, and servers take turns.
+	if got := f.longer(996*time.Millisecond, 4); !slices.Equal(got, []int{1, 1, 1, 0}) {
+		t.Errorf("longer, by server: %v", got)
 	}
 }
