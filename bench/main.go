@@ -3,11 +3,14 @@
 //	go -C bench run . [-quick] [-write] [<benchmark>...]
 //
 // Without names it runs all benchmarks, also those after one that could not run. It
-// names the claims that do not hold, and fails then. With -write, and Go of the version that go.mod names as toolchain, it
-// puts the results into docs/results, and writes
+// names the claims that do not hold, and fails then. With -write, and Go of the version
+// that go.mod names as toolchain, it puts the results into docs/results, and writes
 // docs/results.md and what README.md says of results anew from all that are there; it must
-// run in this folder then, as above. The folder is a module of its own, so that
-// plots are no part of the module that is measured.
+// run in this folder then, as above. With -quick it measures less, and lets benchmarks
+// that mostly wait run at the same time.
+//
+// The folder is a module of its own, so that plots are no part of the module that is
+// measured.
 package main
 
 import (
@@ -20,6 +23,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddy-connreuse/connreuse/bench/internal/boundary"
@@ -50,11 +54,11 @@ var benchmarks = []report.Benchmark{
 	{Name: "throughput", Run: throughput.Run},
 	{Name: "speed", Run: speed.Run},
 	{Name: "growth", Run: growth.Run},
-	{Name: "boundary", Run: boundary.Run},
-	{Name: "learning", Run: learning.Run},
-	{Name: "coldstart", Run: coldstart.Run},
+	{Name: "boundary", Run: boundary.Run, Waits: true},
+	{Name: "learning", Run: learning.Run, Waits: true},
+	{Name: "coldstart", Run: coldstart.Run, Waits: true},
 	{Name: "peers", Run: peers.Run},
-	{Name: "sick", Run: sick.Run},
+	{Name: "sick", Run: sick.Run, Waits: true},
 	{Name: "person", Run: person.Run},
 }
 
@@ -101,34 +105,69 @@ func run(ctx context.Context, quick, write bool, chosen []string) error {
 	if err := builtAsReleases(write, quick); err != nil {
 		return err
 	}
-	var failed []error // also claims that do not hold
+	var selected []report.Benchmark
 	for _, b := range benchmarks {
-		if len(chosen) > 0 && !slices.Contains(chosen, b.Name) {
-			continue
+		if len(chosen) == 0 || slices.Contains(chosen, b.Name) {
+			selected = append(selected, b)
 		}
-		started := time.Now()
-		result, err := b.Run(ctx, report.Options{Quick: quick, Progress: os.Stderr})
+	}
+	return measureAll(ctx, selected, quick, func(r *report.Result) error {
+		r.Markdown(os.Stdout, "results")
+		if write {
+			return book.Write(r)
+		}
+		return nil
+	})
+}
+
+// measureAll runs benchmarks one after the other, and calls done with each result. In a
+// quick run those that mostly wait come last, and at the same time. The error names all
+// claims that do not hold, and all benchmarks that could not run.
+func measureAll(ctx context.Context, selected []report.Benchmark, quick bool, done func(*report.Result) error) error {
+	var mu sync.Mutex
+	var failed []error
+	one := func(b report.Benchmark) {
+		result, err := measure(ctx, b, quick)
+		mu.Lock()
+		defer mu.Unlock()
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", b.Name, err))
-			if ctx.Err() != nil {
-				break
-			}
-			continue
+			return
 		}
-		result.Name, result.Quick = b.Name, quick
-		result.Started, result.Seconds = started, time.Since(started).Seconds()
-		result.Versions = append([]string{sidebyside.Versions()}, result.Versions...)
-		result.Markdown(os.Stdout, "results")
 		for _, c := range result.Broken() {
 			failed = append(failed, fmt.Errorf("%s does not hold: %s: %s, not %s", c.Name, c.Text, c.Value, c.Limit))
 		}
-		if write {
-			if err := book.Write(result); err != nil {
-				return errors.Join(append(failed, err)...)
+		if err := done(result); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	var waiting sync.WaitGroup
+	for _, last := range []bool{false, true} {
+		for _, b := range selected {
+			switch {
+			case ctx.Err() != nil || last != (quick && b.Waits):
+			case last:
+				waiting.Go(func() { one(b) })
+			default:
+				one(b)
 			}
 		}
 	}
-	return errors.Join(failed...)
+	waiting.Wait()
+	return errors.Join(append(failed, ctx.Err())...)
+}
+
+// measure runs one benchmark.
+func measure(ctx context.Context, b report.Benchmark, quick bool) (*report.Result, error) {
+	started := time.Now()
+	result, err := b.Run(ctx, report.Options{Quick: quick, Progress: os.Stderr})
+	if err != nil {
+		return nil, err
+	}
+	result.Name, result.Quick = b.Name, quick
+	result.Started, result.Seconds = started, time.Since(started).Seconds()
+	result.Versions = append([]string{sidebyside.Versions()}, result.Versions...)
+	return result, nil
 }
 
 // builtAsReleases refuses to write full results that another Go gave than the one that

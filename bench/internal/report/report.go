@@ -16,8 +16,9 @@ import (
 
 // A Benchmark measures one part of the project against its peers.
 type Benchmark struct {
-	Name string // as on the command line
-	Run  func(context.Context, Options) (*Result, error)
+	Name  string // as on the command line
+	Run   func(context.Context, Options) (*Result, error)
+	Waits bool // most of the time: others may run beside it, if they do so as well
 }
 
 // Options are what a run was asked for.
