@@ -46,17 +46,17 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 			"in turn; each session begins with a new profile, so its first visit knows of no HTTP/3.", images, 2*delay, sessions, visits),
 		Versions: append(browser.Versions(), sidebyside.QUIC()),
 	}
-	measured, err := browse(ctx, o, chosen, sessions, visits)
+	visited, err := browse(ctx, o, chosen, sessions, visits)
 	if err != nil {
 		return nil, err
 	}
-	addTable(result, chosen, measured, sessions*visits)
-	addClaims(result, measured, sessions*visits)
+	addTable(result, chosen, visited, sessions*visits)
+	addClaims(result, visited, sessions*visits)
 	return result, nil
 }
 
 // browse returns what the browsers did, by browser and scenario.
-func browse(ctx context.Context, o report.Options, chosen []scenario, sessions, visits int) (map[string]map[string]seen, error) {
+func browse(ctx context.Context, o report.Options, chosen []scenario, sessions, visits int) (found, error) {
 	state, err := os.MkdirTemp("", "connreuse-bench-")
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func browse(ctx context.Context, o report.Options, chosen []scenario, sessions, 
 		return nil, err
 	}
 	defer c.Stop()
-	measured := map[string]map[string]seen{browser.Firefox.Name: {}, browser.Chromium.Name: {}}
+	measured := found{browser.Firefox.Name: {}, browser.Chromium.Name: {}}
 	for session := range sessions {
 		for i, s := range chosen {
 			for _, b := range both {

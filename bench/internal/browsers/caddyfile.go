@@ -36,11 +36,14 @@ var (
 	keep         = scenario{name: "scope sni, ORIGIN, `alt_svc keep`", gate: "misdirected {\n\t\talt_svc keep\n\t}"}
 	covered      = scenario{name: "scope certificate, ORIGIN", gate: certificate, origin: "origins sites"}
 	coveredHTTP3 = scenario{name: "scope certificate, ORIGIN, `http3`", gate: certificate, origin: "origins sites\n\t\t\t\thttp3"}
+	strictApart  = scenario{name: "4 addresses, stock: `strict_sni_host on`", origin: "-", strict: true, apart: true}
+	exactApart   = scenario{name: "4 addresses, scope sni, ORIGIN", gate: "misdirected", apart: true}
 	openApart    = scenario{name: "4 addresses, no gate, no frames", origin: "-", apart: true}
 	coveredApart = scenario{name: "4 addresses, scope certificate, ORIGIN", gate: certificate, origin: "origins sites", apart: true}
 	http3Apart   = scenario{name: "4 addresses, scope certificate, ORIGIN, `http3`", gate: certificate, origin: coveredHTTP3.origin, apart: true, quick: true}
 
-	scenarios = []scenario{open, strictSNI, exact, exactFrames, keep, covered, coveredHTTP3, openApart, coveredApart, http3Apart}
+	scenarios = []scenario{open, strictSNI, exact, exactFrames, keep, covered, coveredHTTP3,
+		openApart, strictApart, exactApart, coveredApart, http3Apart}
 )
 
 // caddyfile serves each scenario at a port of its own.

@@ -187,7 +187,7 @@ func addVisits(result *report.Result, chosen []scenario, measured map[string]map
 	for n, s := range chosen {
 		for _, name := range []string{browser.Firefox.Name, browser.Chromium.Name} {
 			f := measured[name][s.name]
-			table.Rows = append(table.Rows, []string{s.name, name, spread(f.connections), spread(f.handshakes), spread(f.refusals), spread(f.broken), spread(f.load)})
+			table.Rows = append(table.Rows, []string{s.name, name, report.Range(f.connections), report.Range(f.handshakes), report.Range(f.refusals), report.Range(f.broken), report.Range(f.load)})
 			x := float64(len(plot.Labels))
 			plot.Labels = append(plot.Labels, fmt.Sprintf("%s %d", name[:2], n+1))
 			plot.Series[0].Points = append(plot.Series[0].Points, [2]float64{x, float64(report.Median(f.connections))})
@@ -214,13 +214,4 @@ func addVisits(result *report.Result, chosen []scenario, measured map[string]map
 	result.AtMost("coalescing/handshakes", "`scope certificate` and ORIGIN frames: TLS handshakes with Firefox (median), of those without frames",
 		float64(report.Median(firefox[coveredFrames].handshakes))/float64(report.Median(firefox[covered].handshakes)), 0.5)
 	result.AtMost("coalescing/addresses", "`scope certificate` and ORIGIN frames, an address for each host: connections with Firefox, the most", float64(slices.Max(firefox[apartFrames].connections)), 1)
-}
-
-// spread is the median, and the least and the most where they differ.
-func spread(values []int) string {
-	least, most := slices.Min(values), slices.Max(values)
-	if least == most {
-		return strconv.Itoa(least)
-	}
-	return fmt.Sprintf("%d (%d to %d)", report.Median(values), least, most)
 }

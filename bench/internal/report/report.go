@@ -185,6 +185,15 @@ func SpreadOf(values []float64) Spread {
 
 func (s Spread) String() string { return fmt.Sprintf("%.3f (%.3f to %.3f)", s.Median, s.Min, s.Max) }
 
+// Range is the median of counts, and the least and the most where they differ.
+func Range(counts []int) string {
+	least, most := slices.Min(counts), slices.Max(counts)
+	if least == most {
+		return strconv.Itoa(least)
+	}
+	return fmt.Sprintf("%d (%d to %d)", Median(counts), least, most)
+}
+
 // Median returns the median of values.
 func Median[T cmp.Ordered](values []T) T {
 	sorted := slices.Sorted(slices.Values(values))
