@@ -124,7 +124,8 @@ func (pl plan) report(sweeps []*sweep) *report.Result {
 	stockPosts := 0
 	for _, s := range sweeps {
 		failed, sent := s.count(func(c cell) bool { return c.side == ours && c.known })
-		r.None("boundary/"+s.kind.Name, s.kind.Name+": failed requests of `upstreampool`, once the timeout is known", failed, sent)
+		stocks, _ := s.count(func(c cell) bool { return c.side == stock && c.known })
+		r.None("boundary/"+s.kind.Name, s.kind.Name+": failed requests of `upstreampool`, once the timeout is known", failed, sent).With("`transport http`", stocks)
 		failed, _ = s.count(func(c cell) bool { return c.side == stock && c.method == http.MethodPost })
 		stockPosts += failed
 	}

@@ -62,12 +62,20 @@ func addClaims(r *report.Result, all found, visits int) {
 	}
 	firefox, chromium := []browser.Browser{browser.Firefox}, []browser.Browser{browser.Chromium}
 	last := all.part(seen.last)
-	r.AtMost("browsers/421s-with-origin", fmt.Sprintf("HTTP/3 on, exact SNI matching with ORIGIN frames: 421s of %d visits with Firefox", visits),
+	beside := func(c *report.Claim, of func(browser.Visit) int, browsers []browser.Browser, s scenario) {
+		if all.has(s) {
+			c.With(s.name, all.total(of, browsers, s))
+		}
+	}
+	c := r.AtMost("browsers/421s-with-origin", fmt.Sprintf("HTTP/3 on, exact SNI matching with ORIGIN frames: 421s of %d visits with Firefox", visits),
 		all.total(refusals, firefox, exactFrames), 0)
-	r.AtMost("browsers/chromium-h3", "exact SNI matching: 421s on HTTP/3 with Chromium, from the second visit on",
+	beside(c, refusals, firefox, strictSNI)
+	c = r.AtMost("browsers/chromium-h3", "exact SNI matching: 421s on HTTP/3 with Chromium, from the second visit on",
 		all.part(seen.after).total(refusalsHTTP3, chromium, exactFrames), 0)
-	r.AtMost("browsers/foreign", "exact SNI matching: requests answered on a connection for another host, both browsers",
+	beside(c, refusalsHTTP3, chromium, strictSNI)
+	c = r.AtMost("browsers/foreign", "exact SNI matching: requests answered on a connection for another host, both browsers",
 		all.total(foreign, both, measured(exact, exactFrames, exactApart)...), 0)
+	beside(c, foreign, both, open)
 	r.AtMost("browsers/http3-frames", "four addresses, ORIGIN frames on HTTP/3: QUIC connections of Chromium's last visit, the most",
 		last.most(connections(http3), browser.Chromium, http3Apart), 1)
 	r.AtLeast("browsers/http3-used", "`scope certificate`: requests on HTTP/3 of Chromium's last visit, the least",

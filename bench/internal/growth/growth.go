@@ -124,7 +124,7 @@ func (d *dimension) claims(r *report.Result, o report.Options, sizes []int, foun
 		r.AtMost("growth/"+d.name+"-"+unit, fmt.Sprintf("%s: growth of %s", d.what, unit), grown[true]/math.Max(1, grown[false]), o.LooseMost(1.5))
 	}
 	most, than := found[true][last], found[false][last]
-	r.AtMost("growth/"+d.name+"-seconds", fmt.Sprintf("%s: s until the first answer, with %d", d.what, sizes[last]), most.start, mostStart)
+	r.AtMost("growth/"+d.name+"-seconds", fmt.Sprintf("%s: s until the first answer, with %d", d.what, sizes[last]), most.start, mostStart).With("stock", than.start)
 	r.AtMost("growth/"+d.name+"-stock", fmt.Sprintf("%s: CPU time of %d, of that of stock", d.what, sizes[last]), most.cpu/than.cpu, o.LooseMost(mostCPU))
 	return append(row, growths...)
 }

@@ -212,8 +212,13 @@ func failures(ctx context.Context, result *report.Result, addrs map[string]strin
 			for _, method := range methods {
 				row = append(row, fmt.Sprintf("%d of %d", counts[i].failed[method], counts[i].sent[method]), fmt.Sprintf("%.1f", counts[i].perThousand(method)))
 				if name == ours {
-					result.None(fmt.Sprintf("peers/%s-%dms", strings.ToLower(method), d.Milliseconds()),
+					claim := result.None(fmt.Sprintf("peers/%s-%dms", strings.ToLower(method), d.Milliseconds()),
 						fmt.Sprintf("%s requests that fail with `upstreampool`, %v each way", method, d), counts[i].failed[method], counts[i].sent[method])
+					for other, c := range counts {
+						if other != i {
+							claim.With(names[other], c.failed[method])
+						}
+					}
 				}
 			}
 			table.Rows = append(table.Rows, row)

@@ -83,8 +83,14 @@ func Run(ctx context.Context, o report.Options) (*report.Result, error) {
 	result.Tables = []report.Table{table}
 	for _, protocol := range protocols {
 		f := found[ours+protocol]
-		result.None("person/"+protocol, "NTLM, clients of "+protocol+": requests of `upstreampool` that are answered as another user", f.wrong, f.sent)
-		result.None("person/"+protocol+"-in", "NTLM, clients of "+protocol+": requests of `upstreampool` whose user is locked out", f.locked, f.sent)
+		claim := result.None("person/"+protocol, "NTLM, clients of "+protocol+": requests of `upstreampool` that are answered as another user", f.wrong, f.sent)
+		for _, name := range names[1:] {
+			claim.With(name, found[name+protocol].wrong)
+		}
+		claim = result.None("person/"+protocol+"-in", "NTLM, clients of "+protocol+": requests of `upstreampool` whose user is locked out", f.locked, f.sent)
+		for _, name := range names[1:] {
+			claim.With(name, found[name+protocol].locked)
+		}
 	}
 	seen := found[stock+"h1"].wrong + found[stock+"h2"].wrong
 	result.AtLeast("person/control", "NTLM, control: requests of `transport http` that are answered as another user", float64(seen), 1)

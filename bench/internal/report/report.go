@@ -65,6 +65,9 @@ type Claim struct {
 	Value string `json:"value"` // as measured
 	Limit string `json:"limit"` // what it has to be
 	Holds bool   `json:"holds"`
+	// Beside is what one would use instead, with the same figure of it, where the claim
+	// is no comparison.
+	Beside string `json:"beside,omitempty"`
 }
 
 // A Table is a table of Markdown.
@@ -93,19 +96,37 @@ type Series struct {
 	Points [][2]float64 `json:"points"`
 }
 
-// AtLeast and AtMost add a claim on a number.
-func (r *Result) AtLeast(name, text string, value, limit float64) {
-	r.Claims = append(r.Claims, Claim{name, text, number(value), fmt.Sprintf("at least %.3g", limit), value >= limit})
+// AtLeast and AtMost add a claim on a number. What they return is good until the next one
+// is added.
+func (r *Result) AtLeast(name, text string, value, limit float64) *Claim {
+	return r.add(Claim{Name: name, Text: text, Value: number(value), Limit: fmt.Sprintf("at least %.3g", limit), Holds: value >= limit})
 }
 
 // AtMost is the other way round.
-func (r *Result) AtMost(name, text string, value, limit float64) {
-	r.Claims = append(r.Claims, Claim{name, text, number(value), fmt.Sprintf("at most %.3g", limit), value <= limit})
+func (r *Result) AtMost(name, text string, value, limit float64) *Claim {
+	return r.add(Claim{Name: name, Text: text, Value: number(value), Limit: fmt.Sprintf("at most %.3g", limit), Holds: value <= limit})
 }
 
 // None adds the claim that there are none, of so many.
-func (r *Result) None(name, text string, n, of int) {
-	r.Claims = append(r.Claims, Claim{name, text, fmt.Sprintf("%d of %d", n, of), "0", n == 0 && of > 0})
+func (r *Result) None(name, text string, n, of int) *Claim {
+	return r.add(Claim{Name: name, Text: text, Value: fmt.Sprintf("%d of %d", n, of), Limit: "0", Holds: n == 0 && of > 0})
+}
+
+func (r *Result) add(c Claim) *Claim {
+	r.Claims = append(r.Claims, c)
+	return &r.Claims[len(r.Claims)-1]
+}
+
+// With says what the same figure is of something else.
+func (c *Claim) With(other string, value any) *Claim {
+	if f, ok := value.(float64); ok {
+		value = number(f)
+	}
+	if c.Beside != "" {
+		c.Beside += ", "
+	}
+	c.Beside += fmt.Sprintf("%s: %v", other, value)
+	return c
 }
 
 // number writes a ratio with three digits, and a count as one.
@@ -140,10 +161,10 @@ func (r *Result) Markdown(w io.Writer, plots string) {
 	fmt.Fprintf(w, how+" on %s in %.0f s with %s.\n\n", r.Started.UTC().Format(time.DateOnly), r.Seconds, strings.Join(r.Versions, ", "))
 }
 
-var claimColumns = []string{"claim", "measured", "limit", "holds", "name", "measured anew by"}
+var claimColumns = []string{"claim", "measured", "limit", "holds", "beside", "name", "measured anew by"}
 
 // nameColumn is that of names, which the README leaves out.
-const nameColumn = 4
+const nameColumn = 5
 
 // claimRows are rows of a table of claims of r.
 func (r *Result) claimRows(claims []Claim) (rows [][]string) {
@@ -152,7 +173,7 @@ func (r *Result) claimRows(claims []Claim) (rows [][]string) {
 		if !c.Holds {
 			holds = "**NO**"
 		}
-		rows = append(rows, []string{c.Text, c.Value, c.Limit, holds, "`" + c.Name + "`", "`" + r.Command() + "`"})
+		rows = append(rows, []string{c.Text, c.Value, c.Limit, holds, c.Beside, "`" + c.Name + "`", "`" + r.Command() + "`"})
 	}
 	return rows
 }

@@ -21,7 +21,7 @@ func TestBook(t *testing.T) {
 	second.AtLeast("second/b", "b is large", 2, 3)
 	second.AtMost("second/c", "c is small", 2, 3)
 	first := &Result{Name: "first", Title: "One"}
-	first.None("first/a", "failures", 0, 100)
+	first.None("first/a", "failures", 0, 100).With("another", 7).With("a third", 0.25)
 	for _, r := range []*Result{second, first} {
 		if err := book.Write(r); err != nil {
 			t.Fatal(err)
@@ -32,8 +32,8 @@ func TestBook(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []string{
-		"before\n", "| b is large | 2 | at least 3 | **NO** | `go -C bench run . second` |\n",
-		"| `never/d` | not measured |  | **NO** | `go -C bench run . never` |\n", "| failures | 0 of 100 |",
+		"before\n", "| b is large | 2 | at least 3 | **NO** |  | `go -C bench run . second` |\n",
+		"| `never/d` | not measured |  | **NO** |  | `go -C bench run . never` |\n", "| failures | 0 of 100 | 0 | yes | another: 7, a third: 0.250 | `go -C bench run . first` |\n",
 		"Of 3 claims of all sections, these do not hold: `second/b` (2, not at least 3).\n\n",
 		"Not measured in full: never.\n", tableEnds + "after\n",
 	} {

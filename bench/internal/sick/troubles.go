@@ -21,9 +21,9 @@ var troubles = []trouble{
 		fleet: balanced(func(net.Conn) {}),
 		load:  load{pause: every(10 * time.Millisecond)},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.AtMost("sick/silent-failed", "silent backend: requests of `upstreampool` that fail, per 1000", perThousand(by[ours]), 10)
+			most(r, by, "sick/silent-failed", "silent backend: requests of `upstreampool` that fail, per 1000", perThousand, 10)
 			r.AtLeast("sick/silent-met", "silent backend: connections of `upstreampool` that met it", float64(by[ours].faults), 1)
-			r.AtMost("sick/silent-longest", "silent backend: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 2)
+			most(r, by, "sick/silent-longest", "silent backend: the longest request of `upstreampool`, s", longest, 2)
 		},
 	},
 	{
@@ -32,7 +32,7 @@ var troubles = []trouble{
 		fleet: balanced(fake.Reset),
 		load:  load{pause: every(10 * time.Millisecond)},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.None("sick/refusing", "refusing backend: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
+			none(r, by, "sick/refusing", "refusing backend: failed requests of `upstreampool`")
 		},
 	},
 	{
@@ -44,8 +44,8 @@ var troubles = []trouble{
 		claims: func(r *report.Result, by map[string]*figures) {
 			// A request can be on its way while the server closes: nobody can know. A short run
 			// has fewer than 1000.
-			most := max(1, 1000/float64(len(by[ours].sent)))
-			r.AtMost("sick/restarts", "rolling restart: requests of `upstreampool` that fail, per 1000", perThousand(by[ours]), most)
+			limit := max(1, 1000/float64(len(by[ours].sent)))
+			most(r, by, "sick/restarts", "rolling restart: requests of `upstreampool` that fail, per 1000", perThousand, limit)
 		},
 	},
 	{
@@ -58,8 +58,8 @@ var troubles = []trouble{
 		}),
 		load: load{pause: every(500 * time.Millisecond), burst: 40},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.None("sick/streams-failed", "five streams at a time: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
-			r.AtMost("sick/streams-longest", "five streams at a time: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 2)
+			none(r, by, "sick/streams-failed", "five streams at a time: failed requests of `upstreampool`")
+			most(r, by, "sick/streams-longest", "five streams at a time: the longest request of `upstreampool`, s", longest, 2)
 		},
 	},
 	{
@@ -71,8 +71,8 @@ var troubles = []trouble{
 		}),
 		load: load{pause: every(1200 * time.Millisecond), burst: 100, posts: true},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.None("sick/cold-failed", "cold bursts of POSTs: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
-			r.AtMost("sick/cold-connections", "cold bursts of POSTs: connections of `upstreampool` per request", by[ours].each(), 0.5)
+			none(r, by, "sick/cold-failed", "cold bursts of POSTs: failed requests of `upstreampool`")
+			most(r, by, "sick/cold-connections", "cold bursts of POSTs: connections of `upstreampool` per request", (*figures).each, 0.5)
 		},
 	},
 	{
@@ -83,7 +83,7 @@ var troubles = []trouble{
 		claims: func(r *report.Result, by map[string]*figures) {
 			r.AtMost("sick/age-connections", "closing by age: connections of `upstreampool`, of those of `transport http`",
 				float64(by[ours].opened)/float64(by[stock].opened), 1.5)
-			r.AtMost("sick/age-failed", "closing by age: failed requests of `upstreampool`", float64(by[ours].failed), 0)
+			none(r, by, "sick/age-failed", "closing by age: failed requests of `upstreampool`")
 		},
 	},
 	{
@@ -96,8 +96,8 @@ var troubles = []trouble{
 		}),
 		load: load{pause: around(time.Second), serial: true},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.None("sick/serial-failed", "one connection at a time: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
-			r.AtMost("sick/serial-longest", "one connection at a time: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 3)
+			none(r, by, "sick/serial-failed", "one connection at a time: failed requests of `upstreampool`")
+			most(r, by, "sick/serial-longest", "one connection at a time: the longest request of `upstreampool`, s", longest, 3)
 		},
 	},
 	{
@@ -107,7 +107,7 @@ var troubles = []trouble{
 		fleet: moving(10*time.Second, 4*followed),
 		load:  load{pause: every(50 * time.Millisecond)},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.None("sick/dns", "DNS moves: requests of `upstreampool` that fail, or go to the old address four intervals later", by[ours].failed, len(by[ours].sent))
+			none(r, by, "sick/dns", "DNS moves: requests of `upstreampool` that fail, or go to the old address four intervals later")
 		},
 	},
 	{
@@ -117,11 +117,15 @@ var troubles = []trouble{
 		fleet: forgetful(forgetters, forgetsAfter),
 		load:  load{pause: around(2 * time.Second / forgetters)},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.AtMost("sick/forgotten", "silent drops: requests of `upstreampool` above 3 s to one server, the most",
-				float64(slices.Max(by[ours].longer(3*time.Second, forgetters))), mostForgotten)
-			if later := by[ours].after(knownAfter); len(later.sent) > 0 { // not in a quick run
-				r.AtMost("sick/forgotten-later", fmt.Sprintf("silent drops: requests of `upstreampool` above 3 s once it has had %v to find out, per 100", knownAfter),
-					100*float64(later.longer(3*time.Second, 1)[0])/float64(len(later.sent)), 1)
+			most(r, by, "sick/forgotten", "silent drops: requests of `upstreampool` above 3 s to one server, the most", func(f *figures) float64 {
+				return float64(slices.Max(f.longer(3*time.Second, forgetters)))
+			}, mostForgotten)
+			if len(by[ours].after(knownAfter).sent) > 0 { // not in a quick run
+				text := fmt.Sprintf("silent drops: requests of `upstreampool` above 3 s once it has had %v to find out, per 100", knownAfter)
+				most(r, by, "sick/forgotten-later", text, func(f *figures) float64 {
+					later := f.after(knownAfter)
+					return 100 * float64(later.longer(3*time.Second, 1)[0]) / float64(len(later.sent))
+				}, 1)
 			}
 		},
 	},
@@ -133,8 +137,8 @@ var troubles = []trouble{
 		fleet: forgetful(forgetters, forgetsLate),
 		load:  load{pause: around(5 * time.Second), burst: forgetters},
 		claims: func(r *report.Result, by map[string]*figures) {
-			r.None("sick/late-failed", "late silent drops: failed requests of `upstreampool`", by[ours].failed, len(by[ours].sent))
-			r.AtMost("sick/late-longest", "late silent drops: the longest request of `upstreampool`, s", by[ours].quantile(1).Seconds(), 2)
+			none(r, by, "sick/late-failed", "late silent drops: failed requests of `upstreampool`")
+			most(r, by, "sick/late-longest", "late silent drops: the longest request of `upstreampool`, s", longest, 2)
 		},
 	},
 }
@@ -160,3 +164,25 @@ const (
 )
 
 func perThousand(f *figures) float64 { return 1000 * float64(f.failed) / float64(len(f.sent)) }
+
+func longest(f *figures) float64 { return f.quantile(1).Seconds() }
+
+// none claims that no request fails.
+func none(r *report.Result, by map[string]*figures, name, text string) {
+	c := r.None(name, text, by[ours].failed, len(by[ours].sent))
+	besides(c, by, func(f *figures) float64 { return float64(f.failed) })
+}
+
+// most claims that a figure is no larger than a limit.
+func most(r *report.Result, by map[string]*figures, name, text string, of func(*figures) float64, limit float64) {
+	besides(r.AtMost(name, text, of(by[ours]), limit), by, of)
+}
+
+// besides says what the same figure is of the other proxies.
+func besides(c *report.Claim, by map[string]*figures, of func(*figures) float64) {
+	for _, name := range names {
+		if f := by[name]; f != nil && name != ours {
+			c.With(name, of(f))
+		}
+	}
+}
