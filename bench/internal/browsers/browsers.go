@@ -6,12 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	_ "github.com/caddy-connreuse/connreuse" // what the servers are made of
@@ -105,50 +103,15 @@ func visit(ctx context.Context, c *logged.Caddy, b browser.Browser, s scenario, 
 		return nil, err
 	}
 	defer os.RemoveAll(home)
-	addresses, end, err := connect(port, s.apart)
+	network, err := network.StartHosts(hosts, port, 21, s.apart, true, delay)
 	if err != nil {
 		return nil, err
 	}
-	defer end()
+	defer network.Close()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second+time.Duration(visits)*5*time.Second)
 	defer cancel()
 	before := c.Log.Len()
 	return b.Visits(ctx, browser.Options{
-		Home: home, Root: filepath.Join(state, "pki", "authorities", "local", "root.crt"), Hosts: addresses,
+		Home: home, Root: filepath.Join(state, "pki", "authorities", "local", "root.crt"), Hosts: network.Addresses,
 	}, "https://"+hosts[0]+":"+port+"/page?visit=1", visits, func() string { return c.Log.Since(before) })
-}
-
-// connect puts a network between the browser and Caddy: at addresses of its own, so
-// that hosts have the port that Caddy knows.
-func connect(port string, apart bool) (addresses map[string]string, end func(), err error) {
-	var closers []func()
-	end = func() {
-		var all sync.WaitGroup
-		for _, c := range closers {
-			all.Go(c)
-		}
-		all.Wait()
-	}
-	addresses = make(map[string]string)
-	for i, host := range hosts {
-		addresses[host] = addresses[hosts[0]]
-		if i > 0 && !apart {
-			continue
-		}
-		addresses[host] = fmt.Sprintf("127.0.0.%d", 21+i)
-		addr, caddy := net.JoinHostPort(addresses[host], port), "127.0.0.1:"+port
-		tcp, errTCP := network.Start(addr, caddy, delay)
-		if errTCP == nil {
-			closers = append(closers, tcp.Close)
-		}
-		udp, errUDP := network.StartUDP(addr, caddy, delay)
-		if errUDP == nil {
-			closers = append(closers, udp.Close)
-		}
-		if err := errors.Join(errTCP, errUDP); err != nil {
-			end()
-			return nil, nil, err
-		}
-	}
-	return addresses, end, nil
 }

@@ -5,7 +5,6 @@ package coalescing
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,38 +136,21 @@ func (f *figures) visit(ctx context.Context, c *logged.Caddy, b browser.Browser,
 	}
 	defer os.RemoveAll(home)
 
-	// The network is at addresses of its own, so that hosts have the port that Caddy
-	// knows. It carries no QUIC.
-	addresses := make(map[string]string)
-	var relays []*network.Relay
-	for i, host := range hosts {
-		if i == 0 || s.apart {
-			addr := fmt.Sprintf("127.0.0.%d", 11+i)
-			r, err := network.Start(net.JoinHostPort(addr, port), "127.0.0.1:"+port, delay)
-			if err != nil {
-				return err
-			}
-			defer r.Close()
-			relays = append(relays, r)
-			addresses[host] = addr
-		} else {
-			addresses[host] = addresses[hosts[0]]
-		}
+	network, err := network.StartHosts(hosts, port, 11, s.apart, false, delay)
+	if err != nil {
+		return err
 	}
+	defer network.Close()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	before := c.Log.Len()
 	root := filepath.Join(state, "pki", "authorities", "local", "root.crt")
-	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: addresses, NoHTTP3: true}, "https://"+hosts[0]+":"+port+"/", func() string { return c.Log.Since(before) })
+	v, err := b.Visit(ctx, browser.Options{Home: home, Root: root, Hosts: network.Addresses, NoHTTP3: true}, "https://"+hosts[0]+":"+port+"/", func() string { return c.Log.Since(before) })
 	if err != nil {
 		return err
 	}
-	handshakes := 0
-	for _, r := range relays {
-		handshakes += int(r.Handshakes.Load())
-	}
 	f.connections = append(f.connections, len(v.Connections))
-	f.handshakes = append(f.handshakes, handshakes)
+	f.handshakes = append(f.handshakes, network.Handshakes())
 	f.refusals = append(f.refusals, v.Statuses[421])
 	f.broken = append(f.broken, 1+4*len(hosts)-v.Statuses[200])
 	f.load = append(f.load, int(v.Load.Milliseconds()))

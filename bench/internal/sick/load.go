@@ -48,10 +48,12 @@ type request struct {
 
 // run sends the load to a proxy for a time, and goes on with it until all requests of
 // that time have ended: those that come later count for nothing, but no request is the
-// last of all. Equal seeds are equal loads.
+// last of all. They are given up then. Equal seeds are equal loads.
 func (l load) run(ctx context.Context, proxy string, last time.Duration, seed uint64) []request {
 	clients := &clients{addr: proxy}
 	defer clients.close()
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	random := rand.New(rand.NewPCG(seed, 1))
 	var mu sync.Mutex
 	var sent []request
@@ -92,6 +94,7 @@ func (l load) run(ctx context.Context, proxy string, last time.Duration, seed ui
 			at = max(at, time.Since(begin))
 		}
 	}
+	giveUp()
 	all.Wait()
 	return sent
 }
@@ -125,6 +128,7 @@ func (all *clients) send(ctx context.Context, method string) bool {
 		}
 		c = &client{conn, bufio.NewReader(conn)}
 	}
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	resp, err := sidebyside.Exchange(c, c.reader, method, "/", patience)
 	if err != nil || resp.Close {
 		_ = c.Close()

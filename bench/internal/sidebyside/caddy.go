@@ -125,24 +125,20 @@ func (c *Caddy) Ended() error {
 
 // Listens waits until it accepts TCP connections at addr.
 func (c *Caddy) Listens(addr string) error {
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) { // polls another process
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			return conn.Close()
-		}
-		if ended := c.Ended(); ended != nil {
-			return ended
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("waiting for Caddy: %w", err)
-		}
-	}
+	return c.answers("Caddy", func() (net.Conn, error) { return net.Dial("tcp", addr) })
 }
 
 // Certified waits until it has a certificate for [Host] at addr.
 func (c *Caddy) Certified(addr string) error {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) { // polls another process
-		conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: Host, InsecureSkipVerify: true})
+	return c.answers("Caddy's certificate", func() (net.Conn, error) {
+		return tls.Dial("tcp", addr, &tls.Config{ServerName: Host, InsecureSkipVerify: true})
+	})
+}
+
+// answers waits until dial succeeds.
+func (c *Caddy) answers(what string, dial func() (net.Conn, error)) error {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) { // polls another process
+		conn, err := dial()
 		if err == nil {
 			return conn.Close()
 		}
@@ -150,7 +146,7 @@ func (c *Caddy) Certified(addr string) error {
 			return ended
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("waiting for Caddy's certificate: %w", err)
+			return fmt.Errorf("waiting for %s: %w", what, err)
 		}
 	}
 }
