@@ -71,6 +71,17 @@ var breakages = []breakage{
 		programs: map[string]string{"haproxy": "haproxy", "nginx": "nginx-light"},
 	},
 	{
+		name: "addresses of names are not followed", file: "upstreampool/dns.go",
+		changes:   []string{"c.names.Follow(p.host)", "_ = p.host"},
+		benchmark: "sick", claim: "sick/dns",
+		programs: map[string]string{"haproxy": "haproxy", "nginx": "nginx-light"},
+	},
+	{
+		name: "what was learned is not read after a restart", file: "internal/remember/store.go",
+		changes:   []string{"found != (idletime.Memory{})", "false && found != (idletime.Memory{})"},
+		benchmark: "coldstart", claim: "coldstart/known",
+	},
+	{
 		name: "no connection is pinned", file: "upstreampool/pins.go",
 		changes:   []string{"func ofConnection(s string) bool {\n", "func ofConnection(s string) bool {\n\tif s != \"\" {\n\t\treturn false\n\t}\n"},
 		benchmark: "person", claim: "person/h1",
