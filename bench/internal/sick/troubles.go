@@ -42,10 +42,10 @@ var troubles = []trouble{
 		fleet: rolling(4, 700*time.Millisecond, 300*time.Millisecond),
 		load:  load{pause: every(5 * time.Millisecond)},
 		claims: func(r *report.Result, by map[string]*figures) {
-			// A request can be on its way while the server closes: nobody can know. A short run
-			// has fewer than 1000.
-			limit := max(1, 1000/float64(len(by[ours].sent)))
-			most(r, by, "sick/restarts", "rolling restart: requests of `upstreampool` that fail, per 1000", perThousand, limit)
+			// A request can be on its way while the server closes: nobody can know, and on a
+			// busy machine it is so for longer. A short run has fewer than 1000.
+			limit := max(1, 1000/float64(len(by[ours].sent))) + perThousand(by[stock])
+			most(r, by, "sick/restarts", "rolling restart: requests of `upstreampool` that fail, per 1000: at most one more than of `transport http`", perThousand, limit)
 		},
 	},
 	{
