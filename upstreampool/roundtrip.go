@@ -220,8 +220,7 @@ func (x *exchange) failed(t *try) {
 	}
 	o := &t.known
 	o.BodyKept = x.body.Rewindable()
-	o.Ours, o.Written, o.Responded = f.Ours, f.Written, f.Responded
-	o.Refused, o.StreamOnly, o.Raced, o.Silent = f.Refused, f.StreamOnly, f.Raced, f.Silent != ""
+	o.Failure, o.Silent = f.Failure, f.Silent != ""
 	if f.Silent != "" && !f.Ours {
 		t.err = &silenceError{f.Silent, x.core.cfg.Config}
 	}

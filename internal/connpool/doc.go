@@ -16,7 +16,7 @@
 //   - dials.go: connections are opened, and those that wait are told how that went
 //   - warm.go: connections that are opened before anybody needs them
 //   - disposition.go: what becomes of a connection that carries no request
-//   - idle.go: the timer, what is not worth keeping, the bound over all pools
+//   - idle.go: the timer, what is not worth keeping, what makes room, the bound over all pools
 //   - sensor.go: what a close of an idle connection teaches
 //   - addresses.go: connections to an address that was given up
 //   - pins.go: connections that carry the requests of one owner only

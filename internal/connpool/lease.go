@@ -132,13 +132,8 @@ func (p *Pool) noteResponse(c *conn, resp *http.Response, now time.Time) {
 
 // A Failure says what is known of a request that failed on a connection.
 type Failure struct {
-	Ours       bool // the upstream did nothing wrong
-	Written    bool // bytes of the request were written (HTTP/1)
-	Responded  bool // bytes of a response arrived (HTTP/1)
-	Refused    bool // certainly not processed (HTTP/2)
-	StreamOnly bool // the upstream reset this stream, the connection is well (HTTP/2)
-	Raced      bool // the connection was idle for so long that the upstream may have closed it for that
-	Lost       bool // the upstream has acknowledged nothing for over a second: the path drops everything
+	replay.Failure
+	Lost bool // the upstream has acknowledged nothing for over a second: the path drops everything
 	// Silent says why the connection was given up, if that is for silence:
 	// CloseUnacked, ClosePing or CloseSilent.
 	Silent CloseReason
@@ -152,7 +147,7 @@ type Failure struct {
 func (l *Lease) Fail(err error, ours bool) Failure {
 	if l.unsent {
 		l.Unused()
-		return Failure{Ours: true}
+		return Failure{Failure: replay.Failure{Ours: true}}
 	}
 	c, now := l.c, time.Now()
 	f := c.outcome(err)

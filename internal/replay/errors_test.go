@@ -133,7 +133,7 @@ func TestRefusals(t *testing.T) {
 				if err == nil || WasRefused(err) != tc.want {
 					t.Errorf("body %q: refused is %v for %v, want %v", body, !tc.want, err, tc.want)
 				}
-				if _, again := (Outcome{H2: true, Refused: WasRefused(err), BodyKept: true}).Decide(); again != tc.want {
+				if _, again := (Outcome{H2: true, BodyKept: true, Failure: Failure{Refused: WasRefused(err)}}).Decide(); again != tc.want {
 					t.Errorf("body %q: sent once more: %v after %v", body, again, err)
 				}
 				if cc.Err() != nil || cc.Available() == 0 {

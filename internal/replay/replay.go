@@ -29,7 +29,15 @@ type Outcome struct {
 	Idempotent bool // sending the request twice is like sending it once
 	Reused     bool // the connection came out of the pool
 	H2         bool
+	BodyKept   bool // no body, or all that was read of it can be sent again
+	Status     int  // 0: there is no response
 
+	Failure
+	Silent bool // the connection was given up, since the upstream answered nothing, not even in TCP
+}
+
+// A Failure is what a connection saw of a request that failed on it.
+type Failure struct {
 	// The client went away, the request body failed, or a timeout of ours
 	// fired: nothing the upstream did, and nothing a replay would better.
 	Ours bool
@@ -39,10 +47,6 @@ type Outcome struct {
 	Refused    bool // certainly not processed (HTTP/2)
 	StreamOnly bool // the upstream reset this stream, the connection is well (HTTP/2)
 	Raced      bool // the connection was idle for so long that the upstream may have closed it for that
-	Silent     bool // the connection was given up, since the upstream answered nothing, not even in TCP
-
-	BodyKept bool // no body, or all that was read of it can be sent again
-	Status   int  // 0: there is no response
 }
 
 // Decide says whether a request is sent once more, on a fresh connection,

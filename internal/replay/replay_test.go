@@ -9,7 +9,7 @@ import (
 
 func TestReplay(t *testing.T) {
 	// A request on a reused connection that was closed without an answer.
-	dead := Outcome{Reused: true, Written: true, BodyKept: true}
+	dead := Outcome{Reused: true, BodyKept: true, Failure: Failure{Written: true}}
 	for _, tc := range []struct {
 		name   string
 		method string
