@@ -2,6 +2,17 @@
 // modules of connreuse decide by: when an upstream closes an idle connection,
 // and what becomes of a request on a connection that was opened for another
 // host.
+//
+//   - command.go has what the commands share: flags and exit codes
+//   - keepalive.go measures when an upstream closes, keepalive_report.go writes that, and
+//     advice.go what a Caddyfile should say
+//   - coalesce.go compares sites; survey.go asks them, page.go and compare.go tell pages
+//     apart, verdict.go judges, coalesce_report.go writes that
+//   - check.go sets a config up without running it (check_load.go), and looks at it by
+//     rules (check_rules.go), with a probe of its upstreams (check_probe.go) and of their
+//     health checks (check_health.go)
+//   - target.go is whom to ask, dial.go opens connections, speaker.go, http1.go and
+//     http2.go speak on them, progress.go tells how far all that is
 package command
 
 import (

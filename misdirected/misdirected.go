@@ -8,12 +8,14 @@
 //
 // A request comes in as an [http.Request] and leaves as a [Reason]:
 //
+//   - misdirected.go has the handler
 //   - asked.go reads the request: all names in it are parsed once
 //   - decide.go is the rule, as a table of steps; explain.go walks it with words
 //   - refuse.go answers a refusal, altsvc.go takes HTTP/3 away where it would
 //     lead clients into refusals
 //   - gateways.go has the sources of trusted addresses
-//   - options.go and caddyfile.go read the configuration
+//   - options.go and caddyfile.go read the configuration, servers.go notices what a site
+//     misses in it
 //   - metrics.go and recent.go say what happened
 //
 // What a server, a site and a certificate are is known to internal/authority.

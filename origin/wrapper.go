@@ -17,7 +17,8 @@
 //   - http3.go and h3layout.go do the same for HTTP/3
 //   - listeners.go and check.go look at what the server listens on, and at the
 //     wrappers in front
-//   - explain.go answers the admin API
+//   - caddyfile.go reads the configuration, wrapper.go is the module
+//   - explain.go answers the admin API, metrics.go counts
 //
 // Which names a connection may be told of is known to internal/authority.
 package origin

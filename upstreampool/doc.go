@@ -17,16 +17,17 @@
 //
 // Here stands what Caddy has to do with them:
 //
-//   - transport.go has the settings, options.go reads those that are ours, check.go
-//     refuses what is wrong with them, config.go fills in defaults
-//   - key.go turns a request into a target, core.go finds its pool; a core (cores.go says
-//     who shares one), upstreams (upstream.go) and records (record.go) outlive
-//     configurations
+//   - transport.go has the settings, options.go and caddyfile.go read those that are ours,
+//     check.go refuses what is wrong with them, config.go fills in defaults
+//   - key.go turns a request into a target, core.go finds its pool, and pool.go counts what
+//     happens there; a core (cores.go says who shares one), upstreams (upstream.go) and
+//     records (record.go) outlive configurations
 //   - roundtrip.go is the way of a request, with at most two attempts; body.go has its
 //     body, pins.go its user, pressure.go what a full pool answers, silence.go the words
 //     for an upstream that does not
-//   - dial.go opens connections, certificate.go tells client certificates apart, dns.go
-//     leaves addresses that a name no longer has
+//   - dial.go opens connections and dialtimes.go measures how long that takes,
+//     certificate.go tells client certificates apart, dns.go leaves addresses that a name
+//     no longer has
 //   - facts.go has the placeholders; metrics.go, gauges.go, family.go, labels.go and
 //     totals.go the metrics; state.go what the admin API shows
 //   - users.go knows which configurations use a core, remembered.go keeps what was

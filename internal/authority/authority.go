@@ -34,24 +34,31 @@
 //     one. tree.go reads the routes, with those below the top level and those
 //     inside other handlers (inside.go); table.go finds the routes, or TLS
 //     policies, that can match a name.
-//   - its TLS connection policy (policies.go, compare.go). vault.example.com has one of its
-//     own, as its connections are asked for a client certificate.
-//   - what its client has to show (proof.go, trust.go), and whether its spelling counts
-//     (spelling.go).
+//   - its TLS connection policy (policies.go, compare.go, settings.go). vault.example.com
+//     has one of its own, as its connections are asked for a client certificate.
+//   - what its client has to show (client_auth.go, proof.go, trust.go), and whether its
+//     spelling counts (spelling.go).
 //   - the certificate that is presented for it (certificates.go), read from
-//     Caddy's cache at most once a second for each name.
-//   - the guards it passes (guards.go): the misdirected handlers that can run
-//     for it. handlers.go finds other handlers.
+//     Caddy's cache at most once a second for each name. managed.go knows those that
+//     Caddy has not obtained yet.
+//   - the guards it passes (guards.go, always.go): the misdirected handlers that can run
+//     for it, with their scopes (scope.go) and IP sources (sources.go). handlers.go finds
+//     other handlers.
+//   - the listeners it is reached through (places.go), and whether these have TLS
+//     (plain.go). wrappers.go says which block of a Caddyfile they are from.
 //
 // Three things follow from these. [Snapshot.Accepted]: whether a request passes
 // on a connection. [OriginSets]: what a client may be told in an ORIGIN frame
 // (origins.go, derived.go). [Snapshot.Refuses]: whether a certificate leads
 // requests to a connection that refuses them (refusals.go). classes.go says
-// which server names get the same answers, and cache.go keeps the answers.
+// which server names get the same answers, cache.go keeps the answers, and hosts.go has
+// the names that are asked for.
 //
 // App (app.go) has the servers of a configuration and warns of what is
-// dangerous in it (warnings.go, unguarded.go, origin_warnings.go). explain.go
-// and explain_origins.go give the same answers in words.
+// dangerous in it (warnings.go, unguarded.go, origin_warnings.go): of certificates that
+// lead to refusals (shared.go, and pooled.go once they do), and of error routes that
+// change them (changed.go, early.go). explain.go, explain_origins.go and sites.go give the
+// same answers in words.
 //
 // All names are canonical (package hostname), an absent SNI is "".
 package authority

@@ -49,7 +49,8 @@
 //   - warm: what min_idle keeps open.
 //   - hedge: a further dial, because those under way take long.
 //   - lost: a connection whose upstream acknowledges nothing.
-//   - first: a request that nothing has come for on a new connection, not even TLS.
+//   - first: the first request of a connection, while nothing has come for it, not even of
+//     TLS.
 //   - to yield: to be closed for a first, where the upstream may serve one connection at
 //     a time.
 //

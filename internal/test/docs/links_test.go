@@ -86,6 +86,34 @@ func TestMapNamesCode(t *testing.T) {
 	}
 }
 
+// A package that is not small has a map of its own, in its doc: it names every file.
+func TestPackagesNameTheirFiles(t *testing.T) {
+	tree := readTree(t)
+	for _, folder := range []string{"command", "misdirected", "origin", "upstreampool", "internal/authority", "internal/connpool", "internal/idletime", "internal/replay"} {
+		var files []string
+		doc := ""
+		for _, file := range tree.files {
+			if path.Dir(file) != folder || path.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			text := tree.text(t, file)
+			if strings.HasPrefix(text, "// Package ") {
+				doc, _, _ = strings.Cut(text, "\npackage ")
+			} else {
+				files = append(files, path.Base(file))
+			}
+		}
+		for _, file := range files {
+			if !slices.Contains(namedSource.FindAllString(doc, -1), file) {
+				t.Errorf("the doc of package %s does not name %s", folder, file)
+			}
+		}
+		if len(files) < 3 {
+			t.Errorf("only %d files of package %s found", len(files), folder)
+		}
+	}
+}
+
 var (
 	codeIn = regexp.MustCompile("((?:`[\\w.]+`(?:, | and ))*`[\\w.]+`) in `([\\w/]+\\.go)`")
 	codeOf = regexp.MustCompile("(`[\\w.]+`) \\(`?([\\w/]+\\.go)`?\\)")
