@@ -138,8 +138,8 @@ type Failure struct {
 	// CloseUnacked, ClosePing or CloseSilent.
 	Silent CloseReason
 
-	doubtful bool // the upstream owes an answer
-	reset    bool // the upstream does not know the connection: it may have started anew
+	overdue bool // the upstream owes an answer
+	reset   bool // the upstream does not know the connection: it may have started anew
 }
 
 // Fail ends the lease of a request that failed with err; ours says that this was
@@ -154,7 +154,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	f.Ours = f.Ours || ours
 	s := c.net.Silence(now, l.start)
 	l.noteSilence(&f)
-	f.doubtful, f.Lost = s.Doubtful(), !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
+	f.overdue, f.Lost = s.Overdue(), !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
 	l.noteRace(&f, now)
 	if f.Raced {
 		c.learner.Raced(now)
@@ -208,7 +208,7 @@ func (p *Pool) failed(c *conn, now time.Time, age time.Duration, f Failure) {
 		p.resetAt = now
 		p.suspectLocked(now, 0)
 	}
-	if c.h2 && (f.Lost || f.doubtful) {
+	if c.h2 && (f.Lost || f.overdue) {
 		p.retreatLocked(c)
 	}
 	if !f.Ours && !f.Responded && c.requests == 2 && age < idletime.AtOnce {

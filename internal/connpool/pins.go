@@ -84,7 +84,7 @@ func (p *Pool) takeOwnLocked(own *pin, now time.Time, n Need, g *grant) (ok bool
 		if n.Freshness != Fresh {
 			ok = p.tryStreamLocked(c, now, n, g)
 		}
-		if _, quiet := c.streams.QuietSince(); !ok && c.is(busy) && (quiet || n.Freshness == Fresh) {
+		if _, ended := c.streams.AllEndedAt(); !ok && c.is(busy) && (ended || n.Freshness == Fresh) {
 			c.reason = ClosePinned
 			p.moveLocked(c, draining)
 		}

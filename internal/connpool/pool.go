@@ -257,7 +257,7 @@ func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	}
 	c.askLimitLocked(now)
 	var age time.Duration
-	if since, known := c.streams.QuietSince(); known {
+	if since, known := c.streams.AllEndedAt(); known {
 		if age = elapsed(since, now); !young(age, &c.limit, n) {
 			return false
 		}

@@ -156,7 +156,7 @@ func (p *Pool) removed(c *conn) {
 // by us. If all streams of an HTTP/2 connection had ended, though a client still
 // reads, it is as good as idle.
 func (p *Pool) whyBusyEndedLocked(c *conn, end CloseReason, upstream bool) CloseReason {
-	since, known := c.streams.QuietSince()
+	since, known := c.streams.AllEndedAt()
 	switch {
 	case c.reason != "":
 		return c.reason

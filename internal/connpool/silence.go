@@ -42,7 +42,7 @@ func (c *conn) quietLocked(now time.Time) bool {
 func (c *conn) deaf(idle time.Duration) bool {
 	info, silence, ok := c.net.Look(time.Now(), time.Time{})
 	probed := c.pool.cfg.ProbeInterval
-	return ok && (silence.Doubtful() || idle >= longIdle && probed > 0 && !info.Alive(probed))
+	return ok && (silence.Overdue() || idle >= longIdle && probed > 0 && !info.Alive(probed))
 }
 
 // avoid ends the lease of a connection that is deaf, and has it carry no more requests.
@@ -119,7 +119,7 @@ func (p *Pool) judgeLocked(all []listened, now time.Time) {
 		if !c.quietLocked(now) {
 			continue
 		}
-		if c.h2 && s.Doubtful() {
+		if c.h2 && s.Overdue() {
 			p.retreatLocked(c)
 		}
 		if s.Lost() && !c.lost {

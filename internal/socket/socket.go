@@ -109,12 +109,12 @@ type Silence struct {
 }
 
 const (
-	doubtAfter = 250 * time.Millisecond
-	lostAfter  = time.Second
+	overdueAfter = 250 * time.Millisecond
+	lostAfter    = time.Second
 )
 
-// Doubtful tells whether the connection had better not be used for more.
-func (s Silence) Doubtful() bool { return s.Repeated && s.For >= doubtAfter }
+// Overdue tells whether an answer is: the connection had better not be used for more.
+func (s Silence) Overdue() bool { return s.Repeated && s.For >= overdueAfter }
 
 // Lost tells whether what was sent seems to get lost.
 func (s Silence) Lost() bool { return s.Repeated && s.For > lostAfter }

@@ -130,8 +130,8 @@ func TestSilence(t *testing.T) {
 // When a connection takes no more requests, and when what it carries counts as lost.
 func TestHowLongSilenceTakes(t *testing.T) {
 	for _, test := range []struct {
-		silence        Silence
-		doubtful, lost bool
+		silence       Silence
+		overdue, lost bool
 	}{
 		{Silence{}, false, false},
 		{Silence{For: time.Minute}, false, false},
@@ -139,8 +139,8 @@ func TestHowLongSilenceTakes(t *testing.T) {
 		{Silence{For: 300 * time.Millisecond, Repeated: true}, true, false},
 		{Silence{For: 1100 * time.Millisecond, Repeated: true}, true, true},
 	} {
-		if s := test.silence; s.Doubtful() != test.doubtful || s.Lost() != test.lost {
-			t.Errorf("%+v: doubtful = %v, lost = %v", s, s.Doubtful(), s.Lost())
+		if s := test.silence; s.Overdue() != test.overdue || s.Lost() != test.lost {
+			t.Errorf("%+v: overdue = %v, lost = %v", s, s.Overdue(), s.Lost())
 		}
 	}
 }

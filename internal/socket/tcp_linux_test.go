@@ -145,7 +145,7 @@ func TestFullQueueOfListener(t *testing.T) {
 	var info Info
 	poll.Until(t, "the request is sent again for 2 s", func() bool {
 		info, _ = Of(late).Info()
-		if s := watch.Look(time.Now(), info, sent); s.Doubtful() || s.Lost() {
+		if s := watch.Look(time.Now(), info, sent); s.Overdue() || s.Lost() {
 			t.Fatalf("%+v: %+v", info, s)
 		}
 		return info.Backoff > 1 && time.Since(sent) > 2*time.Second

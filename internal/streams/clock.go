@@ -27,9 +27,9 @@ func (s *Streams) Ended(began bool) {
 	}
 }
 
-// QuietSince returns when the last stream ended, and whether that is known: there
+// AllEndedAt returns when the last stream ended, and whether that is known: there
 // was one, none is under way, and net/http is done with all that were reset.
-func (s *Streams) QuietSince() (time.Time, bool) {
+func (s *Streams) AllEndedAt() (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.endedAt, !s.running && !s.endedAt.IsZero()
@@ -37,7 +37,7 @@ func (s *Streams) QuietSince() (time.Time, bool) {
 
 // LastEnd returns when the last stream ended, or the time given if that is not known.
 func (s *Streams) LastEnd(otherwise time.Time) time.Time {
-	if at, known := s.QuietSince(); known {
+	if at, known := s.AllEndedAt(); known {
 		return at
 	}
 	return otherwise

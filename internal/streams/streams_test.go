@@ -129,14 +129,14 @@ func TestWhatTheUpstreamAllows(t *testing.T) {
 func TestQuiet(t *testing.T) {
 	s, _ := dial(t)
 	otherwise := time.Now()
-	if _, known := s.QuietSince(); known || !s.LastEnd(otherwise).Equal(otherwise) {
+	if _, known := s.AllEndedAt(); known || !s.LastEnd(otherwise).Equal(otherwise) {
 		t.Error("a stream ended before there was one")
 	}
 	if s.Ended(false); !s.LastEnd(otherwise).Equal(otherwise) {
 		t.Error("a stream ended that did not begin")
 	}
 	s.Ended(true)
-	if at, known := s.QuietSince(); !known || at.Before(otherwise) || !s.LastEnd(otherwise).Equal(at) {
+	if at, known := s.AllEndedAt(); !known || at.Before(otherwise) || !s.LastEnd(otherwise).Equal(at) {
 		t.Errorf("quiet since %v, %v", at, known)
 	}
 }
