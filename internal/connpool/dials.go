@@ -219,7 +219,7 @@ func (c *conn) adoptLocked(d Dialed, now time.Time) {
 	}
 	c.streams.Init(c.cc, c.dialed, &m.Streams, c.streamRead)
 	c.cc.SetStateHook(c.stateChanged)
-	if c.net.Answered() {
+	if c.net.SettingsRead() {
 		c.streams.NoteSettings()
 	}
 }

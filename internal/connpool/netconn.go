@@ -100,7 +100,7 @@ func (c *conn) readEntered() (watch bool) {
 	case !c.h2:
 		s := c.at()
 		return s == idle || s == fresh || c.complete()
-	case !c.streams.Seen() && c.net.Answered():
+	case !c.streams.Seen() && c.net.SettingsRead():
 		c.streams.NoteSettings()
 		c.serveWaiters()
 		c.askWhyNoStreams() // a GOAWAY may have come with them

@@ -53,7 +53,7 @@ type Conn struct {
 	writes  atomic.Int32 // that have ended
 	settled atomic.Int32 // so many of them when the upstream was last seen to have all that was sent
 	timing  atomic.Bool  // the next byte ends a response time that is to be measured
-	opening atomic.Int32 // how far HTTP/2 is: begun, heard or answered; zero: TLS comes first
+	opening atomic.Int32 // how far HTTP/2 is: begun, heard or acknowledged; zero: TLS comes first
 	shut    atomic.Bool
 	tls     bool
 	ending  atomic.Pointer[Ending]
@@ -68,9 +68,9 @@ type Conn struct {
 
 // What has happened on an HTTP/2 connection, in this order.
 const (
-	begun    = 1 + iota // what is read is HTTP, or tickets of TLS
-	heard               // something was read
-	answered            // and that was SETTINGS: the goroutine that reads has acknowledged them
+	begun        = 1 + iota // what is read is HTTP, or tickets of TLS
+	heard                   // something was read
+	acknowledged            // and that was SETTINGS: the goroutine that reads has acknowledged them
 )
 
 // byReader belongs to whoever reads, which net/http makes one goroutine at a time.
@@ -170,9 +170,9 @@ func (n *Conn) Enter() {
 	n.reading.Store(true)
 }
 
-// Answered tells whether SETTINGS were read: what net/http sends between two Reads, and
+// SettingsRead tells whether SETTINGS were read: what net/http sends between two Reads, and
 // is as small, acknowledges them. Tickets of TLS come before them, and are read as well.
-func (n *Conn) Answered() bool { return n.opening.Load() == answered }
+func (n *Conn) SettingsRead() bool { return n.opening.Load() == acknowledged }
 
 // Watchable tells whether a Read can be watched.
 func (n *Conn) Watchable() bool { return n.socket.OK() }
@@ -231,7 +231,7 @@ func (n *Conn) renewTimeout(now time.Time) {
 func (n *Conn) Write(p []byte) (int, error) {
 	timing := n.timing.Load()
 	if len(p) <= ackSize && n.opening.Load() == heard && !n.reading.Load() {
-		n.opening.Store(answered)
+		n.opening.Store(acknowledged)
 	}
 	if timing { // the response may be here before we are told that the request is gone
 		n.written.Store(int64(time.Since(started)))

@@ -161,7 +161,7 @@ func TestFirstSignOfTheEnd(t *testing.T) {
 
 // SETTINGS are acknowledged between two Reads. A request is larger, or is sent while
 // the upstream is listened to, and TLS reads tickets without an answer.
-func TestAnswered(t *testing.T) {
+func TestSettingsRead(t *testing.T) {
 	const settings, ack, request = 9, 9, ackSize + 1
 	n, peer := piped(false)
 	receive := func(bytes int) {
@@ -188,7 +188,7 @@ func TestAnswered(t *testing.T) {
 		{"their acknowledgement", func() { write(ack) }, true},
 		{"what follows", func() { receive(settings); write(request) }, true},
 	} {
-		if step.do(); n.Answered() != step.want {
+		if step.do(); n.SettingsRead() != step.want {
 			t.Errorf("after %s: %v", step.name, !step.want)
 		}
 	}
