@@ -98,6 +98,23 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// Who reads the name of a claim knows which benchmark measures it anew.
+func TestClaimsAreNamedForSections(t *testing.T) {
+	results, err := book.Results()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for _, r := range results {
+		for _, c := range r.Claims {
+			if !strings.HasPrefix(c.Name, r.Name+"/") || seen[c.Name] {
+				t.Errorf("%s is no name of its own below %s/", c.Name, r.Name)
+			}
+			seen[c.Name] = true
+		}
+	}
+}
+
 // A headline is a claim of a section.
 func TestHeadlinesHaveSections(t *testing.T) {
 	for _, name := range headlines {

@@ -54,7 +54,7 @@ func (b Book) Write(r *Result) error {
 
 // Pages returns what the results make of docs/results.md and of README.md, by file.
 func (b Book) Pages() (map[string][]byte, error) {
-	results, err := b.read(filepath.Join(b.Root, "docs", "results"))
+	results, err := b.Results()
 	if err != nil {
 		return nil, err
 	}
@@ -80,8 +80,9 @@ func (b Book) Pages() (map[string][]byte, error) {
 	}, nil
 }
 
-// read returns the newest result of each benchmark.
-func (b Book) read(folder string) (results []*Result, err error) {
+// Results returns the newest result of each benchmark that has one.
+func (b Book) Results() (results []*Result, err error) {
+	folder := filepath.Join(b.Root, "docs", "results")
 	for _, name := range b.Names {
 		text, err := os.ReadFile(filepath.Join(folder, name+".json"))
 		if errors.Is(err, fs.ErrNotExist) {
