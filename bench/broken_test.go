@@ -25,9 +25,9 @@ type breakage struct {
 
 var breakages = []breakage{
 	{
-		name: "no margin below the upstream's timeout", file: "internal/idletime/limit.go",
+		name: "the idle limit is not below the upstream's timeout", file: "internal/idletime/limit.go",
 		changes: []string{"func (k *knowledge) margin(keepAlive time.Duration) time.Duration {\n",
-			"func (k *knowledge) margin(keepAlive time.Duration) time.Duration {\n\tif keepAlive > 0 {\n\t\treturn 0\n\t}\n"},
+			"func (k *knowledge) margin(keepAlive time.Duration) time.Duration {\n\tif keepAlive > 0 {\n\t\treturn -100 * time.Millisecond\n\t}\n"},
 		benchmark: "boundary", claim: "boundary/",
 		programs: map[string]string{"node": "nodejs", "nginx": "nginx-light"},
 	},

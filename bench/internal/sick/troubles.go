@@ -117,9 +117,12 @@ var troubles = []trouble{
 		fleet: forgetful(forgetters, forgetsAfter),
 		load:  load{pause: around(2 * time.Second / forgetters)},
 		claims: func(r *report.Result, by map[string]*figures) {
+			// Those sent on idle connections until the first has been given up; then, now and
+			// then, one on a connection that is younger than that was, and forgotten as well.
+			limit := 3 + len(by[ours].sent)/forgetters/20
 			most(r, by, "sick/forgotten", "silent drops: requests of `upstreampool` above 3 s to one server, the most", func(f *figures) float64 {
 				return float64(slices.Max(f.longer(3*time.Second, forgetters)))
-			}, mostForgotten)
+			}, float64(limit))
 			if len(by[ours].after(knownAfter).sent) > 0 { // not in a quick run
 				text := fmt.Sprintf("silent drops: requests of `upstreampool` above 3 s once it has had %v to find out, per 100", knownAfter)
 				most(r, by, "sick/forgotten-later", text, func(f *figures) float64 {
@@ -153,15 +156,8 @@ const (
 	forgetters   = 10
 )
 
-const (
-	// mostForgotten is how many requests to one server may hang: those that are sent on idle
-	// connections until the first has been given up, and then those on connections that are
-	// younger than that one was, and are forgotten nevertheless.
-	mostForgotten = 5
-
-	// knownAfter is when the box should be known.
-	knownAfter = time.Minute
-)
+// knownAfter is when the box should be known.
+const knownAfter = time.Minute
 
 func perThousand(f *figures) float64 { return 1000 * float64(f.failed) / float64(len(f.sent)) }
 
