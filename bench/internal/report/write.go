@@ -60,7 +60,8 @@ func (b Book) Pages() (map[string][]byte, error) {
 	}
 	var page bytes.Buffer
 	fmt.Fprint(&page, "# Results\n\nWritten by `go -C bench run . -write`; each section says when, with which versions, and whether it was a quick run.\n"+
-		"Each claim has a name and a command that measures it anew. The command names the claims that do not hold, and fails then.\n\n")
+		"Each claim has a name and a command that measures it anew. The command names the claims that do not hold, and fails then.\n"+
+		"Beside a claim stands the same figure of what one would use instead, unless the claim compares by itself.\n\n")
 	for _, one := range results {
 		one.Markdown(&page, "results")
 	}
