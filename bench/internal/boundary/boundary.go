@@ -125,7 +125,7 @@ func (pl plan) report(sweeps []*sweep) *report.Result {
 	for _, s := range sweeps {
 		failed, sent := s.count(func(c cell) bool { return c.side == ours && c.known })
 		stocks, _ := s.count(func(c cell) bool { return c.side == stock && c.known })
-		r.None("boundary/"+s.kind.Name, s.kind.Name+": failed requests of `upstreampool`, once the timeout is known", failed, sent).With("`transport http`", stocks)
+		r.None("boundary/"+s.kind.Name, s.kind.Name+": failed requests of `upstreampool`, once the timeout is known", failed, sent).With("transport http", stocks)
 		failed, _ = s.count(func(c cell) bool { return c.side == stock && c.method == http.MethodPost })
 		stockPosts += failed
 	}

@@ -120,7 +120,7 @@ func result(found map[string]*figures, upstreams int, last time.Duration) *repor
 		}
 		r.Tables[0].Rows = append(r.Tables[0].Rows, []string{side, fmt.Sprint(f.sent), fmt.Sprint(f.failed), fmt.Sprintf("%.3f", f.each()), known})
 	}
-	r.None("coldstart/failed", "POSTs of `upstreampool` that fail after a restart", found[on].failed, found[on].sent).With("`transport http`", found[stock].failed)
+	r.None("coldstart/failed", "POSTs of `upstreampool` that fail after a restart", found[on].failed, found[on].sent).With("transport http", found[stock].failed)
 	r.AtMost("coldstart/known", "s after a restart until `upstreampool` knows the timeout again", found[on].assumed.Seconds(), 1).With(off, found[off].assumed.Seconds())
 	r.AtMost("coldstart/connections", "connections per POST after a restart, of those with `remember off`", found[on].each()/found[off].each(), 1)
 	r.AtLeast("coldstart/control", "control: s until the timeout is known with `remember off`", found[off].assumed.Seconds(), 2)

@@ -46,7 +46,7 @@ func Run(ctx context.Context, _ report.Options) (*report.Result, error) {
 			}
 			table.Rows = append(table.Rows, []string{protocol, strconv.Itoa(clients), fmt.Sprint(wrong["http"]), fmt.Sprint(wrong["upstreampool"])})
 			result.None(fmt.Sprintf("identity/%s-%d", protocol, clients),
-				fmt.Sprintf("requests of `upstreampool` on another host's connection, upstream %s, %d clients", protocol, clients), int(wrong["upstreampool"]), requests).With("`transport http`", wrong["http"])
+				fmt.Sprintf("requests of `upstreampool` on another host's connection, upstream %s, %d clients", protocol, clients), int(wrong["upstreampool"]), requests).With("transport http", wrong["http"])
 		}
 	}
 	told, refused, err := advertised(ctx)

@@ -99,7 +99,7 @@ func reuse(ctx caddy.Context, o report.Options, r *report.Result) error {
 			row(u.name, u.opened, fmt.Sprint(u.failed.Load()))
 		}
 		r.AtMost("learning/reuse-"+l.kind.Name, l.kind.Name+": connections that `upstreampool` opens, of those of an oracle", float64(l.reusers[0].opened)/float64(best), limit)
-		r.None("learning/reuse-failed-"+l.kind.Name, l.kind.Name+": failed POSTs of `upstreampool`", int(l.reusers[0].failed.Load()), requests).With("`transport http`", l.reusers[1].failed.Load())
+		r.None("learning/reuse-failed-"+l.kind.Name, l.kind.Name+": failed POSTs of `upstreampool`", int(l.reusers[0].failed.Load()), requests).With("transport http", l.reusers[1].failed.Load())
 	}
 	r.Tables = []report.Table{table}
 	return nil
