@@ -236,11 +236,7 @@ func (p *Pool) closeLocked(c *conn, reason CloseReason) {
 	if c.is(closing) || c.is(closed) {
 		return
 	}
-	now := time.Now()
-	p.coolLocked(c, now)
-	if c.idles() && c.requests == 1 && c.ageLocked(now) >= idletime.AtOnce {
-		c.countEndLocked(now, false)
-	}
+	p.coolLocked(c, time.Now())
 	p.moveLocked(c, closing)
 	c.reason = reason
 	p.afterLocked(func() { go c.hangUp(reason) }) // ending TLS and HTTP/2 writes to the socket
