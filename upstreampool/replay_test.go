@@ -2,6 +2,7 @@ package upstreampool
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +12,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-connreuse/connreuse/internal/connpool"
 	"github.com/caddy-connreuse/connreuse/internal/replay"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
@@ -280,3 +283,58 @@ type countingBody struct {
 func (b *countingBody) Close() error { b.closed.Add(1); return nil }
 
 func (b *countingBody) closes() int64 { return b.closed.Load() }
+
+// A replay that a full pool refuses, or whose client leaves, fails for that. The error
+// of the first attempt would count as a failure of the upstream.
+//
+// Checklist: P24.
+func TestReplayInAFullPoolFailsAsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		pending  int
+		patience time.Duration // of the client
+		want     error
+		full     bool
+	}{
+		{"max_pending", 1, time.Hour, connpool.ErrQueueFull, true},
+		{"acquire_timeout", 2, time.Hour, connpool.ErrAcquireTimeout, true},
+		{"the client leaves", 2, 2 * time.Second, context.DeadlineExceeded, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bubble(t, func(tr *Transport) {
+				known(tr)
+				tr.MaxConnsPerHost, tr.MaxPending = 1, tc.pending
+			}, func(t *testing.T, tr *Transport, _ *pipeServer) {
+				scripted(tr, func(n int64, c net.Conn, r *bufio.Reader) {
+					for fake.ReadRequest(r) != nil {
+						if n == 2 {
+							time.Sleep(time.Minute)
+						}
+						fake.Respond(c, "")
+						if fake.ReadRequest(r) != nil {
+							time.Sleep(time.Second)
+							return // without an answer
+						}
+					}
+				})
+				mustSend(t, tr, get(t))
+				ctx, cancel := context.WithTimeout(t.Context(), tc.patience)
+				defer cancel()
+				replayed := make(chan error)
+				go func() {
+					_, _, err := send(tr, requestTo(t, ctx, "GET", "tcp", pipeAddr, nil))
+					replayed <- err
+				}()
+				synctest.Wait()
+				first := make(chan string)
+				go func() { first <- mustSend(t, tr, get(t)) }() // it waits, and gets the next connection
+				err := <-replayed
+				_, dial := errors.AsType[reverseproxy.DialError](err)
+				if !errors.Is(err, tc.want) && fullCause(err) != tc.want || dial != tc.full {
+					t.Errorf("error = %v, want %v", err, tc.want)
+				}
+				<-first
+			})
+		})
+	}
+}

@@ -145,6 +145,9 @@ func (x *exchange) again(t *try, reason replay.Reason) bool {
 	var second try
 	if err := x.acquire(&second, n); err != nil {
 		x.log(t, zap.WarnLevel, "replaying request failed", string(reason), err)
+		if t.resp == nil && (fullCause(err) != nil || x.ctx.Err() != nil) {
+			t.err = unavailable(err) // what became of the first one says nothing of the upstream
+		}
 		return false
 	}
 	if x.body != nil {
