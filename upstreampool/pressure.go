@@ -1,7 +1,9 @@
 package upstreampool
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -75,21 +77,28 @@ func enclosing(ctx caddy.Context) *reverseproxy.Handler {
 	return nil
 }
 
-// refusal makes a response of an error that says that the pool was full, or
-// returns nil. A request whose body is gone must not go elsewhere, so its refusal
-// does not show the field that the expression looks for.
-func refusal(req *http.Request, err error) *http.Response {
-	if fullCause(err) == nil {
+// refusal makes a response of an error that is no failure of the upstream, or returns
+// nil: the pool was full, the body is too long for us, or its client cut it off or made it
+// wrong, which reverse_proxy sees by itself only if the client is gone. A request whose
+// body is gone must not go elsewhere, so its refusal does not show the field that the
+// expression looks for.
+func refusal(req *http.Request, err error, cut bool) *http.Response {
+	own, refused := errors.AsType[caddyhttp.HandlerError](err)
+	status, header := own.StatusCode, make(http.Header)
+	switch {
+	case fullCause(err) != nil:
+		header.Set("Retry-After", retryAfterFull)
+		if _, whole := errors.AsType[reverseproxy.DialError](err); whole {
+			header.Set("Proxy-Status", statusFull)
+		}
+	case errors.Is(err, context.Canceled) || !refused && !cut:
 		return nil
+	case !refused:
+		status = http.StatusBadRequest
 	}
-	header := http.Header{"Retry-After": {retryAfterFull}}
-	if _, whole := errors.AsType[reverseproxy.DialError](err); whole {
-		header["Proxy-Status"] = []string{statusFull}
-	}
-	const status = http.StatusServiceUnavailable
 	return &http.Response{
 		StatusCode: status,
-		Status:     "503 " + http.StatusText(status),
+		Status:     fmt.Sprint(status, " ", http.StatusText(status)),
 		Proto:      "HTTP/1.1",
 		ProtoMajor: 1,
 		ProtoMinor: 1,
@@ -102,7 +111,7 @@ func refusal(req *http.Request, err error) *http.Response {
 // warnOfPressure tells of settings of the enclosing reverse_proxy that undo what a
 // refusal as a response is for. They matter only where a pool can be full.
 func (t *Transport) warnOfPressure(h *reverseproxy.Handler, logger *zap.Logger) {
-	if !t.answersWhenFull || t.MaxConnsPerHost <= 0 {
+	if !t.answersRefusals || t.MaxConnsPerHost <= 0 {
 		return
 	}
 	passive := h.HealthChecks.Passive

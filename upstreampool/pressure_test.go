@@ -2,6 +2,7 @@ package upstreampool
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,11 +12,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-connreuse/connreuse/internal/connpool"
+	"github.com/caddy-connreuse/connreuse/internal/replay"
 	"github.com/caddy-connreuse/connreuse/internal/test/fake"
 )
 
@@ -109,30 +112,87 @@ func TestFullPoolMarksNoUpstreamDown(t *testing.T) {
 	}
 }
 
-// Both ways of a refusal are answered alike; any other error stays one.
+// Both ways of a refusal are answered alike, and so is what the client is to blame for;
+// any other error stays one.
 func TestRefusalAsResponse(t *testing.T) {
 	req, _ := http.NewRequest("GET", "http://h.test/", nil)
 	for _, test := range []struct {
-		err   error
-		field string
+		err    error
+		cut    bool
+		status int // zero: it stays an error
+		field  string
 	}{
-		{unavailable(connpool.ErrQueueFull), statusFull},
-		{unavailable(connpool.ErrAcquireTimeout), statusFull},
-		{opaque(unavailable(connpool.ErrQueueFull)), ""}, // the body is gone
+		{unavailable(connpool.ErrQueueFull), false, 503, statusFull},
+		{unavailable(connpool.ErrAcquireTimeout), false, 503, statusFull},
+		{opaque(unavailable(connpool.ErrQueueFull)), false, 503, ""}, // the body is gone
+		{caddyhttp.Error(http.StatusLengthRequired, replay.ErrTooLong), false, 411, ""},
+		{caddyhttp.Error(http.StatusRequestEntityTooLarge, io.ErrUnexpectedEOF), true, 413, ""}, // by request_body
+		{io.ErrUnexpectedEOF, true, 400, ""},
+		{io.ErrUnexpectedEOF, false, 0, ""},
+		{fmt.Errorf("reading body: %w", context.Canceled), true, 0, ""}, // no failure to reverse_proxy either
+		{connpool.ErrUnusable, false, 0, ""},
 	} {
-		resp := refusal(req, test.err)
-		if resp == nil {
-			t.Fatalf("%v: no response", test.err)
+		resp := refusal(req, test.err, test.cut)
+		if resp == nil || test.status == 0 {
+			if resp != nil || test.status != 0 {
+				t.Errorf("%v: %v, want status %d", test.err, resp, test.status)
+			}
+			continue
 		}
-		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || resp.Request != req {
+		if resp.StatusCode != test.status || (resp.Header.Get("Retry-After") != "") != (test.status == 503) || resp.Request != req {
 			t.Errorf("%v: %v", test.err, resp)
 		}
 		if got := resp.Header.Get("Proxy-Status"); got != test.field {
 			t.Errorf("%v: Proxy-Status = %q, want %q", test.err, got, test.field)
 		}
 	}
-	if resp := refusal(req, connpool.ErrUnusable); resp != nil {
-		t.Errorf("a failed dial is answered with %v", resp)
+}
+
+// Clients cannot have an upstream marked down by bodies that they cut off or make wrong,
+// or that are too long for us.
+//
+// Checklist: P24.
+func TestWrongBodyMarksNoUpstreamDown(t *testing.T) {
+	const head = "POST / HTTP/1.1\r\nHost: h.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for _, test := range []struct {
+		name, version, body string
+		status              int
+	}{
+		{"cut off", "1.1", "5\r\nhello\r\n", 400},
+		{"no chunk", "1.1", "5\r\nhello\r\nand so on\r\n", 400},
+		{"too long for HTTP/1.0", "1.0", "1ffff\r\n" + strings.Repeat("x", 0x1ffff) + "\r\n0\r\n\r\n", 411},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			upstream := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
+				for req := fake.ReadRequest(r); req != nil; req = fake.ReadRequest(r) {
+					fmt.Fprintf(c, "HTTP/%s 200 OK\r\nContent-Length: 0\r\n\r\n", test.version)
+				}
+			})
+			stopCaddy(t)
+			url := runCaddy(t, freePort(t), "", `,"health_checks":{"passive":{"fail_duration":10000000000}}`, upstream.addr())
+			get := func() int {
+				req, _ := http.NewRequest("GET", url, nil)
+				resp, _ := fetch(t, client(t, false), req)
+				return resp.StatusCode
+			}
+			if status := get(); status != 200 { // the version is known now
+				t.Fatal(status)
+			}
+			c, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(url, "http:"), "/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_, _ = io.WriteString(c, head+test.body)
+			_ = c.(*net.TCPConn).CloseWrite()
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || resp.StatusCode != test.status {
+				t.Errorf("%v, %v; want status %d", resp, err, test.status)
+			}
+			if status := get(); status != 200 {
+				t.Errorf("afterwards a request is answered with %d", status)
+			}
+		})
 	}
 }
 
@@ -170,7 +230,7 @@ func TestPressureWarnings(t *testing.T) {
 				t.Fatal(err)
 			}
 			core, logs := observer.New(zap.WarnLevel)
-			tr.answersWhenFull = countsFailures(h)
+			tr.answersRefusals = countsFailures(h)
 			tr.warnOfPressure(h, zap.New(core))
 			var got []string
 			for _, entry := range logs.All() {

@@ -132,9 +132,9 @@ type Transport struct {
 
 	server *caddyhttp.Server // that tells of its connections; nil: nobody does
 
-	// answersWhenFull belongs to the reverse_proxy around the transport, so it is
+	// answersRefusals belongs to the reverse_proxy around the transport, so it is
 	// no part of the core, which several may share.
-	answersWhenFull bool
+	answersRefusals bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -169,7 +169,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return nil
 	}
 	t.server = watchClients(ctx)
-	t.answersWhenFull = countsFailures(handler)
+	t.answersRefusals = countsFailures(handler)
 	t.warnOfPressure(handler, ctx.Logger())
 	if reg := ctx.GetMetricsRegistry(); reg != nil {
 		if err := registerMetrics(reg); err != nil {
@@ -230,9 +230,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := x.roundTrip()
-	if err != nil && t.answersWhenFull {
-		if full := refusal(req, err); full != nil {
-			return full, nil
+	if err != nil && t.answersRefusals {
+		if refused := refusal(req, err, x.body.Failed()); refused != nil {
+			return refused, nil
 		}
 	}
 	return resp, err
