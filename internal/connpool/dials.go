@@ -217,7 +217,7 @@ func (c *conn) adoptLocked(d Dialed, now time.Time) {
 	if !c.h2 {
 		return
 	}
-	c.streams.Init(c.cc, c.dialed, &m.Streams, c.streamRead)
+	c.streams.Init(c.cc, c.dialed, &m.Streams, c.streamRead, c.serveWaiters)
 	c.cc.SetStateHook(c.stateChanged)
 	if c.net.SettingsRead() {
 		c.streams.NoteSettings()

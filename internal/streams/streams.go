@@ -28,10 +28,13 @@ type Streams struct {
 	known  *Known
 	dialed time.Duration // since started
 	read   func()        // runs when a response is read
+	left   func()        // runs when a GOAWAY was noticed
 
 	answered atomic.Int32 // requests whose response has begun to arrive
 	settings atomic.Bool  // the SETTINGS of the upstream have arrived
 	allowed  atomic.Int32 // the streams it allowed when that was last seen
+	asked    atomic.Bool  // net/http is being asked whether there was a GOAWAY
+	gone     atomic.Bool  // there was
 	running  bool         // a stream began since the clock was set; it has the clock's lock
 	clock
 }
@@ -40,9 +43,10 @@ type Streams struct {
 var started = time.Now()
 
 // Init makes s the streams of cc, whose dial began at dialed. What is learned of the
-// upstream is noted in known. When nobody reads a response any more, read runs.
-func (s *Streams) Init(cc *http.ClientConn, dialed time.Time, known *Known, read func()) {
-	s.cc, s.dialed, s.known, s.read = cc, dialed.Sub(started), known, read
+// upstream is noted in known. When nobody reads a response any more, read runs. When
+// Leaving has become true, left runs.
+func (s *Streams) Init(cc *http.ClientConn, dialed time.Time, known *Known, read, left func()) {
+	s.cc, s.dialed, s.known, s.read, s.left = cc, dialed.Sub(started), known, read, left
 }
 
 // Left returns how many streams the connection has to give, and how many it allows at
@@ -126,14 +130,29 @@ func (s *Streams) allows(n int) {
 	s.known.allows(n)
 }
 
-// Leaving tells whether a connection that carries requests has received a GOAWAY: it
-// takes none, though fewer are under way than it allows.
+// Leaving tells whether a connection that carries requests has received a GOAWAY, as far
+// as is known. Where it takes none, though fewer are under way than it allowed, its
+// SETTINGS may also allow fewer now. Then net/http is asked.
 func (s *Streams) Leaving() bool {
 	if s.cc.Available() > 0 {
 		return false
 	}
 	available, limit := s.Left()
-	return available == 0 && limit < int(s.allowed.Load())
+	if allowed := s.allowed.Load(); available == 0 && limit < int(allowed) && !s.gone.Load() && !s.asked.Swap(true) {
+		go s.ask(allowed, int32(limit))
+	}
+	return s.gone.Load()
+}
+
+// ask finds out why the upstream, which allowed so many streams, seems to allow but limit.
+func (s *Streams) ask(allowed, limit int32) {
+	if s.Usable() {
+		s.allowed.CompareAndSwap(allowed, limit)
+	} else {
+		s.gone.Store(true)
+		s.left()
+	}
+	s.asked.Store(false)
 }
 
 // Usable tells whether a connection that has no stream to give may get one

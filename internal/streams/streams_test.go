@@ -62,7 +62,7 @@ func dial(t *testing.T) (s *Streams, peer net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Init(cc, time.Now(), new(Known), func() {})
+	s.Init(cc, time.Now(), new(Known), func() {}, func() {})
 	if peer, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
@@ -88,27 +88,7 @@ func TestWhatTheUpstreamAllows(t *testing.T) {
 	if s.Leaving() || !s.Usable() {
 		t.Error("it is leaving")
 	}
-	for range 2 {
-		req, err := http.NewRequest("GET", "http://"+conn.LocalAddr().String(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			if resp, err := s.cc.RoundTrip(req); err == nil {
-				resp.Body.Close()
-			}
-		}()
-	}
-	var ids []uint32
-	for len(ids) < 2 {
-		frame, err := peer.ReadFrame()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, ok := frame.(*http2.MetaHeadersFrame); ok {
-			ids = append(ids, frame.Header().StreamID)
-		}
-	}
+	ids := beginTwo(t, s, peer, conn.LocalAddr())
 	if s.NoteLimit(); s.Room(2) != 0 || s.Leaving() {
 		t.Errorf("both streams are under way: room for %d, leaving = %v", s.Room(2), s.Leaving())
 	}
@@ -123,6 +103,61 @@ func TestWhatTheUpstreamAllows(t *testing.T) {
 	if s.Room(1) != 0 || s.Usable() {
 		t.Errorf("after a GOAWAY: room for %d, usable = %v", s.Room(1), s.Usable())
 	}
+}
+
+// beginTwo begins two requests, and returns their streams.
+func beginTwo(t *testing.T, s *Streams, peer *h2.Peer, to net.Addr) (ids []uint32) {
+	t.Helper()
+	for range 2 {
+		req, err := http.NewRequest("GET", "http://"+to.String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if resp, err := s.cc.RoundTrip(req); err == nil {
+				resp.Body.Close()
+			}
+		}()
+	}
+	for len(ids) < 2 {
+		frame, err := peer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := frame.(*http2.MetaHeadersFrame); ok {
+			ids = append(ids, frame.Header().StreamID)
+		}
+	}
+	return ids
+}
+
+// SETTINGS that allow fewer streams than before are no GOAWAY, though there is nothing
+// available either.
+func TestFewerStreamsAreNoGoAway(t *testing.T) {
+	s, conn := dial(t)
+	allow := func(n uint32) http2.Setting { return http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: n} }
+	peer, err := h2.Server(conn, conn, allow(5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll.Until(t, "SETTINGS", s.LookForSettings)
+	ids := beginTwo(t, s, peer, conn.LocalAddr())
+	if err := peer.WriteSettings(allow(1)); err != nil {
+		t.Fatal(err)
+	}
+	poll.Until(t, "fewer streams", func() bool { return s.Room(2) <= 0 })
+	for began := time.Now(); time.Since(began) < 200*time.Millisecond; time.Sleep(time.Millisecond) { // asking takes 100 ms
+		if s.Leaving() {
+			t.Fatal("it is leaving")
+		}
+	}
+	if err := peer.WriteGoAway(ids[1], http2.ErrCodeNo, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := peer.WriteRSTStream(ids[0], http2.ErrCodeCancel); err != nil {
+		t.Fatal(err)
+	}
+	poll.Until(t, "GOAWAY", s.Leaving)
 }
 
 // The idle clock of an HTTP/2 connection starts when its last stream ends.
@@ -146,7 +181,7 @@ func TestQuiet(t *testing.T) {
 func TestResponses(t *testing.T) {
 	read := 0
 	var s Streams
-	s.Init(nil, time.Now(), nil, func() { read++ })
+	s.Init(nil, time.Now(), nil, func() { read++ }, nil)
 	if s.Lasts(time.Now(), 0) {
 		t.Error("there is no response")
 	}
