@@ -37,7 +37,7 @@ func runCaddy(t *testing.T, port int, transport, extra string, upstreams ...stri
 	}
 	config := fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},"storage":{"module":"file_system","root":%q},
 		"logging":{"logs":{"default":{"level":"PANIC"}}},
-		"apps":{"http":{"grace_period":"5s","servers":{"s":{"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},
+		"apps":{"tls":{"disable_storage_clean":true},"http":{"grace_period":"5s","servers":{"s":{"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},
 			"protocols":["h1","h2c"],
 			"routes":[{"handle":[{"handler":"reverse_proxy","transport":{"protocol":"upstreampool"%s},"upstreams":[%s]%s}]}]}}}}}`,
 		storageOf(t), port, transport, strings.Join(dials, ","), extra)
@@ -85,7 +85,9 @@ func fetch(t *testing.T, c *http.Client, req *http.Request) (*http.Response, str
 	return resp, string(b)
 }
 
+// stopCaddy has Caddy stopped after the test, before its folders are removed.
 func stopCaddy(t *testing.T) {
+	storageOf(t)
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Error(err)

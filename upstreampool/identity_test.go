@@ -309,7 +309,7 @@ func TestRenewedClientCertificate(t *testing.T) {
 		"logging":{"logs":{"default":{"level":"PANIC"}}},
 		"apps":{
 			"pki":{"certificate_authorities":{"local":{"install_trust":false}}},
-			"tls":{"automation":{"renew_interval":"200ms","policies":[{"subjects":[%q],"issuers":[{"module":"internal","lifetime":%d}]}]}},
+			"tls":{"disable_storage_clean":true,"automation":{"renew_interval":"200ms","policies":[{"subjects":[%q],"issuers":[{"module":"internal","lifetime":%d}]}]}},
 			"http":{"servers":{"s":{"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},
 				"routes":[{"handle":[{"handler":"reverse_proxy","upstreams":[{"dial":%q}],
 					"transport":{"protocol":"upstreampool","max_requests":2,"tls":{"client_certificate_automate":%q,"insecure_skip_verify":true}}}]}]}}}}}`,
