@@ -63,22 +63,42 @@ func (f facts) duration(d time.Duration) any {
 	return d
 }
 
-// tell makes f the facts of a client's request. reverse_proxy may try several
-// upstreams for one: the last try counts. Functions are asked in the order in which
-// they were added, and after what was set, so all further tries set theirs.
-func (f facts) tell(repl *caddy.Replacer) {
-	if _, again := repl.Get(factsPrefix + "connection"); again {
+// A listener is who is told the facts of a client's request. reverse_proxy may try several
+// upstreams for one: the last try counts.
+type listener struct {
+	repl  *caddy.Replacer // nil: nobody is told
+	again bool            // it knows the facts of another try
+}
+
+// listener finds out who is told. That is done before the request is sent, while what
+// is looked through lies in the processor's cache.
+func (x *exchange) listener() (l listener) {
+	if !x.need.Probe {
+		l.repl, _ = x.ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	}
+	if l.repl != nil {
+		_, l.again = l.repl.Get(factsPrefix + "connection")
+	}
+	return l
+}
+
+// tell makes f the facts of the request. Functions are asked in the order in which they
+// were added, and after what was set, so all further tries set theirs.
+func (l listener) tell(f facts) {
+	switch {
+	case l.repl == nil:
+	case l.again:
 		for _, name := range factNames {
 			v, _ := f.value(name)
-			repl.Set(factsPrefix+name, v)
+			l.repl.Set(factsPrefix+name, v)
 		}
-		return
+	default:
+		l.repl.Map(func(key string) (any, bool) {
+			name, ours := strings.CutPrefix(key, factsPrefix)
+			if !ours {
+				return nil, false
+			}
+			return f.value(name)
+		})
 	}
-	repl.Map(func(key string) (any, bool) {
-		name, ours := strings.CutPrefix(key, factsPrefix)
-		if !ours {
-			return nil, false
-		}
-		return f.value(name)
-	})
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
@@ -49,10 +48,9 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 		Probe:      isHealthCheck(x.ctx),
 		Bound:      authenticates(req.Header),
 	}
+	to := x.listener()
 	resp, err := x.run()
-	if repl, ok := x.ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && !x.need.Probe {
-		x.told.tell(repl)
-	}
+	to.tell(x.told)
 	if err != nil {
 		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.Consumed() && !leave(x.ctx, x.body) {
 			// reverse_proxy would send what is left of the body elsewhere.
