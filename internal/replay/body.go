@@ -29,30 +29,33 @@ type Body struct {
 	length int64 // that the request tells; negative or zero: it does not
 	views  [2]View
 
-	// reading is held while a view reads. It comes before mu.
+	// reading is held while the source is read. It comes before mu.
 	reading sync.Mutex
 
-	mu     sync.Mutex
-	active *View
-	kept   []byte
-	read   int64 // how many bytes
-	lost   bool  // more than MaxKept bytes were read
-	err    error // what src.Read ended with
-	final  bool  // there will be no further attempt
-	closed bool  // src is, or is being, closed
-}
+	mu       sync.Mutex
+	fetched  sync.Cond // a fetch has ended, or a view was closed
+	fetching bool      // a goroutine of its own reads the source, for whoever is active then
+	scratch  []byte    // that it may read into
+	atATime  int       // how much it makes room for
+	beyond   [1]byte   // what it reads at the end of a body whose length is known
+	active   *View
+	kept     []byte
+	read     int64 // how many bytes
+	lost     bool  // more than MaxKept bytes were read, or nobody needs them any more
+	err      error // what src.Read ended with
+	final    bool  // there will be no further attempt
+	closed   bool  // src is, or is being, closed
+	passedOn bool  // to another round trip
 
-// A View is the request body as one attempt sees it.
-type View struct {
-	of     *Body
-	offset int // in kept
-	closed bool
+	former *Body // of another round trip, of which this one has the body; nil: of none
+	begun  bool  // some was read there
 }
 
 // NewBody returns a body that reads from src; length is that of the request,
 // negative if unknown.
 func NewBody(src io.ReadCloser, length int64) *Body {
-	b := &Body{src: src, length: length}
+	b := &Body{src: src, length: length, atATime: leastRoom}
+	b.fetched.L = &b.mu
 	if length > 0 && length <= MaxKept {
 		b.kept = make([]byte, 0, length)
 	}
@@ -64,113 +67,65 @@ func NewBody(src io.ReadCloser, length int64) *Body {
 // First returns the view of the first attempt.
 func (b *Body) First() *View { return &b.views[0] }
 
-func (v *View) Read(p []byte) (int, error) {
-	b := v.of
-	b.reading.Lock()
-	defer b.reading.Unlock()
-
-	b.mu.Lock()
-	if v != b.active || v.closed {
-		b.mu.Unlock()
-		return 0, errAttemptOver
-	}
-	if v.offset < len(b.kept) && !b.lost {
-		n := copy(p, b.kept[v.offset:])
-		v.offset += n
-		b.release()
-		b.mu.Unlock()
-		return n, nil
-	}
-	if b.err != nil || len(p) == 0 {
-		defer b.mu.Unlock()
-		return 0, b.err
-	}
-	b.mu.Unlock()
-
-	n, err := b.src.Read(p)
-
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.read += int64(n)
-	if b.length > 0 && (b.read > b.length || err == io.EOF && b.read < b.length) {
-		err = errWrongLength
-	}
-	b.err = err
-	if !b.lost {
-		if b.lost = len(b.kept)+n > MaxKept; !b.lost {
-			b.kept = append(b.kept, p[:n]...)
-			v.offset += n
-		}
-		b.release()
-	}
-	return n, err
-}
-
-// release frees what is kept once nobody will read it: it is more than can be
-// kept, or there will be no further attempt and the current one has read it. A
-// response may stream for hours after that.
-func (b *Body) release() {
-	if b.lost || b.final && b.active.offset == len(b.kept) {
-		b.lost, b.kept = true, nil
-	}
-}
-
-func (v *View) Close() error {
-	b := v.of
-	b.mu.Lock()
-	v.closed = true
-	toClose := b.final && v == b.active && !b.closed
-	b.closed = b.closed || toClose
-	b.mu.Unlock()
-	if toClose {
-		b.closeSource()
-	}
-	return nil
-}
-
 // Rewindable tells whether a second attempt can read what the first one did.
 func (b *Body) Rewindable() bool {
 	if b == nil {
 		return true
 	}
-	if !b.reading.TryLock() {
-		return false // the first attempt is still at it
-	}
-	defer b.reading.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.whole()
+	return b.idle() && b.whole()
 }
 
-// whole tells whether all that was read is kept. The locks are held.
+// idle tells whether no attempt is inside Read of the source. What is read apart is for
+// the next one as well. The lock is held.
+func (b *Body) idle() bool {
+	if b.fetching {
+		return true
+	}
+	free := b.reading.TryLock()
+	if free {
+		b.reading.Unlock()
+	}
+	return free
+}
+
+// whole tells whether all that was read is kept. The lock is held.
 func (b *Body) whole() bool { return !b.lost && (b.err == nil || b.err == io.EOF) }
 
 // Rewind returns the view for a second attempt and takes the body away from
 // the first. It reports false if the body turned out not to be rewindable.
 func (b *Body) Rewind() (io.ReadCloser, bool) {
-	if !b.reading.TryLock() {
-		return nil, false
-	}
-	defer b.reading.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.whole() || b.active == &b.views[1] {
+	if !b.idle() || !b.whole() || b.active == &b.views[1] {
 		return nil, false
 	}
 	b.active = &b.views[1]
-	b.active.of = b
+	b.active.of, b.active.apart = b, b.fetching
 	return b.active, true
 }
 
-// Consumed tells whether any byte was read: from then on, nobody but us can
-// send this body whole.
+// Consumed tells whether any byte was read, or may be just now: from then on, nobody
+// but us can send this body whole.
 func (b *Body) Consumed() bool {
 	if b == nil {
 		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.read > 0
+	return b.begun || b.read > 0 || b.fetching || !b.idle()
+}
+
+// BeingRead tells whether the source is read for an attempt that is over. Until that
+// ends, nobody must look at the trailers, which it may set.
+func (b *Body) BeingRead() bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fetching || b.former.BeingRead()
 }
 
 // Failed tells whether reading the source failed, as it does when the client goes away,
@@ -203,7 +158,7 @@ func (b *Body) Finish() {
 
 // Abandon says that the last attempt is over: the source is closed.
 func (b *Body) Abandon() {
-	if b == nil {
+	if b == nil || b.passedOn {
 		return
 	}
 	_ = b.active.Close()
@@ -268,24 +223,23 @@ func (b *Body) readAll() (int64, error) {
 }
 
 // Again returns a Body for another round trip of the same request, with which its
-// body is read from the beginning. Nothing must have been sent in this one, which
-// reads no more. It reports false if what was read is not all kept.
+// body is read from the beginning. Nothing must have been sent in this one, or the
+// request may be repeated. This one reads no more. It reports false if what was read is
+// not all kept.
 func (b *Body) Again() (*Body, bool) {
-	if !b.reading.TryLock() {
-		return nil, false
-	}
-	defer b.reading.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.whole() || b.closed {
+	if !b.idle() || !b.whole() || b.closed {
 		return nil, false
 	}
-	again := &Body{src: b.src, length: b.length, kept: b.kept, read: b.read, err: b.err}
-	again.active = &again.views[0]
-	again.active.of = again
-	b.active, b.kept, b.lost, b.closed = &View{of: b, closed: true}, nil, true, true
+	rest := &View{of: b, apart: b.fetching}
+	again := NewBody(rest, b.length)
+	again.former, again.begun = b, b.begun || b.read > 0 || b.fetching
+	b.active, b.final, b.passedOn = rest, true, true
 	return again, true
 }
 
-// Reads tells whether b reads from src.
-func (b *Body) Reads(src io.ReadCloser) bool { return b != nil && b.src == src }
+// Reads tells whether b reads from src, be it by way of a former round trip.
+func (b *Body) Reads(src io.ReadCloser) bool {
+	return b != nil && (b.src == src || b.former.Reads(src))
+}

@@ -3,6 +3,7 @@ package replay
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -33,8 +34,9 @@ func TestBodyReplay(t *testing.T) {
 		{"large, but little of it read", 10 * MaxKept, 1000, true},
 		{"large and read", 10 * MaxKept, 2 * MaxKept, false},
 	} {
-		for _, known := range []bool{true, false} {
-			t.Run(tc.name, func(t *testing.T) {
+		for i := range 4 {
+			known, apart := i&1 > 0, i&2 > 0
+			t.Run(fmt.Sprintf("%s, length known: %v, read apart: %v", tc.name, known, apart), func(t *testing.T) {
 				content := bytes.Repeat([]byte("0123456789"), tc.length/10+1)[:tc.length]
 				src := &countingBody{Reader: bytes.NewReader(content)}
 				length := int64(-1)
@@ -43,6 +45,9 @@ func TestBodyReplay(t *testing.T) {
 				}
 				b := NewBody(src, length)
 				first := b.First()
+				if apart {
+					b.ReadApart()
+				}
 				got, err := io.ReadAll(io.LimitReader(first, int64(tc.read)))
 				if err != nil || !bytes.Equal(got, content[:tc.read]) {
 					t.Fatalf("first attempt read %d bytes, %v", len(got), err)
@@ -66,6 +71,9 @@ func TestBodyReplay(t *testing.T) {
 				} else {
 					if n, err := first.Read(make([]byte, 1)); n != 0 || err != errAttemptOver {
 						t.Errorf("the first attempt still reads: %d, %v", n, err)
+					}
+					if apart {
+						b.ReadApart()
 					}
 					got, err = io.ReadAll(iotest.HalfReader(second))
 					if err != nil || !bytes.Equal(got, content) {

@@ -1,7 +1,7 @@
 // Package replay is the one answer to "may this request be sent once more?".
 //
 //   - replay.go: the decision, from what is known after the first attempt
-//   - body.go: a request body that two attempts can read
+//   - body.go, view.go: a request body that two attempts can read, and what one sees of it
 //   - version.go: whether the upstream takes a body of unknown length
 //   - errors.go: what errors of net/http and x/net say about the first attempt
 //
