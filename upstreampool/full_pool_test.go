@@ -143,7 +143,11 @@ func TestFullPoolIs503ForABodyThatWasRead(t *testing.T) {
 		if !errors.As(err, &he) || he.StatusCode != http.StatusServiceUnavailable || !errors.As(err, &de) {
 			t.Errorf("error = %v, want a 503 that is a DialError", err)
 		}
-		if got, err := io.ReadAll(bodyOf(req).First()); err != nil || string(got) != "x=1" {
+		again, err := bodyOf(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(again.First()); err != nil || string(got) != "x=1" {
 			t.Errorf("another round trip reads %q, %v", got, err)
 		}
 		<-done

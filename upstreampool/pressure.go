@@ -65,6 +65,12 @@ func countsFailures(h *reverseproxy.Handler) bool {
 	return h != nil && h.HealthChecks != nil && h.HealthChecks.Passive != nil && h.HealthChecks.Passive.FailDuration > 0
 }
 
+// triesResponses tells whether a reverse_proxy may send a request to another upstream for
+// what its response says.
+func triesResponses(h *reverseproxy.Handler) bool {
+	return h != nil && h.LoadBalancing != nil && len(h.LoadBalancing.RetryMatchRaw) > 0
+}
+
 // enclosing returns the reverse_proxy whose transport is being provisioned, or nil.
 // Its own provisioning is under way: matchers are still raw.
 func enclosing(ctx caddy.Context) *reverseproxy.Handler {

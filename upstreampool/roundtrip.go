@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -29,6 +28,8 @@ type exchange struct {
 	tg   target
 	need connpool.Need
 	told facts
+
+	triesResponses bool // reverse_proxy may send the request elsewhere for what its response says
 }
 
 // roundTrip sends the request to its target.
@@ -39,8 +40,9 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 		x.tg.h1 = x.tg.h1 && upgrades(h)
 	}
 	if req.Body != nil && req.Body != http.NoBody {
-		x.body = bodyOf(req)
-		x.edit().Body = x.body.First()
+		if err := x.takeBody(); err != nil {
+			return nil, err
+		}
 	}
 	x.need = connpool.Need{
 		Replayable: replay.Idempotent(req) && (x.body == nil || x.keepable()),
@@ -52,12 +54,12 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 	resp, err := x.run()
 	to.tell(x.told)
 	if err != nil {
-		if _, dial := errors.AsType[reverseproxy.DialError](err); dial && x.body.Consumed() && !leave(x.ctx, x.body) {
-			// reverse_proxy would send what is left of the body elsewhere.
-			err = opaque(err)
-		}
+		err = x.passOn(err)
 		x.body.Abandon()
 		return nil, replay.Plain(err)
+	}
+	if x.body != nil && x.triesResponses && x.body.Consumed() {
+		x.spend()
 	}
 	x.body.Finish()
 	resp.Request = req
@@ -156,6 +158,9 @@ func (x *exchange) again(t *try, reason replay.Reason) bool {
 		}
 		out := *x.out // net/http may still look at the first one
 		out.Body = v
+		if x.body.BeingRead() {
+			out.Trailer = nil
+		}
 		x.out = &out
 	}
 	second.pool.replayed(reason)
@@ -190,6 +195,9 @@ func (x *exchange) attempt(t *try) {
 	x.told.use(l)
 	t.pool.requests.count(l.Reused)
 	t.doubted = t.pool.doubts(l)
+	if l.HTTP2() && len(x.out.Trailer) == 0 { // trailers are set as the body is read
+		x.body.ReadApart()
+	}
 	t.known = replay.Outcome{Idempotent: replay.Idempotent(x.req), Reused: l.Reused || t.doubted, H2: l.HTTP2()}
 	t.resp, t.err = l.RoundTrip(x.out)
 	if t.err != nil {

@@ -132,9 +132,9 @@ type Transport struct {
 
 	server *caddyhttp.Server // that tells of its connections; nil: nobody does
 
-	// answersRefusals belongs to the reverse_proxy around the transport, so it is
-	// no part of the core, which several may share.
-	answersRefusals bool
+	// These belong to the reverse_proxy around the transport, so they are no part of the
+	// core, which several may share.
+	answersRefusals, triesResponses bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -169,7 +169,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return nil
 	}
 	t.server = watchClients(ctx)
-	t.answersRefusals = countsFailures(handler)
+	t.answersRefusals, t.triesResponses = countsFailures(handler), triesResponses(handler)
 	t.warnOfPressure(handler, ctx.Logger())
 	if reg := ctx.GetMetricsRegistry(); reg != nil {
 		if err := registerMetrics(reg); err != nil {
@@ -222,7 +222,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.h3 {
 		return t.HTTPTransport.RoundTrip(req)
 	}
-	x := exchange{core: t.core, ctx: req.Context(), req: req, out: req}
+	x := exchange{core: t.core, ctx: req.Context(), req: req, out: req, triesResponses: t.triesResponses}
 	if err := t.target(req, &x.tg); err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close()
