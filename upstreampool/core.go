@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -68,8 +69,22 @@ func (c *core) newPool(tg *target) *pool {
 		Events:   p,
 		Dial:     func(d *connpool.Dial) (connpool.Dialed, error) { return c.dial(d, &own, p.label) },
 		Emptied:  func() { c.forget(p) },
+		WarmFor:  c.warmFor(address{tg.network, tg.addr}),
 	})
 	return p
+}
+
+// warmForFound is how long after its last request connections are kept to an upstream
+// that `dynamic` found: an address that it finds no more may soon be that of somebody else.
+const warmForFound = time.Minute
+
+// warmFor returns for how long min_idle keeps connections to an address; zero: as long as
+// to any.
+func (c *core) warmFor(a address) time.Duration {
+	if c.users.find(a) {
+		return warmForFound
+	}
+	return 0
 }
 
 // forget removes a pool that is gone.

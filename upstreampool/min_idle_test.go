@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -52,6 +53,63 @@ func TestMinIdle(t *testing.T) {
 			t.Errorf("%d pools, %d connections are left", n, s.open.Load())
 		}
 	})
+}
+
+// An address that `dynamic` finds no more may soon be that of somebody else, so
+// connections are not kept open to it for long.
+//
+// Checklist: P28.
+func TestMinIdleToWhatDynamicFound(t *testing.T) {
+	bubble(t, func(tr *Transport) { tr.MinIdle = 3 }, func(t *testing.T, tr *Transport, s *pipeServer) {
+		tr.user.dynamic = true
+		mustSend(t, tr, get(t))
+		for range 5 { // requests go on, and so do the connections
+			time.Sleep(50 * time.Second)
+			synctest.Wait()
+			if n := onlyPool(t, tr).snapshot().Connections["idle"]; n < 3 {
+				t.Fatalf("%d idle connections, want 3", n)
+			}
+			mustSend(t, tr, get(t))
+		}
+		time.Sleep(warmForFound + 3*time.Minute) // the sensor outlives it
+		if n := len(tr.core.all()); n != 0 || s.open.Load() != 0 {
+			t.Errorf("%d pools, %d connections are left", n, s.open.Load())
+		}
+		tr.user.addresses = []address{{"tcp", pipeAddr}} // the configuration names it as well
+		mustSend(t, tr, get(t))
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		if n := onlyPool(t, tr).snapshot().Connections["idle"]; n < 3 {
+			t.Errorf("%d idle connections to a named upstream, want 3", n)
+		}
+	})
+}
+
+// Which reverse_proxy finds upstreams is known from its settings.
+func TestDynamicIsKnown(t *testing.T) {
+	for settings, want := range map[string]bool{
+		`"upstreams":[{"dial":"127.0.0.1:8080"}]`:                                                         false,
+		`"dynamic_upstreams":{"source":"a","name":"app.test","port":"80"}`:                                true,
+		`"dynamic_upstreams":{"source":"srv","name":"_http._tcp.app.test"}`:                               true,
+		`"dynamic_upstreams":{"source":"multi","sources":[{"source":"a","name":"app.test","port":"80"}]}`: true,
+	} {
+		stopCaddy(t)
+		before := cores()
+		var cfg caddy.Config
+		if err := json.Unmarshal(fmt.Appendf(nil, `{"admin":{"disabled":true,"config":{"persist":false}},"storage":{"module":"file_system","root":%q},
+			"logging":{"logs":{"default":{"level":"PANIC"}}},"apps":{"http":{"servers":{"front":{"listen":["127.0.0.1:0"],"routes":[{"handle":[
+			{"handler":"reverse_proxy","transport":{"protocol":"upstreampool","max_requests":%d},%s}]}]}}}}}`, storageOf(t), 7000+unique.Add(1), settings), &cfg); err != nil {
+			t.Fatal(err)
+		}
+		if err := caddy.Run(&cfg); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cores() {
+			if !slices.Contains(before, c) && c.users.find(address{"tcp", "127.0.0.2:80"}) != want {
+				t.Errorf("%s: taken for %v, want %v", settings, !want, want)
+			}
+		}
+	}
 }
 
 // Upstreams close a connection that has not brought a request yet by another,

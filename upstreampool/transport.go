@@ -88,7 +88,8 @@ type Transport struct {
 	AcquireTimeout caddy.Duration `json:"acquire_timeout,omitempty"`
 
 	// How many idle connections to keep open to each upstream, for an hour
-	// after its last request; they are replaced as they age. The first request
+	// after its last request, or for a minute where `dynamic_upstreams` found it;
+	// they are replaced as they age. The first request
 	// to an upstream starts it. Cannot be combined with `proxy_protocol` or with
 	// placeholders in `tls.server_name`, which make connections of each client or
 	// name their own, nor with placeholders of requests in the address of an upstream,
@@ -187,7 +188,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	t.core, t.key, t.user = v.(*core), &k, &user{logger: ctx.Logger(), sites: sitesOf(ctx)}
 	if handler != nil {
-		t.user.addresses = addressesOf(handler)
+		t.user.addresses, t.user.dynamic = addressesOf(handler), handler.DynamicUpstreamsRaw != nil
 	}
 	if handler != nil && cfg.remember {
 		t.user.releaseStorage = remembered.Use(ctx.Storage())

@@ -20,6 +20,7 @@ type user struct {
 	logger    *zap.Logger
 	sites     []string
 	addresses []address // of the upstreams that its reverse_proxy names
+	dynamic   bool      // it finds others
 
 	releaseStorage func() // nil: nothing is remembered
 }
@@ -64,6 +65,14 @@ func (u *users) name(a address) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return slices.ContainsFunc(u.list, func(one *user) bool { return slices.Contains(one.addresses, a) })
+}
+
+// find tells whether a is no address that a user names, but one that a user found.
+func (u *users) find(a address) bool {
+	u.mu.Lock()
+	dynamic := slices.ContainsFunc(u.list, func(one *user) bool { return one.dynamic })
+	u.mu.Unlock()
+	return dynamic && !u.name(a)
 }
 
 // sites returns the sites of all users, sorted.

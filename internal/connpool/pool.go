@@ -37,6 +37,7 @@ type Options struct {
 	// Emptied is called when the pool holds nothing any more; Acquire returns
 	// ErrGone from then on. Clients can choose what makes a pool.
 	Emptied func()
+	WarmFor time.Duration // how long after its last request MinIdle are kept; zero: an hour
 }
 
 // A Pool holds the connections that are as good as each other for a request. Its

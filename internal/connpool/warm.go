@@ -6,7 +6,7 @@ import "time"
 // could not be used, nobody uses them, or they would block others.
 func (p *Pool) missingLocked(now time.Time) int {
 	n := p.cfg.MinIdle - p.spareLocked()
-	if n <= 0 || p.group.retired.Load() || !p.warm.Wanted(now, p.group.renewals.Load()) ||
+	if n <= 0 || p.group.retired.Load() || !p.warm.Wanted(now, p.opt.WarmFor, p.group.renewals.Load()) ||
 		p.memory.Learner(p.HTTP2()).UnusedLimit(now).Value == 0 || p.memory.H1.Serial(now) {
 		return 0
 	}

@@ -211,7 +211,7 @@ func TestTrim(t *testing.T) {
 // that is gone.
 func TestWarm(t *testing.T) {
 	var w Warm
-	if w.Wanted(moment(0), 0) {
+	if w.Wanted(moment(0), 0, 0) {
 		t.Error("nobody has asked")
 	}
 	w.Used(moment(0), 7)
@@ -220,14 +220,17 @@ func TestWarm(t *testing.T) {
 		renewal int64
 		wanted  bool
 	}{{0, 7, true}, {time.Hour - 1, 7, true}, {time.Hour, 7, false}, {s, 8, false}} {
-		if got := w.Wanted(moment(test.after), test.renewal); got != test.wanted {
+		if got := w.Wanted(moment(test.after), 0, test.renewal); got != test.wanted {
 			t.Errorf("after %v, in renewal %d: %v", test.after, test.renewal, got)
 		}
 	}
-	if w.Stop(); w.Wanted(moment(s), 7) {
+	if w.Wanted(moment(time.Minute), time.Minute, 7) || !w.Wanted(moment(time.Minute-1), time.Minute, 7) {
+		t.Error("not for as long as is said")
+	}
+	if w.Stop(); w.Wanted(moment(s), 0, 7) {
 		t.Error("it goes on after Stop")
 	}
-	if w.Used(moment(s), 8); !w.Wanted(moment(s), 8) {
+	if w.Used(moment(s), 8); !w.Wanted(moment(s), 0, 8) {
 		t.Error("the next request does not start it again")
 	}
 }

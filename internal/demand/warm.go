@@ -1,10 +1,13 @@
 package demand
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 const (
-	// warmFor is how long after its last request a pool keeps connections warm.
-	// Addresses can be chosen by clients.
+	// warmFor is how long after its last request a pool keeps connections warm, where
+	// nothing else is said.
 	warmFor = time.Hour
 
 	// redialAfter is the pause after a dial for them was of no use. It doubles
@@ -31,10 +34,10 @@ func (w *Warm) Used(now time.Time, renewal int64) {
 // Stop has none kept until the next request.
 func (w *Warm) Stop() { w.stopped = true }
 
-// Wanted tells whether connections are to be kept warm: there was a request lately, and
-// none of another configuration since.
-func (w *Warm) Wanted(now time.Time, renewal int64) bool {
-	return !w.stopped && now.Sub(w.usedAt) < warmFor && w.renewal == renewal
+// Wanted tells whether connections are to be kept warm: there was a request within the
+// time given, or an hour if that is zero, and none of another configuration since.
+func (w *Warm) Wanted(now time.Time, within time.Duration, renewal int64) bool {
+	return !w.stopped && now.Sub(w.usedAt) < cmp.Or(within, warmFor) && w.renewal == renewal
 }
 
 // MayDial tells whether the pause after a dial that was of no use is over.
