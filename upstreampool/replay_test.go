@@ -317,6 +317,11 @@ func TestReplayInAFullPoolFailsAsRefused(t *testing.T) {
 						}
 					}
 				})
+				dial := tr.core.h2Transport.DialContext
+				tr.core.h2Transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					time.Sleep(100 * time.Millisecond) // the other one still waits when the first attempt has failed
+					return dial(ctx, network, addr)
+				}
 				mustSend(t, tr, get(t))
 				ctx, cancel := context.WithTimeout(t.Context(), tc.patience)
 				defer cancel()
@@ -329,8 +334,8 @@ func TestReplayInAFullPoolFailsAsRefused(t *testing.T) {
 				first := make(chan string)
 				go func() { first <- mustSend(t, tr, get(t)) }() // it waits, and gets the next connection
 				err := <-replayed
-				_, dial := errors.AsType[reverseproxy.DialError](err)
-				if !errors.Is(err, tc.want) && fullCause(err) != tc.want || dial != tc.full {
+				_, elsewhere := errors.AsType[reverseproxy.DialError](err)
+				if !errors.Is(err, tc.want) && fullCause(err) != tc.want || elsewhere != tc.full {
 					t.Errorf("error = %v, want %v", err, tc.want)
 				}
 				<-first
