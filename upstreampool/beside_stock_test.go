@@ -113,9 +113,10 @@ func TestSparseRequestsReuseAsStockDoes(t *testing.T) {
 // timeout. What they do is not taken for one, and reuse does not suffer.
 func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 	const requests = 1300
-	steady := func(r *rand.Rand) time.Duration {
-		return 400*time.Millisecond + time.Duration(r.Int64N(int64(5*time.Millisecond)))
+	every := func(d time.Duration) func(*rand.Rand) time.Duration {
+		return func(r *rand.Rand) time.Duration { return d + time.Duration(r.Int64N(int64(5*time.Millisecond))) }
 	}
+	steady := every(400 * time.Millisecond)
 	uneven := func(r *rand.Rand) time.Duration {
 		return time.Duration(float64(100*time.Millisecond) * math.Pow(16, r.Float64())) // to 1.6 s
 	}
@@ -135,9 +136,13 @@ func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 		close when                           // a server that began at started closes a connection
 	}{
 		{"by age", steady, byAge(2 * time.Second)},
+		{"by age, a request a second", every(time.Second), byAge(30 * time.Second)},
+		{"by age, a request every 5 s", every(5 * time.Second), byAge(time.Minute)},
+		{"by age, two requests each", every(9900 * time.Millisecond), byAge(10 * time.Second)},
 		{"by age, uneven load", uneven, byAge(5 * time.Second)},
 		{"by age, sparse load", sparse, byAge(20 * time.Second)},
 		{"at random", steady, atRandom(2 * time.Second)},
+		{"at random, a request every 5 s", every(5 * time.Second), atRandom(time.Minute)},
 		{"at random, uneven load", uneven, atRandom(2 * time.Second)},
 		{"at random, sparse load", sparse, atRandom(20 * time.Second)},
 		{"restarts", steady, func(_ *rand.Rand, opened, started time.Time) time.Time {

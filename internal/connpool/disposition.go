@@ -1,10 +1,6 @@
 package connpool
 
-import (
-	"time"
-
-	"github.com/caddy-connreuse/connreuse/internal/idletime"
-)
+import "time"
 
 // fitLocked asks the first questions about c, which carries no request: is it worn,
 // suspicious, or over its limit? If so, c is taken out of use.
@@ -17,11 +13,8 @@ func (p *Pool) fitLocked(c *conn, now time.Time) bool {
 		p.closeLocked(c, CloseSuspect)
 		return false
 	}
-	if c.askLimitLocked(now); c.ageLocked(now) >= c.limit.Value {
-		p.retireLocked(c, now)
-		return false
-	}
-	return true
+	c.askLimitLocked(now)
+	return c.ageLocked(now) < c.limit.Value || p.retireLocked(c, now)
 }
 
 // disposeLocked decides what becomes of c, which has just become idle. After the
@@ -36,7 +29,7 @@ func (p *Pool) disposeLocked(c *conn, now time.Time) {
 	case !c.idles():
 	case p.fullLocked() && p.waitersExceedComingLocked() && !lingers && !c.login.Underway(c.ageLocked(now)),
 		p.cfg.MaxConns > 0 && p.countedLocked() > p.cfg.MaxConns,
-		p.memory.H1.Serial(now) && p.oldestSilentLocked() != nil:
+		p.memory.H1.Serial(now) && p.blockedLocked():
 		p.closeLocked(c, CloseReplaced)
 	default:
 		p.boundLocked()
@@ -44,11 +37,6 @@ func (p *Pool) disposeLocked(c *conn, now time.Time) {
 			p.watchIdleLocked(c, now)
 		}
 	}
-}
-
-// young tells whether a connection of that age is good enough for n.
-func young(age time.Duration, limit *idletime.Limit, n Need) bool {
-	return age < limit.Value && (n.Replayable || age < limit.Unreplayable)
 }
 
 // serveLocked hands c, which is fit for use, to those that wait, as long as it can take

@@ -19,9 +19,10 @@ func (p *Pool) armLocked(t time.Time) {
 // watchIdleLocked has the timer run when c, which is idle, reaches its limit or the
 // end of its lifetime, and when it may not be needed any more.
 func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
-	due := now.Add(c.limit.Value - c.ageLocked(now))
+	age := c.ageLocked(now)
+	due := now.Add(c.limit.Left(age))
 	if c.owner != nil {
-		due = c.login.Due(due, now, c.ageLocked(now))
+		due = c.login.Due(due, now, age)
 	}
 	p.armLocked(due)
 	if c.life > 0 {

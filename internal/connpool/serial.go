@@ -10,7 +10,7 @@ import "time"
 
 const (
 	// lookAgain is the time between two looks for first requests without a response.
-	lookAgain = time.Second
+	lookAgain = 500 * time.Millisecond
 
 	// yieldShows is how soon a byte arrives if it helped to close the others.
 	yieldShows = 250 * time.Millisecond
@@ -21,6 +21,7 @@ type firsts struct {
 	lookAt   time.Time // when to look for one; zero: there are none
 	favoured *conn     // another one was closed for it; nil: none was
 	since    time.Time // when it had begun to wait
+	waited   int       // how many waited then
 	showsBy  time.Time
 }
 
@@ -50,33 +51,45 @@ func (p *Pool) watchFirstLocked(c *conn, now time.Time) {
 func (p *Pool) checkFirstsLocked(now time.Time) {
 	f := &p.firsts
 	if w := f.favoured; w != nil && !now.Before(f.showsBy) {
-		if silent := w.silentSinceLocked().Equal(f.since); silent || w.answered.Load() || w.idles() || w.is(busy) { // it has not ended
+		_, n := p.oldestSilentLocked()
+		silent := w.silentSinceLocked().Equal(f.since)
+		// It may have ended. Another one may have been served in its place: there is no telling.
+		if silent && n >= f.waited || !silent && (w.answered.Load() || w.idles() || w.is(busy)) {
 			p.memory.H1.Yielded(now, !silent)
 		}
 		f.favoured, f.showsBy = nil, time.Time{}
 	}
 	if !f.lookAt.IsZero() && !now.Before(f.lookAt) {
 		f.lookAt = time.Time{}
-		if c := p.oldestSilentLocked(); c != nil {
-			p.yieldToLocked(c, now)
+		if c, n := p.oldestSilentLocked(); c != nil {
+			p.yieldToLocked(c, n, now)
 		}
 	}
 	p.armLocked(f.showsBy)
 	p.armLocked(f.lookAt)
 }
 
-func (p *Pool) oldestSilentLocked() (oldest *conn) {
+// oldestSilentLocked returns the one that has waited for longest, and how many wait.
+func (p *Pool) oldestSilentLocked() (oldest *conn, n int) {
 	for c := range p.inListsLocked([]int{int(busy), int(dialing)}) {
-		if since := c.silentSinceLocked(); !since.IsZero() && (oldest == nil || since.Before(oldest.silentSinceLocked())) {
-			oldest = c
+		if since := c.silentSinceLocked(); !since.IsZero() {
+			if n++; n == 1 || since.Before(oldest.silentSinceLocked()) {
+				oldest = c
+			}
 		}
 	}
-	return oldest
+	return oldest, n
 }
 
-// yieldToLocked closes a connection beside c, if it is time, and all that have carried no
-// request: they wait in front of c.
-func (p *Pool) yieldToLocked(c *conn, now time.Time) {
+func (p *Pool) blockedLocked() bool {
+	c, _ := p.oldestSilentLocked()
+	return c != nil
+}
+
+// yieldToLocked closes as many connections as wait like c, the oldest of them, if it is
+// time. It closes all that have carried no request, which wait in front of c, and all that
+// are beyond their limit.
+func (p *Pool) yieldToLocked(c *conn, waiting int, now time.Time) {
 	f := &p.firsts
 	if early := p.memory.H1.Patience(now) - elapsed(c.silentSinceLocked(), now); early > 0 {
 		f.lookAt = now.Add(early)
@@ -84,11 +97,18 @@ func (p *Pool) yieldToLocked(c *conn, now time.Time) {
 	}
 	f.lookAt = now.Add(lookAgain)
 	if f.favoured == nil && p.lists[sensor].Len()+p.spareLocked() > 0 && p.memory.H1.MayYield(now) {
-		p.makeRoomLocked(now)
+		for range waiting {
+			p.makeRoomLocked(now)
+		}
 		for unused := range p.lists[fresh].All() {
 			p.displaceLocked(unused)
 		}
-		f.favoured, f.since, f.showsBy = c, c.silentSinceLocked(), now.Add(yieldShows)
+		f.favoured, f.since, f.waited, f.showsBy = c, c.silentSinceLocked(), waiting, now.Add(yieldShows)
+	}
+	for old := range p.lists[idle].All() {
+		if old.ageLocked(now) >= old.limit.Value {
+			p.displaceLocked(old)
+		}
 	}
 }
 

@@ -40,10 +40,14 @@ type Close struct {
 	// is short of time sees closes late, and no more than this is certain.
 	Open   time.Duration
 	Opened time.Time // when it was opened; zero: unknown
-	// The largest idle age after which it answered a request. One that is clearly more
-	// than Idle shows that no idle timeout ended the connection.
+	// The largest idle age after which it answered a request.
 	Answered time.Duration
 }
+
+// outlived tells whether the connection had been idle for longer before, and answered: no
+// idle timeout ended it. Some servers look at their timers once a second, and may close
+// earlier than the last time. Those have closed others that had not answered.
+func (c Close) outlived() bool { return c.Answered > c.Idle }
 
 // life returns for how long the connection was open, or 0.
 func (c Close) life() time.Duration {
@@ -144,7 +148,7 @@ func (s *closes) observe(c Close, keepAlive time.Duration) {
 	if s.batch.state == batchNone {
 		s.batch = batch{Close: c, state: batchAgrees, earlier: s.early}
 		switch {
-		case clearlyLonger(c.Answered, c.Idle):
+		case c.outlived():
 			s.batch.state = batchRefuted
 		case c.Idle > leastCap:
 			s.cap(early{at: c.At, idle: c.Idle, bound: BoundEarlyClose}, keepAlive)

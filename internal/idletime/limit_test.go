@@ -100,3 +100,50 @@ func TestDefaultLimit(t *testing.T) {
 		}
 	}
 }
+
+// As long as nothing confirms when the upstream closes connections, requests that can be
+// replayed take older ones than others do.
+func TestLimitOfReplayableRequests(t *testing.T) {
+	const s, ms, m = time.Second, time.Millisecond, time.Minute
+	assumed := Config{MaxIdle: 2 * m}
+	for _, tc := range []struct {
+		name                string
+		k                   knowledge
+		replayable, unused  time.Duration
+		unreplayable, value time.Duration
+	}{
+		{"nothing known", knowledge{Config: assumed}, 2 * m, 3800 * ms, 500 * ms, 3800 * ms},
+		{"max_idle_time", knowledge{Config: Config{MaxIdle: 3 * s}}, 3 * s, 3 * s, 500 * ms, 3 * s},
+		{"read_timeout", knowledge{Config: Config{MaxIdle: 2 * m, ReadTimeout: 10 * s}}, 9500 * ms, 3800 * ms, 500 * ms, 3800 * ms},
+		{"a margin that forbids reuse", knowledge{Config: Config{MaxIdle: 2 * m, Margin: 3 * s}}, 0, 0, 0, 0},
+		{"nearly all end at once", knowledge{Config: assumed, atOnce: true}, 0, 0, 0, 0},
+		{"announced", knowledge{Config: assumed, announced: Known(10 * s)}, 9500 * ms, 3800 * ms, 9500 * ms, 9500 * ms},
+		{"learned", knowledge{Config: assumed, learned: Known(10 * s)}, 9500 * ms, 3800 * ms, 9500 * ms, 9500 * ms},
+		{"one close", knowledge{Config: assumed, early: early{idle: 2 * s, bound: BoundEarlyClose}}, 2 * m, 1900 * ms, 500 * ms, 1900 * ms},
+		{"one close below what is learned", knowledge{Config: assumed, learned: Known(10 * s), early: early{idle: 2 * s, bound: BoundEarlyClose}},
+			9500 * ms, 1900 * ms, 1900 * ms, 1900 * ms},
+		{"a lost connection", knowledge{Config: assumed, early: early{idle: 2 * s, bound: BoundSilence}}, 1900 * ms, 1900 * ms, 500 * ms, 1900 * ms},
+		{"one that was lost late", knowledge{Config: assumed, early: early{idle: 60 * s, bound: BoundSilence}}, 57 * s, 3800 * ms, 500 * ms, 3800 * ms},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := tc.k.limit()
+			if l.Replayable != tc.replayable || l.Unreplayable != tc.unreplayable || l.Value != tc.value {
+				t.Errorf("%v, %v for requests that cannot be replayed, idle limit %v; want %v, %v and %v",
+					l.Replayable, l.Unreplayable, l.Value, tc.replayable, tc.unreplayable, tc.value)
+			}
+			if l := tc.k.unusedLimit(); l.Replayable != tc.unused {
+				t.Errorf("%v on connections that were never used, want %v", l.Replayable, tc.unused)
+			}
+		})
+	}
+}
+
+// A request that got lost late, on a connection older than the assumed limit, keeps others
+// from becoming so old.
+func TestLossBeyondTheAssumedLimit(t *testing.T) {
+	c, l := newClock(), newLearner(defaults)
+	l.LostInSilence(c.now, c.now, time.Minute, l.value(c))
+	if got := l.Limit(c.now, Optional{}).Replayable; got != 57*time.Second {
+		t.Errorf("%v, want 57 s", got)
+	}
+}

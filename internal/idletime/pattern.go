@@ -20,6 +20,10 @@ const (
 	enoughByAge = 3
 	idleSpread  = 2
 
+	// sameLife is how far lives may differ where the idle ages do not: a client whose
+	// requests come at regular intervals.
+	sameLife = 1.05
+
 	// enoughAtRandom closes of which no two have one idle age are at random. An
 	// idle timeout, or a handful of them behind one address, would repeat.
 	enoughAtRandom = 8
@@ -160,11 +164,20 @@ func (p *pattern) byAge() time.Duration {
 	if n < enoughByAge || 4*n < 3*len(p.seen) {
 		return 0
 	}
-	least, most := spread(byLife[from:from+n], func(c Close) time.Duration { return c.Idle })
-	if most < idleSpread*least {
+	group := byLife[from : from+n]
+	least, most := spread(group, func(c Close) time.Duration { return c.Idle })
+	exactly := float64(group[n-1].life()) <= sameLife*float64(group[0].life())
+	if most < idleSpread*least && !(exactly && !slices.ContainsFunc(group, func(c Close) bool { return !c.outlived() })) {
 		return 0
 	}
-	return byLife[from+n/2].life()
+	return group[n/2].life()
+}
+
+// explains tells whether the pattern is that connections end at the age of this one,
+// which was not idle for longer than before.
+func (p *pattern) explains(c Close) bool {
+	return p.life > 0 && c.outlived() &&
+		float64(max(c.life(), p.life)) <= lifeSpread*float64(min(c.life(), p.life))
 }
 
 // spread returns the least and the largest of a property of closes.

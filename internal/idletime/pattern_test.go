@@ -51,6 +51,45 @@ func TestPatternOfCloses(t *testing.T) {
 	}
 }
 
+// A client whose requests come at regular intervals has connections that end by their age
+// be idle for the same time. What tells that from an idle timeout is that they have been
+// idle for longer before.
+func TestPatternOfARegularClient(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	for _, tc := range []struct {
+		name     string
+		lives    []time.Duration
+		answered time.Duration // after so long, before they were idle for 960 ms
+		shown    bool
+	}{
+		{"by age", []time.Duration{30 * s, 30 * s, 30 * s}, s, true},
+		{"by age, within 5 %", []time.Duration{30 * s, 31 * s, 30500 * ms}, s, true},
+		{"too few", []time.Duration{30 * s, 30 * s}, s, false},
+		{"lives that differ more", []time.Duration{30 * s, 32 * s, 31 * s}, s, false},
+		{"an idle timeout, after equally many requests", []time.Duration{30 * s, 30 * s, 30 * s}, 900 * ms, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, l := newClock(), newLearner(defaults)
+			for _, life := range tc.lives {
+				c.add(time.Minute)
+				for range enoughSeen {
+					c.sighting(l, 3*s, 10*s)
+					c.add(10 * ms)
+				}
+				l.SawClose(Close{At: c.now, Idle: 960 * ms, Open: 960 * ms, Opened: c.now.Add(-life), Answered: tc.answered})
+			}
+			c.add(restartWindow)
+			if l.Limit(c.now, Optional{}); l.pattern.shown != tc.shown {
+				t.Errorf("a pattern is shown: %v, want %v", l.pattern.shown, tc.shown)
+			}
+			// What was seen before the last of these closes counts on, once it is explained.
+			if got := l.Limit(c.now, Optional{}).Unreplayable; (got > freshEnough) != tc.shown {
+				t.Errorf("a request that cannot be replayed takes connections for %v; %v", got, l.Limit(c.now, Optional{}))
+			}
+		})
+	}
+}
+
 // Several closes within a second are a restart, and no pattern.
 func TestRestartIsNoPattern(t *testing.T) {
 	c, l := newClock(), newLearner(defaults)

@@ -28,6 +28,7 @@ type simConn struct {
 	opened, idleAt time.Time
 	timeout, life  time.Duration
 	late           time.Duration
+	answered       time.Duration // the largest idle age after which it answered
 	requests       int
 	seen           time.Time // sensor: when it was last seen open
 }
@@ -133,6 +134,7 @@ func (s *simulation) request(post bool) *simConn {
 		c = s.dial()
 	} else if reused && s.learner != nil {
 		s.learner.SawOpen(Sighting{At: s.now, Idle: age, Opened: c.opened, Proof: Answered})
+		c.answered = max(c.answered, age)
 	}
 	c.requests++
 	c.idleAt = s.now.Add(simService)
@@ -153,14 +155,14 @@ func (s *simulation) raced(c *simConn, age time.Duration, post bool) {
 	if s.learner == nil {
 		return
 	}
-	if age >= s.learner.Limit(s.now, Optional{}).Value/2 {
+	if limit := s.learner.Limit(s.now, Optional{}).Value; age >= limit/2 && age < limit {
 		s.learner.Raced(s.now)
 	}
 	switch {
 	case age < AtOnce && c.requests == 1:
 		s.learner.EndedAtOnce(s.now, true)
 	case !post:
-		s.learner.SawClose(Close{At: s.now, Idle: age, Open: age, Opened: c.opened})
+		s.learner.SawClose(Close{At: s.now, Idle: age, Open: age, Opened: c.opened, Answered: c.answered})
 	}
 }
 
@@ -169,7 +171,7 @@ func (s *simulation) take(post bool) (c *simConn, age time.Duration, reused bool
 	most := defaults.MaxIdle
 	if s.learner != nil {
 		limit := s.learner.Limit(s.now, Optional{})
-		most = limit.Value
+		most = limit.Replayable
 		if post {
 			most = limit.Unreplayable
 		}
@@ -219,7 +221,9 @@ func (s *simulation) sawClose(c *simConn) {
 		open = c.seen.Sub(c.idleAt)
 	}
 	if s.learner != nil {
-		s.learner.SawClose(Close{At: s.now, Idle: age, Open: open, Opened: c.opened})
+		if limit := s.learner.Limit(s.now, Optional{}).Value; c == s.sensor || age < limit+Tolerance(age) {
+			s.learner.SawClose(Close{At: s.now, Idle: age, Open: open, Opened: c.opened, Answered: c.answered})
+		}
 		switch {
 		case age < AtOnce && c.requests == 1:
 			s.learner.EndedAtOnce(s.now, false)
@@ -238,23 +242,26 @@ func (s *simulation) tick() {
 	if !s.restartAt.IsZero() && s.now.After(s.restartAt.Add(simTick)) {
 		s.planRestart()
 	}
-	most := defaults.MaxIdle
+	limit := Limit{Value: defaults.MaxIdle}
 	if s.learner != nil {
-		most = s.learner.Limit(s.now, Optional{}).Value
+		limit = s.learner.Limit(s.now, Optional{})
 	}
 	for _, c := range slices.Clone(s.idle) {
 		age := s.now.Sub(c.idleAt)
-		if age < most || age < 0 {
+		if age < limit.Value || age < 0 {
+			continue
+		}
+		inTime := s.learner != nil && age-limit.Value <= Tolerance(age)
+		if inTime {
+			s.learner.SawOpen(Sighting{At: s.now, Idle: age, Opened: c.opened, Proof: LivePath})
+		}
+		switch {
+		case inTime && s.sensor == nil && s.learner.StartSensor(s.now):
+			c.seen, s.sensor = s.now, c
+		case age < limit.Replayable:
 			continue
 		}
 		s.idle = slices.DeleteFunc(s.idle, func(x *simConn) bool { return x == c })
-		if s.learner == nil {
-			continue
-		}
-		s.learner.SawOpen(Sighting{At: s.now, Idle: age, Opened: c.opened, Proof: LivePath})
-		if s.sensor == nil && s.learner.StartSensor(s.now) {
-			c.seen, s.sensor = s.now, c
-		}
 	}
 	if c := s.sensor; c != nil {
 		age := s.now.Sub(c.idleAt)

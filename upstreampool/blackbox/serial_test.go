@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -129,6 +130,42 @@ func TestUpstreamWithTwoWorkers(t *testing.T) {
 			t.Errorf("POST %d: %v", i, r)
 		}
 		time.Sleep(700 * time.Millisecond)
+	}
+}
+
+// As many POSTs at once as there are workers, all of which idle connections hold that are
+// too old for a POST: none waits for the others, whichever of them the upstream serves first.
+//
+// Checklist: P25.
+func TestAllWorkersHeldByIdleConnections(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{2, 4} {
+		for _, pause := range []time.Duration{900 * time.Millisecond, 4500 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%d workers, after %s", n, pause), func(t *testing.T) {
+				t.Parallel()
+				l := workers(t, n)
+				tr := newTransport(t, nil)
+				for i, method := range []string{"GET", "POST", "POST"} {
+					if i > 0 {
+						time.Sleep(pause)
+					}
+					answers := make(chan result, n)
+					for range n {
+						go func() { answers <- send(tr, newRequest(t, t.Context(), method, addr(l), strings.NewReader("x"))) }()
+					}
+					for range n {
+						select {
+						case r := <-answers:
+							if !r.ok() || !r.within(2*time.Second) {
+								t.Errorf("round %d, a %s: %v", i, method, r)
+							}
+						case <-time.After(8 * time.Second):
+							t.Fatalf("round %d, a %s: no answer", i, method)
+						}
+					}
+				}
+			})
+		}
 	}
 }
 
