@@ -55,11 +55,11 @@ type Limit struct {
 	// request.
 	Replayable time.Duration
 
-	// What determined Value.
-	Bound Bound
 	// The idle age at which a connection ended that caps Value, with
 	// BoundEarlyClose and BoundSilence.
 	EarlyClose time.Duration
+	// What determined Value.
+	Bound Bound
 	// Whether races raised Margin.
 	Raised bool
 }

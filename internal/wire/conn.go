@@ -75,7 +75,7 @@ const (
 
 // byReader belongs to whoever reads, which net/http makes one goroutine at a time.
 type byReader struct {
-	enteredAt time.Time // when this Read began
+	enteredAt int64     // when this Read began, as in atomics
 	waitedAt  time.Time // end of the last Read that had to wait
 }
 
@@ -131,8 +131,8 @@ func (n *Conn) carriesHTTP(bytes int64) bool {
 // timeout, which has been running since the connection became idle. timed says that
 // the next byte ends a response time.
 func (n *Conn) Take(now time.Time, timed bool) {
-	n.renewTimeout(now)
 	at := sinceStart(now)
+	n.renewTimeout(at)
 	n.taken.Store(at)
 	n.sent.Store(false)
 	n.got.Store(0)
@@ -166,7 +166,7 @@ func (n *Conn) WaitedAt() time.Time { return n.waitedAt }
 
 // Enter begins a Read.
 func (n *Conn) Enter() {
-	n.enteredAt = time.Now()
+	n.enteredAt = sinceStart(time.Now())
 	n.reading.Store(true)
 }
 
@@ -188,7 +188,8 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err
 	}
 	n.reading.Store(false)
 	now := time.Now()
-	if now.Sub(n.enteredAt) >= waited {
+	at := sinceStart(now)
+	if at-n.enteredAt >= int64(waited) {
 		n.waitedAt = now
 	}
 	if count > 0 {
@@ -197,7 +198,6 @@ func (n *Conn) Fetch(p []byte, watched bool) (count int, took time.Duration, err
 		}
 		n.got.Add(int64(count))
 		n.last.Store(int64(count))
-		at := sinceStart(now)
 		n.readAt.Store(at)
 		if n.timing.Load() {
 			n.timing.Store(false)
@@ -220,11 +220,11 @@ func (n *Conn) readWatched(p []byte) (int, error) {
 	return count, err
 }
 
-// renewTimeout starts our read timeout. transport http does with each Read, but for
-// Unix sockets, where there is none.
-func (n *Conn) renewTimeout(now time.Time) {
+// renewTimeout starts our read timeout at a time as in atomics. transport http does with
+// each Read, but for Unix sockets, where there is none.
+func (n *Conn) renewTimeout(at int64) {
 	if _, unix := n.Conn.(*net.UnixConn); n.readTimeout > 0 && !unix {
-		_ = n.Conn.SetReadDeadline(now.Add(n.readTimeout))
+		_ = n.Conn.SetReadDeadline(started.Add(time.Duration(at) + n.readTimeout))
 	}
 }
 
