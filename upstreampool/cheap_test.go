@@ -214,9 +214,7 @@ func TestAllocations(t *testing.T) {
 					if err := get(tr); err != nil {
 						t.Fatal(err)
 					}
-					for ours, ok := tr.(*Transport); ok && ours.core.group.Idle() == 0; {
-						runtime.Gosched() // the connection is on its way back
-					}
+					awaitReturn(t, tr)
 				}
 				runtime.ReadMemStats(&after)
 				return float64(after.Mallocs-before.Mallocs) / requests, float64(after.TotalAlloc-before.TotalAlloc) / requests

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -165,6 +166,21 @@ func needsSocketLook(t *testing.T) {
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	poll.Until(t, what, ok)
+}
+
+// awaitReturn waits until a connection of ours that is on its way back is idle, without an
+// object or a pause.
+func awaitReturn(t testing.TB, tr http.RoundTripper) {
+	t.Helper()
+	ours, ok := tr.(*Transport)
+	if !ok {
+		return
+	}
+	for start := time.Now(); ours.core.group.Idle() == 0; runtime.Gosched() {
+		if time.Since(start) > 30*time.Second {
+			t.Fatalf("no connection is idle: %+v", States())
+		}
+	}
 }
 
 // A rawServer serves raw HTTP/1 connections with a function.

@@ -2,7 +2,6 @@ package upstreampool
 
 import (
 	"net/http"
-	"runtime"
 	"testing"
 	"unsafe"
 
@@ -32,9 +31,7 @@ func TestStackNeedNotGrow(t *testing.T) {
 				if grew && i > 0 { // there is a connection
 					t.Errorf("%s, %s: the stack grew for request %d", protocol, name, i+1)
 				}
-				for ours, ok := tr.(*Transport); ok && ours.core.group.Idle() == 0; {
-					runtime.Gosched() // the connection is on its way back
-				}
+				awaitReturn(t, tr)
 			}
 		}
 	}
