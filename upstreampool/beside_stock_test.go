@@ -138,7 +138,6 @@ func TestClosesThatAreNoIdleTimeout(t *testing.T) {
 		{"by age", steady, byAge(2 * time.Second)},
 		{"by age, a request a second", every(time.Second), byAge(30 * time.Second)},
 		{"by age, a request every 5 s", every(5 * time.Second), byAge(time.Minute)},
-		{"by age, two requests each", every(9900 * time.Millisecond), byAge(10 * time.Second)},
 		{"by age, uneven load", uneven, byAge(5 * time.Second)},
 		{"by age, sparse load", sparse, byAge(20 * time.Second)},
 		{"at random", steady, atRandom(2 * time.Second)},

@@ -1,6 +1,10 @@
 package connpool
 
-import "time"
+import (
+	"time"
+
+	"github.com/caddy-connreuse/connreuse/internal/idletime"
+)
 
 // fitLocked asks the first questions about c, which carries no request: is it worn,
 // suspicious, or over its limit? If so, c is taken out of use.
@@ -13,8 +17,11 @@ func (p *Pool) fitLocked(c *conn, now time.Time) bool {
 		p.closeLocked(c, CloseSuspect)
 		return false
 	}
-	c.askLimitLocked(now)
-	return c.ageLocked(now) < c.limit.Value || p.retireLocked(c, now)
+	if c.askLimitLocked(now); c.ageLocked(now) >= c.limit.Value {
+		p.retireLocked(c, now)
+		return false
+	}
+	return true
 }
 
 // disposeLocked decides what becomes of c, which has just become idle. After the
@@ -37,6 +44,11 @@ func (p *Pool) disposeLocked(c *conn, now time.Time) {
 			p.watchIdleLocked(c, now)
 		}
 	}
+}
+
+// young tells whether a connection of that age is good enough for n.
+func young(age time.Duration, limit *idletime.Limit, n Need) bool {
+	return age < limit.Value && (n.Replayable || age < limit.Unreplayable)
 }
 
 // serveLocked hands c, which is fit for use, to those that wait, as long as it can take

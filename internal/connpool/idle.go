@@ -19,10 +19,9 @@ func (p *Pool) armLocked(t time.Time) {
 // watchIdleLocked has the timer run when c, which is idle, reaches its limit or the
 // end of its lifetime, and when it may not be needed any more.
 func (p *Pool) watchIdleLocked(c *conn, now time.Time) {
-	age := c.ageLocked(now)
-	due := now.Add(c.limit.Left(age))
+	due := now.Add(c.limit.Value - c.ageLocked(now))
 	if c.owner != nil {
-		due = c.login.Due(due, now, age)
+		due = c.login.Due(due, now, c.ageLocked(now))
 	}
 	p.armLocked(due)
 	if c.life > 0 {

@@ -156,7 +156,7 @@ func (l *Lease) Fail(err error, ours bool) Failure {
 	l.noteSilence(&f)
 	f.overdue, f.Lost = s.Overdue(), !f.Responded && (s.Lost() || f.Silent == CloseUnacked)
 	l.noteRace(&f, now)
-	if f.Raced && l.Idle < l.Limit { // or the margin is not the reason
+	if f.Raced {
 		c.learner.Raced(now)
 	}
 	l.pool.failed(c, now, l.Idle, f)

@@ -259,7 +259,7 @@ func (p *Pool) tryStreamLocked(c *conn, now time.Time, n Need, g *grant) bool {
 	c.askLimitLocked(now)
 	var age time.Duration
 	if since, known := c.streams.AllEndedAt(); known {
-		if age = elapsed(since, now); !c.limit.Allows(age, n.Replayable) {
+		if age = elapsed(since, now); !young(age, &c.limit, n) {
 			return false
 		}
 	}
@@ -276,10 +276,8 @@ func (p *Pool) tryIdleLocked(c *conn, now time.Time, n Need, g *grant) bool {
 		return false
 	}
 	age := c.ageLocked(now)
-	if !c.limit.Allows(age, n.Replayable) {
-		if age < c.limit.Value {
-			c.sightLocked(now, age)
-		}
+	if !young(age, &c.limit, n) {
+		c.sightLocked(now, age)
 		return false
 	}
 	if c.untried && c.requests == 0 && !n.Replayable {

@@ -12,29 +12,22 @@ var errGoAway = errors.New("receiving GOAWAY")
 
 // retireLocked takes an idle connection that has reached its limit out of use: it
 // becomes the sensor if one is wanted and the connection has carried a request,
-// and is closed otherwise. A sensor takes the place of no request that waits. It tells
-// whether the connection stays, for requests that can be replayed.
-func (p *Pool) retireLocked(c *conn, now time.Time) (stays bool) {
+// and is closed otherwise. A sensor takes the place of no request that waits.
+func (p *Pool) retireLocked(c *conn, now time.Time) {
 	age := c.ageLocked(now)
-	inTime := age-c.limit.Value <= idletime.Tolerance(age)
-	if c.requests > 0 && !c.suspect && inTime {
+	late := age - c.limit.Value
+	if c.requests > 0 && !c.suspect && late <= idletime.Tolerance(age) {
 		c.sightLocked(now, age)
 	}
 	noRoom := p.queue.Len() > 0 && p.fullLocked()
-	good := !noRoom && c.requests > 0 && !c.suspect && c.owner == nil
-	useful := good && age < c.limit.Replayable && !p.memory.H1.Serial(now)
-	alone := useful && c.requests == 1 && p.spareLocked() == 1 && c.limit.Bound == idletime.BoundKeepAlive
-	switch {
-	case good && inTime && p.lists[sensor].Len() == 0 && !(alone && c.learner.SparesSensor(c.opened)) && c.learner.StartSensor(now):
-		p.moveLocked(c, sensor)
-		c.seenOpen = now
-		p.armLocked(p.nextLookLocked(c, now))
-	case useful:
-		return true
-	default:
+	if p.lists[sensor].Len() > 0 || noRoom || c.requests == 0 || c.suspect || c.owner != nil || late > idletime.Tolerance(age) ||
+		!c.learner.StartSensor(now) {
 		p.closeLocked(c, CloseIdleLimit)
+		return
 	}
-	return false
+	p.moveLocked(c, sensor)
+	c.seenOpen = now
+	p.armLocked(p.nextLookLocked(c, now))
 }
 
 // nextLookLocked returns when to look at the sensor again. Looks are frequent enough

@@ -87,8 +87,7 @@ func (p *Pool) blockedLocked() bool {
 }
 
 // yieldToLocked closes as many connections as wait like c, the oldest of them, if it is
-// time. It closes all that have carried no request, which wait in front of c, and all that
-// are beyond their limit.
+// time, and all that have carried no request: they wait in front of c.
 func (p *Pool) yieldToLocked(c *conn, waiting int, now time.Time) {
 	f := &p.firsts
 	if early := p.memory.H1.Patience(now) - elapsed(c.silentSinceLocked(), now); early > 0 {
@@ -104,11 +103,6 @@ func (p *Pool) yieldToLocked(c *conn, waiting int, now time.Time) {
 			p.displaceLocked(unused)
 		}
 		f.favoured, f.since, f.waited, f.showsBy = c, c.silentSinceLocked(), waiting, now.Add(yieldShows)
-	}
-	for old := range p.lists[idle].All() {
-		if old.ageLocked(now) >= old.limit.Value {
-			p.displaceLocked(old)
-		}
 	}
 }
 

@@ -182,9 +182,8 @@ func (l *Learner) LostInSilence(now, sent time.Time, idle, limit time.Duration) 
 		}
 		idle /= 2
 	}
-	k := l.knowledge(now)
-	keepAlive, _ := k.keepAlive()
-	l.closes.cap(early{at: now, idle: idle, bound: BoundSilence}, max(keepAlive, k.limit().Replayable))
+	keepAlive, _ := l.knowledge(now).keepAlive()
+	l.closes.cap(early{at: now, idle: idle, bound: BoundSilence}, keepAlive)
 }
 
 // EndedAtOnce records that the upstream ended a connection within [AtOnce] of its
@@ -284,30 +283,11 @@ func (l *Learner) UnusedLimit(now time.Time) Limit {
 func (l *Learner) StartSensor(now time.Time) bool {
 	l.begin(now)
 	defer l.end()
-	if l.serial.known(now) || !l.sensor.want(now, l.knowledge(now).limit(), &l.closes, l.ends.sure(), l.pattern.shown) {
+	if l.serial.known(now) || !l.sensor.want(now, l.knowledge(now).limit(), &l.closes, l.ends.sure()) {
 		return false
 	}
 	l.sensor.out, l.sensor.startedAt = true, now
 	return true
-}
-
-// SparesSensor tells whether the only idle connection, opened then, which has carried a
-// single request, had better carry another one than become the sensor: so far, an end by
-// age looks like one by idle time. There may be no other request in time, so that holds for
-// every second one, and not before there was an end.
-func (l *Learner) SparesSensor(opened time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch g := &l.sensor; {
-	case g.spared.Equal(opened):
-		return true
-	case l.observed == 0 || !g.spared.IsZero():
-		g.spared = time.Time{}
-		return false
-	default:
-		g.spared = opened
-		return true
-	}
 }
 
 // EndSensor allows for the next sensor.

@@ -50,10 +50,6 @@ type Limit struct {
 	// How old a connection may be for a request that cannot be replayed; at
 	// most Value.
 	Unreplayable time.Duration
-	// And for one that can; at least Value. As long as nothing confirms when the
-	// upstream closes connections, meeting a close costs less than a connection for each
-	// request.
-	Replayable time.Duration
 
 	// The idle age at which a connection ended that caps Value, with
 	// BoundEarlyClose and BoundSilence.
@@ -62,23 +58,6 @@ type Limit struct {
 	Bound Bound
 	// Whether races raised Margin.
 	Raised bool
-}
-
-// Allows tells whether a request may take a connection that has been idle for age.
-func (l *Limit) Allows(age time.Duration, replayable bool) bool {
-	if replayable {
-		return age < l.Replayable
-	}
-	return age < l.Unreplayable
-}
-
-// Left returns how long it takes until a connection that has been idle for age is good for
-// fewer requests, or for none.
-func (l *Limit) Left(age time.Duration) time.Duration {
-	if age < l.Value {
-		return l.Value - age
-	}
-	return l.Replayable - age
 }
 
 // A Bound is what determined the value of a limit.
@@ -186,11 +165,6 @@ func (k *knowledge) adaptive(keepAlive time.Duration) time.Duration {
 // limit computes the idle limit of a connection that has carried a request.
 func (k *knowledge) limit() (l Limit) {
 	k.bound(&l)
-	l.Replayable = l.Value
-	if l.Source == SourceAssumed && l.Bound == BoundKeepAlive {
-		l.Replayable = k.Ceiling()
-	}
-	k.cap(&l)
 	l.Unreplayable = l.Value
 	if l.Source == SourceAssumed {
 		l.Unreplayable = min(l.Value, max(freshEnough, k.seenOpen-l.Margin))
@@ -198,24 +172,8 @@ func (k *knowledge) limit() (l Limit) {
 	return l
 }
 
-// cap lowers the limit to what an unconfirmed early close allows. One close may have any
-// reason: only silence keeps requests away that can be replayed.
-func (k *knowledge) cap(l *Limit) {
-	if k.early.idle == 0 {
-		return
-	}
-	margin := k.margin(k.early.idle)
-	most := max(k.early.idle-margin, leastCap)
-	if k.early.bound == BoundSilence {
-		l.Replayable = min(l.Replayable, most)
-	}
-	if most < l.Value {
-		l.Value, l.Bound, l.EarlyClose, l.Margin = most, k.early.bound, k.early.idle, margin
-	}
-}
-
 // bound computes min(max_idle_time, K - margin), and below that what our own
-// read_timeout allows.
+// read_timeout and an unconfirmed early close allow.
 func (k *knowledge) bound(l *Limit) {
 	l.KeepAlive, l.Source = k.keepAlive()
 	l.Margin = k.margin(l.KeepAlive)
@@ -236,6 +194,12 @@ func (k *knowledge) bound(l *Limit) {
 	if k.ReadTimeout > 0 && l.Value > belowReadTimeout(k.ReadTimeout) {
 		l.Value, l.Bound = belowReadTimeout(k.ReadTimeout), BoundReadTimeout
 	}
+	if e := k.early; e.idle > 0 {
+		margin := k.margin(e.idle)
+		if c := max(e.idle-margin, leastCap); c < l.Value {
+			l.Value, l.Bound, l.EarlyClose, l.Margin = c, e.bound, e.idle, margin
+		}
+	}
 }
 
 // unusedLimit computes the idle limit of a connection that has carried no request.
@@ -247,7 +211,6 @@ func (k *knowledge) unusedLimit() Limit {
 		l.Value, l.Bound = most, BoundUnused
 		l.Unreplayable = min(l.Unreplayable, most)
 	}
-	l.Replayable = l.Value
 	return l
 }
 

@@ -6,12 +6,11 @@ import "time"
 type sensorGate struct {
 	out       bool // there is a sensor
 	startedAt time.Time
-	spared    time.Time // when the connection was opened that did not become one; zero: the last did
 }
 
 // want tells whether a sensor would find out something that is worth it; sure says that
-// connections which end at once do so by themselves, pattern that closes teach nothing.
-func (g *sensorGate) want(now time.Time, limit Limit, s *closes, sure, pattern bool) bool {
+// connections which end at once do so by themselves.
+func (g *sensorGate) want(now time.Time, limit Limit, s *closes, sure bool) bool {
 	switch {
 	case g.out:
 		return false
@@ -19,8 +18,6 @@ func (g *sensorGate) want(now time.Time, limit Limit, s *closes, sure, pattern b
 		return !sure || now.Sub(g.startedAt) >= endsLook
 	case limit.Bound == BoundTooShort:
 		return limit.Source != SourceAnnounced && now.Sub(g.startedAt) >= lately
-	case limit.Source == SourceAssumed && pattern:
-		return now.Sub(g.startedAt) >= lately
 	case limit.Source == SourceAssumed, limit.Source == SourceRemembered, s.early.idle > 0:
 		return true
 	case limit.Source == SourceLearned:

@@ -30,23 +30,6 @@ func TestLearnerSensor(t *testing.T) {
 			t.Error("want the next one after the first ended")
 		}
 	})
-	t.Run("one in ten minutes, once closes teach nothing", func(t *testing.T) {
-		c, l := newClock(), newLearner(defaults)
-		for _, idle := range []time.Duration{5 * second, 20 * second, 10 * second} { // a maximum age
-			l.SawClose(Close{At: c.now, Idle: idle, Open: idle, Opened: c.now.Add(-30 * second)})
-			c.add(time.Minute)
-		}
-		if !l.StartSensor(c.now) {
-			t.Fatal("no sensor")
-		}
-		l.EndSensor()
-		if c.add(lately - second); l.StartSensor(c.now) {
-			t.Error("another one within ten minutes")
-		}
-		if c.add(second); !l.StartSensor(c.now) {
-			t.Error("none after ten minutes")
-		}
-	})
 	t.Run("raises the limit after two closes", func(t *testing.T) {
 		c, l := newClock(), newLearner(defaults)
 		sense(t, c, l, 75*second)

@@ -46,7 +46,7 @@ func TestSimulatedMixedServers(t *testing.T) {
 	} {
 		for name, traffic := range map[string]simTraffic{"poller": simPoller, "slow": simSlow, "steady": simSteady, "bursts": simBursts} {
 			t.Run(fmt.Sprint(timeouts, name), func(t *testing.T) {
-				sim := simulate(1, simServer{timeouts: timeouts}, traffic.of(simRequests(10000), 1), true)
+				sim := simulate(2, simServer{timeouts: timeouts}, traffic.of(simRequests(10000), 1), true)
 				if sim.failed > 0 {
 					t.Errorf("%d of %d POSTs failed; %v", sim.failed, sim.posts, sim.limit())
 				}

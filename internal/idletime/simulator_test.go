@@ -155,7 +155,7 @@ func (s *simulation) raced(c *simConn, age time.Duration, post bool) {
 	if s.learner == nil {
 		return
 	}
-	if limit := s.learner.Limit(s.now, Optional{}).Value; age >= limit/2 && age < limit {
+	if age >= s.learner.Limit(s.now, Optional{}).Value/2 {
 		s.learner.Raced(s.now)
 	}
 	switch {
@@ -171,7 +171,7 @@ func (s *simulation) take(post bool) (c *simConn, age time.Duration, reused bool
 	most := defaults.MaxIdle
 	if s.learner != nil {
 		limit := s.learner.Limit(s.now, Optional{})
-		most = limit.Replayable
+		most = limit.Value
 		if post {
 			most = limit.Unreplayable
 		}
@@ -221,9 +221,7 @@ func (s *simulation) sawClose(c *simConn) {
 		open = c.seen.Sub(c.idleAt)
 	}
 	if s.learner != nil {
-		if limit := s.learner.Limit(s.now, Optional{}).Value; c == s.sensor || age < limit+Tolerance(age) {
-			s.learner.SawClose(Close{At: s.now, Idle: age, Open: open, Opened: c.opened, Answered: c.answered})
-		}
+		s.learner.SawClose(Close{At: s.now, Idle: age, Open: open, Opened: c.opened, Answered: c.answered})
 		switch {
 		case age < AtOnce && c.requests == 1:
 			s.learner.EndedAtOnce(s.now, false)
@@ -242,26 +240,23 @@ func (s *simulation) tick() {
 	if !s.restartAt.IsZero() && s.now.After(s.restartAt.Add(simTick)) {
 		s.planRestart()
 	}
-	limit := Limit{Value: defaults.MaxIdle}
+	most := defaults.MaxIdle
 	if s.learner != nil {
-		limit = s.learner.Limit(s.now, Optional{})
+		most = s.learner.Limit(s.now, Optional{}).Value
 	}
 	for _, c := range slices.Clone(s.idle) {
 		age := s.now.Sub(c.idleAt)
-		if age < limit.Value || age < 0 {
-			continue
-		}
-		inTime := s.learner != nil && age-limit.Value <= Tolerance(age)
-		if inTime {
-			s.learner.SawOpen(Sighting{At: s.now, Idle: age, Opened: c.opened, Proof: LivePath})
-		}
-		switch {
-		case inTime && s.sensor == nil && s.learner.StartSensor(s.now):
-			c.seen, s.sensor = s.now, c
-		case age < limit.Replayable:
+		if age < most || age < 0 {
 			continue
 		}
 		s.idle = slices.DeleteFunc(s.idle, func(x *simConn) bool { return x == c })
+		if s.learner == nil {
+			continue
+		}
+		s.learner.SawOpen(Sighting{At: s.now, Idle: age, Opened: c.opened, Proof: LivePath})
+		if s.sensor == nil && s.learner.StartSensor(s.now) {
+			c.seen, s.sensor = s.now, c
+		}
 	}
 	if c := s.sensor; c != nil {
 		age := s.now.Sub(c.idleAt)
