@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,11 +157,11 @@ func TestWrongBodyMarksNoUpstreamDown(t *testing.T) {
 	const head = "POST / HTTP/1.1\r\nHost: h.test\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, test := range []struct {
 		name, version, body string
-		status              int
+		status              []int
 	}{
-		{"cut off", "1.1", "5\r\nhello\r\n", 400},
-		{"no chunk", "1.1", "5\r\nhello\r\nand so on\r\n", 400},
-		{"too long for HTTP/1.0", "1.0", "1ffff\r\n" + strings.Repeat("x", 0x1ffff) + "\r\n0\r\n\r\n", 411},
+		{"cut off", "1.1", "5\r\nhello\r\n", []int{400, 499}}, // 499: Caddy sees first that the client has gone
+		{"no chunk", "1.1", "5\r\nhello\r\nand so on\r\n", []int{400, 499}},
+		{"too long for HTTP/1.0", "1.0", "1ffff\r\n" + strings.Repeat("x", 0x1ffff) + "\r\n0\r\n\r\n", []int{411}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			upstream := serveRaw(t, func(_ int64, c net.Conn, r *bufio.Reader) {
@@ -186,7 +187,7 @@ func TestWrongBodyMarksNoUpstreamDown(t *testing.T) {
 			_, _ = io.WriteString(c, head+test.body)
 			_ = c.(*net.TCPConn).CloseWrite()
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-			if err != nil || resp.StatusCode != test.status {
+			if err != nil || !slices.Contains(test.status, resp.StatusCode) {
 				t.Errorf("%v, %v; want status %d", resp, err, test.status)
 			}
 			if status := get(); status != 200 {
