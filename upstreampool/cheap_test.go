@@ -147,7 +147,7 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 		return
 	}
 	alone(t)
-	const connections, most = 2000, 1280
+	const connections, most = 2000, 1408
 	inUse := func() int64 {
 		debug.FreeOSMemory() // collects garbage, stacks too
 		var m runtime.MemStats
