@@ -166,11 +166,22 @@ func (p *pattern) byAge() time.Duration {
 	}
 	group := byLife[from : from+n]
 	least, most := spread(group, func(c Close) time.Duration { return c.Idle })
-	exactly := float64(group[n-1].life()) <= sameLife*float64(group[0].life())
-	if most < idleSpread*least && !(exactly && !slices.ContainsFunc(group, func(c Close) bool { return !c.outlived() })) {
+	if most < idleSpread*least && !regular(group) {
 		return 0
 	}
 	return group[n/2].life()
+}
+
+// regular tells whether closes, the shortest life first, came at one age, of connections
+// that had all been idle for longer before.
+func regular(byLife []Close) bool {
+	for _, c := range byLife {
+		if !c.outlived() {
+			return false
+		}
+	}
+	shortest, longest := byLife[0].life(), byLife[len(byLife)-1].life()
+	return float64(longest) <= sameLife*float64(shortest)
 }
 
 // explains tells whether the pattern is that connections end at the age of this one,

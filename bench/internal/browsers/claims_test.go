@@ -135,11 +135,7 @@ func TestClaims(t *testing.T) {
 				well(b, s, number, v)
 				test.change(b, s, number, v)
 			}), sessions*visitsEach)
-			var broken []string
-			for _, c := range r.Broken() {
-				broken = append(broken, c.Name)
-			}
-			if !slices.Equal(broken, want) {
+			if broken := r.BrokenNames(); !slices.Equal(broken, want) {
 				t.Errorf("%s, %s: broken claims %v, want %v", test.broken, name, broken, want)
 			}
 		}

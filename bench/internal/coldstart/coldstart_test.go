@@ -25,14 +25,11 @@ func TestClaims(t *testing.T) {
 			stock: {sent: 150, opened: 15, failed: 2},
 		}
 		test.change(found[on], found[off])
-		var want, broken []string
+		var want []string
 		if test.broken != "" {
 			want = []string{"coldstart/" + test.broken}
 		}
-		for _, c := range result(found, 3, time.Minute).Broken() {
-			broken = append(broken, c.Name)
-		}
-		if !slices.Equal(broken, want) {
+		if broken := result(found, 3, time.Minute).BrokenNames(); !slices.Equal(broken, want) {
 			t.Errorf("%q: broken claims %v", test.broken, broken)
 		}
 	}

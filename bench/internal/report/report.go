@@ -142,6 +142,14 @@ func (r *Result) Broken() []Claim {
 	return slices.DeleteFunc(slices.Clone(r.Claims), func(c Claim) bool { return c.Holds })
 }
 
+// BrokenNames returns what the claims are called that do not hold.
+func (r *Result) BrokenNames() (names []string) {
+	for _, c := range r.Broken() {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
 // Markdown writes the result as a section; plots are in the folder plots.
 func (r *Result) Markdown(w io.Writer, plots string) {
 	fmt.Fprintf(w, "## %s\n\n%s\n\n", r.Title, strings.TrimSpace(r.Text))

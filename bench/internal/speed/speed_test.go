@@ -43,11 +43,7 @@ func TestLoadClaims(t *testing.T) {
 		}
 		var r report.Result
 		addLoadClaims(&r, report.Options{}, "speed/", "load: ", found)
-		var broken []string
-		for _, c := range r.Broken() {
-			broken = append(broken, c.Name)
-		}
-		if !slices.Equal(broken, test.broken) {
+		if broken := r.BrokenNames(); !slices.Equal(broken, test.broken) {
 			t.Errorf("%s: broken claims %v, want %v of %v", test.name, broken, test.broken, r.Claims)
 		}
 	}
