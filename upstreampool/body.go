@@ -85,6 +85,7 @@ func (x *exchange) spend() {
 	}
 }
 
+// hasVars tells whether ctx has the variables of a client's request.
 func hasVars(ctx context.Context) bool {
 	_, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
 	return ok

@@ -90,7 +90,7 @@ func (x *exchange) keepable() bool {
 
 // isHealthCheck tells whether a request is an active health check of reverse_proxy:
 // it belongs to no request of a client, which has variables.
-func isHealthCheck(ctx context.Context) bool { return ctx.Value(caddyhttp.VarsCtxKey) == nil }
+func isHealthCheck(ctx context.Context) bool { return !hasVars(ctx) }
 
 // A try is one attempt at a request.
 type try struct {
